@@ -1,0 +1,3 @@
+"""Edit and create 3D with words, as nerfstudio methods."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""The subcommands of the `invert3d` console script, one file each."""

@@ -1,0 +1,1 @@
+"""Scene to words: object embeddings and the pipeline that finds them."""

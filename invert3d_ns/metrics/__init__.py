@@ -1,0 +1,1 @@
+"""Everything a claim rests on."""

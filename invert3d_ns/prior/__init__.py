@@ -1,0 +1,1 @@
+"""The frozen multi-view diffusion model. It never knows what a scene is."""

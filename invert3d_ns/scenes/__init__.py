@@ -1,0 +1,1 @@
+"""3D that can be rendered from any camera with gradients."""

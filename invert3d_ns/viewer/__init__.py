@@ -1,0 +1,1 @@
+"""Viser panels: they call the same functions as the commands, and hold no logic."""
