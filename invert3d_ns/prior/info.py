@@ -1,0 +1,95 @@
+"""What callers may know about a prior without touching its networks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PredictionType = Literal["epsilon", "v_prediction"]
+
+
+@dataclass(frozen=True)
+class PriorInfo:
+    """Facts about a multi-view prior; stored as ``prior.json`` in its folder."""
+
+    name: str
+    """Name in the table of priors, or of the folder that it was loaded from."""
+    prediction_type: PredictionType
+    """What the UNet predicts: the noise, or v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) latents."""
+    image_size: int
+    """Height and width of a view, in pixels."""
+    latent_channels: int
+    """Channels of a view's latent."""
+    latent_size: int
+    """Height and width of a view's latent."""
+    token_dim: int
+    """Width of the text encoder's token embeddings, in which pseudo-words live."""
+    context_length: int = 77
+    """Tokens the text encoder takes, its start and end tokens included."""
+    pad_token_id: int = 0
+    """Token that fills the context after the end token."""
+    num_views: int = 4
+    """Views per object that the prior was trained with; any number can be asked for."""
+    prompt_suffix: str = ""
+    """What the prior's training captions ended with. Callers append it to prompts in words, never to a bare pseudo-word."""
+    init_word: str = "object"
+    """The word that pseudo-words start from."""
+    inversion_learning_rate: float = 5e-3
+    """Default learning rate of pseudo-words; the default is that of Invert3D's official code."""
+    guidance_scale: float = 7.5
+    """Default classifier-free guidance scale."""
+    guidance_rescale: float = 0.0
+    """Default guidance rescale phi (Lin et al. 2023, section 3.4); 0.7 for priors with zero terminal signal-to-noise ratio."""
+    fingerprint: str = ""
+    """Short sha256 over the weights of UNet and text encoder: an embedding belongs to exactly these."""
+    training: dict[str, Any] = field(default_factory=dict)
+    """How the weights came about. Without a positive ``steps`` here, weights are never accepted as the bundled prior."""
+
+    @classmethod
+    def from_components(
+        cls,
+        name: str,
+        unet: nn.Module,
+        vae: nn.Module,
+        text_encoder: nn.Module,
+        tokenizer: Any,
+        scheduler: Any,
+        **overrides: Any,
+    ) -> PriorInfo:
+        """Read sizes, padding and prediction type from the components' configs; ``overrides`` are fields that win."""
+        u, v, t, s = (component.config for component in (unet, vae, text_encoder, scheduler))
+        factor = 2 ** (len(v.block_out_channels) - 1)  # type: ignore[arg-type]
+        latent_size = u.sample_size if isinstance(u.sample_size, int) else u.sample_size[0]
+        facts: dict[str, Any] = {
+            "name": name,
+            "prediction_type": s.prediction_type,
+            "image_size": latent_size * factor,
+            "latent_channels": v.latent_channels,
+            "latent_size": latent_size,
+            "token_dim": t.hidden_size,
+            "context_length": t.max_position_embeddings,
+            "pad_token_id": tokenizer.pad_token_id,
+            "guidance_rescale": 0.7 if s.get("rescale_betas_zero_snr", False) else 0.0,
+        }
+        return cls(**{**facts, **overrides})
+
+
+def fingerprint(modules: Iterable[nn.Module]) -> str:
+    """Sixteen hexadecimal digits of a sha256 over the modules' tensors, as rounded to float16, in the order of their names."""
+    import torch
+
+    digest = hashlib.sha256()
+    for module in modules:
+        state = module.state_dict()
+        # transformers 5 dropped this prefix of the text model's names; the same weights must keep their fingerprint.
+        for name, key in sorted((key.removeprefix("text_model."), key) for key in state):
+            if name.endswith("position_ids"):
+                continue
+            digest.update(name.encode())
+            digest.update(state[key].detach().to("cpu", torch.float16).contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,345 @@
+"""The frozen multi-view prior: encode prompts and images, predict noise, sample views. It never knows what a scene is.
+
+Shapes: B objects, F views of each, latents ``B F c h w``, cameras ``B F 16`` (:func:`invert3d_ns.scenes.cameras.camera_condition`),
+timesteps ``B`` or ``B F`` (integers in [0, 1000)), prompts encoded as ``B L C``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from invert3d_ns.errors import InputError
+from invert3d_ns.prior import prompts as prompting
+from invert3d_ns.prior.info import PriorInfo, fingerprint
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+Latents = Float[Tensor, "B F c h w"]
+Timesteps = Int[Tensor, "B"] | Int[Tensor, "B F"]  # noqa: F821
+
+ALPHA_BAR_FLOOR = 1e-6
+"""Clean latents of an epsilon prior are divided by sqrt(alpha_bar), clamped below here; v-prediction priors never divide."""
+
+
+class MultiViewPrior(nn.Module):
+    """A camera-conditioned latent diffusion model of F views at once, frozen.
+
+    Every weight has ``requires_grad=False``: gradients reach pseudo-words, latents and images only, at about the cost of a second
+    forward. Priors that predict noise and priors that predict v behave alike to every caller.
+
+    Args:
+        unet: with ``class_embed_type="projection"`` over 16-number cameras; its attention becomes cross-view (in place).
+        vae: latents are multiplied by its ``scaling_factor``.
+        text_encoder: stays in float32 whatever ``dtype`` the rest has, since small word gradients pass through it.
+        tokenizer: of the text encoder.
+        scheduler: any diffusers scheduler; its ``alphas_cumprod`` and config define the noise schedule and sampling.
+        info: facts about the prior; an empty fingerprint is computed.
+        frozen: False leaves ``requires_grad`` and train mode alone (for the code that trains priors).
+    """
+
+    alphas_cumprod: Float[Tensor, "T"]  # noqa: F821
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        scheduler: SchedulerMixin,
+        info: PriorInfo,
+        *,
+        frozen: bool = True,
+    ) -> None:
+        from invert3d_ns.prior.attention import install_cross_view_attention
+
+        super().__init__()
+        install_cross_view_attention(unet)
+        prompting.enable_splicing(text_encoder)
+        self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
+        self.tokenizer, self.scheduler = tokenizer, scheduler
+        self.frozen = frozen
+        self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.detach().float().clone(), persistent=False)  # type: ignore[attr-defined]
+        if frozen:
+            self.requires_grad_(False)
+            self.eval()
+        self.info = info if info.fingerprint else replace(info, fingerprint=fingerprint([unet, text_encoder]))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path = "bundled",
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> MultiViewPrior:
+        """Load a prior by name, file or folder; see :func:`invert3d_ns.prior.checkpoints.load_prior`."""
+        from invert3d_ns.prior.checkpoints import load_prior
+
+        return load_prior(name_or_path, device=device, dtype=dtype)
+
+    def train(self, mode: bool = True) -> MultiViewPrior:
+        """A frozen prior stays in eval mode, also as part of a model that trains."""
+        return super().train(mode and not self.frozen)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.alphas_cumprod.device
+
+    @property
+    def num_timesteps(self) -> int:
+        """Length T of the noise schedule."""
+        return len(self.alphas_cumprod)
+
+    # Words
+
+    def encode_prompt(
+        self, prompts: str | Sequence[str], words: Mapping[str, Float[Tensor, "N D"]] | None = None
+    ) -> Float[Tensor, "B L C"]:
+        """Encode prompts in which placeholders stand for learnt vectors. Differentiable in the vectors.
+
+        Args:
+            prompts: B prompts (or one); :attr:`PriorInfo.prompt_suffix` is not added.
+            words: vectors of each placeholder, for example ``{"<object>": vectors}``; a placeholder may stand among other words
+                and more than once.
+
+        Raises:
+            InputError: a prompt or a word does not fit the context, or the vectors' width is not the prior's.
+        """
+        batch = [prompts] if isinstance(prompts, str) else list(prompts)
+        words = {} if words is None else words
+        for token, vectors in words.items():
+            if vectors.ndim != 2 or vectors.shape[1] != self.info.token_dim:
+                raise InputError(
+                    f"{token} has shape {tuple(vectors.shape)}, but the words of prior {self.info.name!r} have shape "
+                    f"(N, {self.info.token_dim}); use an embedding that was made for this prior"
+                )
+        tokens = prompting.tokenize(batch, {token: len(v) for token, v in words.items()}, self.tokenizer, self.info)
+        ids = tokens.ids.to(self.device)
+        if not tokens.placeholders:
+            return self.text_encoder(ids).last_hidden_state
+        vectors = torch.cat([words[token] for token in tokens.placeholders]).to(self.device)
+        with prompting.splice(self.text_encoder, tokens.rows.to(self.device), tokens.columns.to(self.device), vectors):
+            return self.text_encoder(ids).last_hidden_state
+
+    def word_vectors(self, word: str) -> Float[Tensor, "K D"]:
+        """Token embeddings of the K tokens of ``word``, float32: where pseudo-words start from."""
+        return prompting.word_vectors(word, self.text_encoder, self.tokenizer)
+
+    # Images
+
+    def encode_images(
+        self, images: Float[Tensor, "*B 3 H W"], *, sample: bool = False, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "*B c h w"]:
+        """Encode RGB images in [0, 1] to scaled latents. Differentiable.
+
+        Args:
+            images: H and W multiples of the autoencoder's factor.
+            sample: draw from the posterior instead of taking its mode; ``generator`` makes the draw repeatable.
+        """
+        factor = self.info.image_size // self.info.latent_size
+        if images.shape[-1] % factor or images.shape[-2] % factor:
+            raise InputError(
+                f"images of {images.shape[-1]}x{images.shape[-2]} pixels cannot be encoded; use multiples of {factor}, "
+                f"best {self.info.image_size}"
+            )
+        flat = images.reshape(-1, *images.shape[-3:]).to(self.device, self.vae.dtype)
+        posterior = self.vae.encode(flat * 2 - 1).latent_dist
+        latents = (posterior.sample(generator) if sample else posterior.mode()).to(images.dtype)
+        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
+        return ((latents - shift) * self.vae.config.scaling_factor).reshape(*images.shape[:-3], *latents.shape[1:])
+
+    def decode_latents(self, latents: Float[Tensor, "*B c h w"]) -> Float[Tensor, "*B 3 H W"]:
+        """Decode scaled latents to RGB images in [0, 1]. Differentiable where the result is not clamped."""
+        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
+        flat = latents.reshape(-1, *latents.shape[-3:]) / self.vae.config.scaling_factor + shift
+        images = (self.vae.decode(flat.to(self.device, self.vae.dtype)).sample / 2 + 0.5).clamp(0, 1).to(latents.dtype)
+        return images.reshape(*latents.shape[:-3], *images.shape[1:])
+
+    # Diffusion
+
+    def add_noise(self, latents: Latents, noise: Latents, t: Timesteps) -> Latents:
+        """Diffuse to step t: sqrt(alpha_bar) latents + sqrt(1 - alpha_bar) noise."""
+        signal, sigma = self._signal_and_noise(t)
+        return signal * latents + sigma * noise
+
+    def predict(
+        self,
+        noisy: Latents,
+        t: Timesteps,
+        context: Float[Tensor, "B L C"] | Float[Tensor, "B F L C"],
+        cameras: Float[Tensor, "B F 16"],
+        *,
+        negative_context: Float[Tensor, "B L C"] | None = None,
+        guidance_scale: float = 1.0,
+        guidance_rescale: float = 0.0,
+    ) -> Latents:
+        """The UNet's own prediction (noise or v), under classifier-free guidance when ``negative_context`` is given.
+
+        Guidance is ``negative + scale (positive - negative)``, both in one batch. ``guidance_rescale`` pulls the result's standard
+        deviation over an object's views back to the positive prediction's (Lin et al. 2023, section 3.4).
+        """
+        if negative_context is None or guidance_scale == 1.0:
+            return run_unet(self.unet, noisy, t, context, cameras)
+        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+
+        both = run_unet(
+            self.unet,
+            torch.cat([noisy, noisy]),
+            torch.cat([t, t]),
+            torch.cat([negative_context.expand_as(context), context]),
+            torch.cat([cameras, cameras]),
+        )
+        negative, positive = both.chunk(2)
+        guided = negative + guidance_scale * (positive - negative)
+        return rescale_noise_cfg(guided, positive, guidance_rescale) if guidance_rescale else guided
+
+    def predict_noise(
+        self,
+        noisy: Latents,
+        t: Timesteps,
+        context: Float[Tensor, "B L C"],
+        cameras: Float[Tensor, "B F 16"],
+        **guidance: Any,
+    ) -> Latents:
+        """Predict the noise in ``noisy``; keywords as for :meth:`predict`.
+
+        From v, noise = sqrt(alpha_bar) v + sqrt(1 - alpha_bar) noisy. No division, so it is finite at zero terminal signal-to-noise
+        ratio too; there alpha_bar = 0 and the noise is ``noisy`` itself, whatever the prompt.
+        """
+        prediction = self.predict(noisy, t, context, cameras, **guidance)
+        if self.info.prediction_type == "epsilon":
+            return prediction
+        signal, sigma = self._signal_and_noise(t)
+        return signal * prediction + sigma * noisy
+
+    def predict_clean(
+        self,
+        noisy: Latents,
+        t: Timesteps,
+        context: Float[Tensor, "B L C"],
+        cameras: Float[Tensor, "B F 16"],
+        **guidance: Any,
+    ) -> Latents:
+        """Predict the clean latents; keywords as for :meth:`predict`.
+
+        From v, latents = sqrt(alpha_bar) noisy - sqrt(1 - alpha_bar) v. From noise, (noisy - sqrt(1 - alpha_bar) noise) /
+        sqrt(alpha_bar), with alpha_bar clamped to at least :data:`ALPHA_BAR_FLOOR`.
+        """
+        prediction = self.predict(noisy, t, context, cameras, **guidance)
+        signal, sigma = self._signal_and_noise(t)
+        if self.info.prediction_type == "epsilon":
+            return (noisy - sigma * prediction) / signal.clamp_min(ALPHA_BAR_FLOOR**0.5)
+        return signal * noisy - sigma * prediction
+
+    def prediction_loss(
+        self,
+        latents: Latents,
+        noise: Latents,
+        t: Timesteps,
+        context: Float[Tensor, "B L C"],
+        cameras: Float[Tensor, "B F 16"],
+        *,
+        reduction: Literal["mean", "none"] = "mean",
+    ) -> Float[Tensor, ""] | Float[Tensor, "B F"]:
+        """Mean squared error of the UNet's own prediction (noise or v) for ``latents`` diffused with ``noise`` to step t.
+
+        ``reduction="none"`` gives the mean over each view's latent.
+        """
+        prediction = self.predict(self.add_noise(latents, noise, t), t, context, cameras)
+        if self.info.prediction_type == "epsilon":
+            target = noise
+        else:
+            signal, sigma = self._signal_and_noise(t)
+            target = signal * noise - sigma * latents
+        if reduction == "mean":
+            return F.mse_loss(prediction, target)
+        return F.mse_loss(prediction, target, reduction="none").flatten(2).mean(-1)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        context_or_prompt: str | Sequence[str] | Float[Tensor, "B L C"],
+        cameras: Float[Tensor, "B F 16"],
+        *,
+        words: Mapping[str, Float[Tensor, "N D"]] | None = None,
+        negative_prompt: str = "",
+        guidance_scale: float | None = None,
+        guidance_rescale: float | None = None,
+        steps: int = 30,
+        seed: int | Sequence[int] = 0,
+        sampler: Literal["ddim", "dpm++"] = "ddim",
+        callback: Callable[[int, Latents], None] | None = None,
+    ) -> Float[Tensor, "B F 3 H W"]:
+        """Generate the F views of B objects, RGB in [0, 1].
+
+        Args:
+            context_or_prompt: prompts, encoded here with ``words``, or contexts of :meth:`encode_prompt`; one serves all objects.
+            guidance_scale: classifier-free guidance; the prior's default if None, no guidance (and half the cost) if 1.
+            guidance_rescale: see :meth:`predict`; the prior's default if None.
+            seed: start noise is drawn on the CPU, so a seed means the same on each device. With one number, object b uses
+                ``seed + b`` and does not depend on what else is in the batch.
+            callback: called after each step with its index and the latents.
+        """
+        from invert3d_ns.prior.scheduling import sample_latents
+
+        if isinstance(context_or_prompt, Tensor):
+            context = context_or_prompt
+        else:
+            context = self.encode_prompt(context_or_prompt, words)
+        cameras = cameras.to(self.device)
+        objects, views = cameras.shape[:2]
+        scale = self.info.guidance_scale if guidance_scale is None else guidance_scale
+        seeds = [seed + b for b in range(objects)] if isinstance(seed, int) else list(seed)
+        shape = (views, self.info.latent_channels, self.info.latent_size, self.info.latent_size)
+        noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
+        latents = sample_latents(
+            self,
+            noise.to(self.device),
+            context.to(self.device).expand(objects, -1, -1),
+            cameras,
+            negative_context=None if scale == 1.0 else self.encode_prompt(negative_prompt),
+            guidance_scale=scale,
+            guidance_rescale=self.info.guidance_rescale if guidance_rescale is None else guidance_rescale,
+            steps=steps,
+            sampler=sampler,
+            callback=callback,
+        )
+        return self.decode_latents(latents)
+
+    def _signal_and_noise(self, t: Timesteps) -> tuple[Float[Tensor, "B f 1 1 1"], Float[Tensor, "B f 1 1 1"]]:
+        alpha_bar = self.alphas_cumprod[t.to(self.device)]
+        alpha_bar = alpha_bar.reshape(len(t), -1, 1, 1, 1)
+        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+
+
+def run_unet(
+    unet: UNet2DConditionModel,
+    sample: Latents,
+    t: Timesteps,
+    context: Float[Tensor, "B L C"] | Float[Tensor, "B F L C"],
+    cameras: Float[Tensor, "B F 16"],
+) -> Latents:
+    """One call of a UNet whose attention is cross-view, in the UNet's own precision; the result has the sample's dtype."""
+    objects, views = sample.shape[:2]
+    dtype = unet.dtype
+    timesteps = t.to(sample.device).reshape(objects, -1).expand(objects, views)
+    output = unet(
+        sample.flatten(0, 1).to(dtype),
+        timesteps.flatten(),
+        encoder_hidden_states=(context.flatten(0, 1) if context.ndim == 4 else context).to(dtype),
+        class_labels=cameras.flatten(0, 1).to(dtype),
+        cross_attention_kwargs={"num_views": views},
+        return_dict=False,
+    )[0]
+    return output.to(sample.dtype).unflatten(0, (objects, views))

@@ -1,0 +1,157 @@
+"""Prompts that mix words with pseudo-words: tokenisation, and the splice of learnt vectors into a CLIP text encoder.
+
+A pseudo-word is a placeholder such as ``<object>`` that stands for N learnt vectors. It enters at the token-embedding level (textual
+inversion, Gal et al. 2022): the placeholder takes N positions, whose token embeddings are replaced by the vectors; later tokens move
+right. Position embeddings and the transformer then run as usual.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from invert3d_ns.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    from invert3d_ns.prior.info import PriorInfo
+
+
+@dataclass(frozen=True)
+class TokenizedPrompts:
+    """Token ids of a batch of prompts, and where pseudo-words go."""
+
+    ids: Int[Tensor, "B L"]
+    """Ids with start, end and padding; positions of pseudo-words hold the end token's id."""
+    rows: Int[Tensor, "K"]  # noqa: F821
+    columns: Int[Tensor, "K"]  # noqa: F821
+    """Position of each of the K spliced vectors, in the order in which prompts name them."""
+    placeholders: list[str]
+    """The placeholder of each occurrence, in the same order; each stands for N consecutive positions."""
+
+
+def tokenize(
+    prompts: Sequence[str], lengths: Mapping[str, int], tokenizer: CLIPTokenizer, info: PriorInfo
+) -> TokenizedPrompts:
+    """Tokenise prompts, giving every placeholder in ``lengths`` that many positions.
+
+    Raises:
+        InputError: a prompt is longer than the text encoder takes; the message names the words that would be cut.
+    """
+    start, end = _special_id(tokenizer.bos_token_id), _special_id(tokenizer.eos_token_id)
+    room = info.context_length - 2
+    for placeholder, length in lengths.items():
+        if not 1 <= length <= room:
+            raise InputError(
+                f"{length} vectors for {placeholder} do not fit the text encoder's context of {info.context_length} tokens; "
+                f"use between 1 and {room}"
+            )
+    # Longest first, so that "<object_2>" is not read as another placeholder that it begins with.
+    names = sorted(lengths, key=len, reverse=True)
+    splitter = re.compile("(" + "|".join(map(re.escape, names)) + ")") if names else None
+    ids: list[list[int]] = []
+    rows: list[int] = []
+    columns: list[int] = []
+    placeholders: list[str] = []
+    for row, prompt in enumerate(prompts):
+        line: list[int] = [start]
+        for piece in splitter.split(prompt) if splitter else [prompt]:
+            if piece in lengths:
+                columns += range(len(line), len(line) + lengths[piece])
+                rows += [row] * lengths[piece]
+                placeholders.append(piece)
+                line += [end] * lengths[piece]
+            elif piece.strip():
+                line += _text_ids(piece, tokenizer)
+        if len(line) - 1 > room:
+            raise InputError(_too_long(prompt, len(line) - 1, room, lengths, splitter, tokenizer))
+        ids.append([*line, end] + [info.pad_token_id] * (info.context_length - len(line) - 1))
+    return TokenizedPrompts(torch.tensor(ids), torch.tensor(rows), torch.tensor(columns), placeholders)
+
+
+def word_vectors(word: str, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> Float[Tensor, "K D"]:
+    """Token embeddings of ``word`` (K tokens of width D), a copy in float32.
+
+    Raises:
+        InputError: the word has no tokens.
+    """
+    ids = _text_ids(word, tokenizer)
+    if not ids:
+        raise InputError(f"the word {word!r} is empty; give a word that the prior's tokenizer knows, such as 'object'")
+    embedding = text_encoder.get_input_embeddings()
+    return embedding.weight.detach()[torch.tensor(ids, device=embedding.weight.device)].float().clone()  # type: ignore[index]
+
+
+def _text_ids(text: str, tokenizer: CLIPTokenizer) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])  # type: ignore[arg-type]
+
+
+def _special_id(value: Any) -> int:
+    if not isinstance(value, int):
+        raise InputError("the prior's tokenizer has no start and end tokens; its tokenizer folder is incomplete")
+    return value
+
+
+def _too_long(
+    prompt: str,
+    count: int,
+    room: int,
+    lengths: Mapping[str, int],
+    splitter: re.Pattern[str] | None,
+    tokenizer: CLIPTokenizer,
+) -> str:
+    # Words are counted one at a time, since a tokenizer does not say which of a prompt's words a token came from.
+    used, cut = 0, []
+    spaced = splitter.sub(r" \1 ", prompt) if splitter else prompt
+    for word in spaced.split():
+        used += lengths[word] if word in lengths else len(_text_ids(word, tokenizer))
+        if used > room:
+            cut.append(word)
+    return (
+        f"the prompt has {count} tokens but the text encoder takes {room}, so these words would be cut: "
+        f"{' '.join(cut)!r}; shorten the prompt"
+    )
+
+
+_SPLICE = threading.local()
+
+
+def enable_splicing(text_encoder: CLIPTextModel) -> None:
+    """Let :func:`splice` reach this encoder. Idempotent; without an active splice the encoder computes what it always did."""
+    # A permanent hook that looks at a thread-local costs nothing per call and, unlike adding and removing hooks, is safe when
+    # the trainer and the viewer encode prompts at the same time. CLIPTextModel itself takes no embeddings as input.
+    embedding = text_encoder.get_input_embeddings()
+    if _replace_embeddings not in embedding._forward_hooks.values():
+        embedding.register_forward_hook(_replace_embeddings)
+
+
+@contextmanager
+def splice(
+    text_encoder: CLIPTextModel,
+    rows: Int[Tensor, "K"],
+    columns: Int[Tensor, "K"],
+    vectors: Float[Tensor, "K D"],  # noqa: F821
+) -> Iterator[None]:
+    """Within this context, in this thread, token embeddings at ``[rows, columns]`` are ``vectors`` (differentiable in them)."""
+    _SPLICE.active = (text_encoder.get_input_embeddings(), rows, columns, vectors)
+    try:
+        yield
+    finally:
+        _SPLICE.active = None
+
+
+def _replace_embeddings(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+    active = getattr(_SPLICE, "active", None)
+    if active is None or active[0] is not module:
+        return None
+    _, rows, columns, vectors = active
+    return output.index_put((rows, columns), vectors.to(output.dtype))

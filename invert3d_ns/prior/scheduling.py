@@ -1,0 +1,63 @@
+"""Sampling: from noise to latents, through diffusers' schedulers.
+
+Everything that depends on the prior (noise or v, zero terminal signal-to-noise ratio, where timesteps lie) is read by diffusers from
+the config of the prior's own scheduler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from invert3d_ns.prior.multiview import MultiViewPrior
+
+Sampler = Literal["ddim", "dpm++"]
+
+
+def make_scheduler(prior: MultiViewPrior, sampler: Sampler = "ddim") -> Any:
+    """A fresh diffusers scheduler for the prior's noise schedule: deterministic DDIM, or DPM-Solver++ of second order."""
+    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+
+    # Latents are not confined to [-1, 1], the range to which DDIMScheduler clips unless told otherwise.
+    if sampler == "ddim":
+        return DDIMScheduler.from_config(prior.scheduler.config, clip_sample=False, thresholding=False)
+    return DPMSolverMultistepScheduler.from_config(
+        prior.scheduler.config, algorithm_type="dpmsolver++", solver_order=2, thresholding=False
+    )
+
+
+def sample_latents(
+    prior: MultiViewPrior,
+    noise: Float[Tensor, "B F c h w"],
+    context: Float[Tensor, "B L C"],
+    cameras: Float[Tensor, "B F 16"],
+    *,
+    negative_context: Float[Tensor, "1 L C"] | None = None,
+    guidance_scale: float = 1.0,
+    guidance_rescale: float = 0.0,
+    steps: int = 30,
+    sampler: Sampler = "ddim",
+    callback: Callable[[int, Float[Tensor, "B F c h w"]], None] | None = None,
+) -> Float[Tensor, "B F c h w"]:
+    """Denoise unit Gaussian ``noise`` to latents in ``steps`` network evaluations (two in one batch under guidance)."""
+    scheduler = make_scheduler(prior, sampler)
+    scheduler.set_timesteps(steps, device=noise.device)
+    latents = noise * scheduler.init_noise_sigma
+    for index, t in enumerate(scheduler.timesteps):
+        prediction = prior.predict(
+            scheduler.scale_model_input(latents, t),
+            t.expand(len(latents)),
+            context,
+            cameras,
+            negative_context=negative_context,
+            guidance_scale=guidance_scale,
+            guidance_rescale=guidance_rescale,
+        )
+        latents = scheduler.step(prediction, t, latents, return_dict=False)[0]
+        if callback is not None:
+            callback(index, latents)
+    return latents

@@ -1,0 +1,132 @@
+"""A prior as a folder: ``prior.json`` and diffusers' own layout (``unet/ vae/ text_encoder/ tokenizer/ scheduler/``, safetensors)."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from invert3d_ns.errors import InputError
+from invert3d_ns.files import atomic_path
+from invert3d_ns.prior.info import PriorInfo
+
+if TYPE_CHECKING:
+    from invert3d_ns.prior.multiview import MultiViewPrior
+
+FORMAT_VERSION = 1
+MAX_SHARD_SIZE = "15MB"
+"""Largest weight file of the bundled prior; repositories and mirrors refuse or mangle bigger ones."""
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep diffusers and transformers from logging and drawing progress bars while small files are read and written."""
+    import diffusers.utils.logging as diffusers_logging
+    import transformers.utils.logging as transformers_logging
+
+    levels = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    diffusers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        diffusers_logging.set_verbosity(levels[0])
+        transformers_logging.set_verbosity(levels[1])
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def save_prior(
+    prior: MultiViewPrior,
+    folder: Path | str,
+    *,
+    dtype: torch.dtype = torch.float16,
+    max_shard_size: str = MAX_SHARD_SIZE,
+) -> None:
+    """Write the prior to ``folder`` (replaced as a whole, or not at all), its weights rounded to ``dtype``.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    with atomic_path(folder) as temporary, quiet_libraries():
+        temporary.mkdir()
+        for name in ("unet", "vae", "text_encoder"):
+            module = copy.deepcopy(getattr(prior, name)).to("cpu", dtype)
+            module.save_pretrained(temporary / name, max_shard_size=max_shard_size, safe_serialization=True)
+        prior.tokenizer.save_pretrained(temporary / "tokenizer")
+        # transformers 5 writes tokenizer.json only; version 4 reads the vocabulary and merges.
+        prior.tokenizer.backend_tokenizer.model.save(str(temporary / "tokenizer"))
+        prior.scheduler.save_pretrained(temporary / "scheduler")  # type: ignore[attr-defined]
+        document = {"format_version": FORMAT_VERSION, **dataclasses.asdict(prior.info)}
+        (temporary / "prior.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def read_info(folder: Path) -> PriorInfo:
+    """Read ``prior.json``.
+
+    Raises:
+        InputError: it is missing, damaged, or of a version that this package does not know.
+    """
+    path = folder / "prior.json"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        version = document.pop("format_version")
+        if version > FORMAT_VERSION:
+            raise InputError(f"{path} has format version {version}, newer than this package knows; update invert3d-ns")
+        known = {field.name for field in dataclasses.fields(PriorInfo)}
+        return PriorInfo(**{key: value for key, value in document.items() if key in known})
+    except FileNotFoundError:
+        raise InputError(
+            f"{folder} is not a prior: it has no prior.json; give a folder that `invert3d prior convert` wrote"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{path} cannot be read as the description of a prior ({error}); convert or download it again"
+        ) from error
+
+
+def load_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> MultiViewPrior:
+    """Load a folder that :func:`save_prior` wrote. No code from the folder is run and nothing is downloaded.
+
+    Raises:
+        InputError: a part is missing, truncated, or does not fit its config.
+    """
+    import diffusers
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    from invert3d_ns.prior.multiview import MultiViewPrior
+
+    info = read_info(folder)
+    part = "unet"
+    options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
+    try:
+        with quiet_libraries():
+            unet = UNet2DConditionModel.from_pretrained(
+                folder / part, torch_dtype=dtype, low_cpu_mem_usage=False, **options
+            )
+            part = "vae"
+            vae = AutoencoderKL.from_pretrained(folder / part, torch_dtype=dtype, low_cpu_mem_usage=False, **options)
+            part = "text_encoder"
+            text_encoder = CLIPTextModel.from_pretrained(folder / part, dtype=torch.float32, **options)
+            part = "tokenizer"
+            tokenizer = CLIPTokenizer.from_pretrained(folder / part, local_files_only=True)
+            part = "scheduler"
+            scheduler_name = json.loads((folder / part / "scheduler_config.json").read_text())["_class_name"]
+            scheduler = getattr(diffusers, scheduler_name).from_pretrained(folder / part, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"the prior in {folder} is damaged: {part} cannot be loaded ({reason}); convert or download it again"
+        ) from error
+    return MultiViewPrior(unet, vae, text_encoder, tokenizer, scheduler, info).to(device)  # type: ignore[arg-type]
