@@ -78,8 +78,8 @@ def make_tiny_prior(folder: Path, prediction_type: str = "epsilon", seed: int = 
         class_embed_type="projection", projection_class_embeddings_input_dim=16,
     )  # fmt: skip
     vae = AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4, norm_num_groups=4, sample_size=32,
+        block_out_channels=(8, 8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=4, norm_num_groups=4, sample_size=32,
     )  # fmt: skip
     tokenizer = tiny_tokenizer(folder)
     text_encoder = CLIPTextModel(
@@ -108,5 +108,5 @@ def tiny_prior(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="session")
 def tiny_v_prior(tmp_path_factory: pytest.TempPathFactory):
-    """A tiny random prior that predicts v, with zero terminal signal-to-noise ratio. Read-only: it is shared by the session."""
+    """A tiny random prior that predicts v, with zero terminal SNR. Read-only: it is shared by the session."""
     return make_tiny_prior(tmp_path_factory.mktemp("tokenizer"), "v_prediction", seed=1)

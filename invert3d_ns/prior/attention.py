@@ -1,8 +1,8 @@
 """Attention of the multi-view UNet: self-attention that spans the views of an object, cross-attention to its prompt.
 
-MVDream (Shi et al., 2023) turns a text-to-image UNet into a multi-view one by letting every self-attention layer see the tokens of
-all F views at once. In a diffusers UNet that is one attention processor; no layer and no weight changes. Importing this module
-imports diffusers: import it inside functions.
+MVDream (Shi et al., 2023) turns a text-to-image UNet into a multi-view one by letting every self-attention layer see
+the tokens of all F views at once. In a diffusers UNet that is one attention processor; no layer and no weight
+changes. Importing this module imports diffusers: import it inside functions.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 class CrossViewAttnProcessor(AttnProcessor2_0):
     """Fused attention over the views of each object.
 
-    The UNet's batch holds the views of an object next to each other: ``(b f)``. The number of views is given with each call, as
-    ``unet(..., cross_attention_kwargs={"num_views": F})``, so that one UNet serves any F from any thread.
+    The UNet's batch holds the views of an object next to each other: ``(b f)``. The number of views is given with
+    each call, as ``unet(..., cross_attention_kwargs={"num_views": F})``, so that one UNet serves any F from any
+    thread.
 
     - Self-attention: ``(b f) l c -> b (f l) c``, attend, and back; every view attends to every view.
-    - Cross-attention: when the prompt is given once per object, ``b n c``, the queries of its views are regrouped in the same way,
-      which is exact, since each query attends on its own, and projects keys and values F times less often.
+    - Cross-attention: when the prompt is given once per object, ``b n c``, the queries of its views are regrouped in
+      the same way, which is exact, since each query attends on its own, and projects keys and values F times less
+      often.
     """
 
     def __call__(
@@ -39,10 +41,7 @@ class CrossViewAttnProcessor(AttnProcessor2_0):
     ) -> Float[Tensor, "bf l c"]:
         """Attend; ``num_views`` is F. ``encoder_hidden_states`` has one row per object or one per view."""
         rows = hidden_states.shape[0]
-        if encoder_hidden_states is None:
-            groups = rows // num_views
-        else:
-            groups = encoder_hidden_states.shape[0]
+        groups = rows // num_views if encoder_hidden_states is None else len(encoder_hidden_states)
         if groups == rows:
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
         grouped = hidden_states.reshape(groups, -1, hidden_states.shape[-1])

@@ -36,7 +36,7 @@ class PriorInfo:
     num_views: int = 4
     """Views per object that the prior was trained with; any number can be asked for."""
     prompt_suffix: str = ""
-    """What the prior's training captions ended with. Callers append it to prompts in words, never to a bare pseudo-word."""
+    """What its training captions ended with. Callers append it to prompts in words, never to a bare pseudo-word."""
     init_word: str = "object"
     """The word that pseudo-words start from."""
     inversion_learning_rate: float = 5e-3
@@ -44,11 +44,11 @@ class PriorInfo:
     guidance_scale: float = 7.5
     """Default classifier-free guidance scale."""
     guidance_rescale: float = 0.0
-    """Default guidance rescale phi (Lin et al. 2023, section 3.4); 0.7 for priors with zero terminal signal-to-noise ratio."""
+    """Default guidance rescale phi (Lin et al. 2023, section 3.4); 0.7 for priors with zero terminal SNR."""
     fingerprint: str = ""
     """Short sha256 over the weights of UNet and text encoder: an embedding belongs to exactly these."""
     training: dict[str, Any] = field(default_factory=dict)
-    """How the weights came about. Without a positive ``steps`` here, weights are never accepted as the bundled prior."""
+    """How the weights came about. Without positive ``steps``, weights are never accepted as the bundled prior."""
 
     @classmethod
     def from_components(
@@ -80,7 +80,7 @@ class PriorInfo:
 
 
 def fingerprint(modules: Iterable[nn.Module]) -> str:
-    """Sixteen hexadecimal digits of a sha256 over the modules' tensors, as rounded to float16, in the order of their names."""
+    """Sixteen hexadecimal digits of a sha256 over the modules' tensors in float16, in the order of their names."""
     import torch
 
     digest = hashlib.sha256()

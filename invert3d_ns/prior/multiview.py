@@ -1,7 +1,8 @@
 """The frozen multi-view prior: encode prompts and images, predict noise, sample views. It never knows what a scene is.
 
-Shapes: B objects, F views of each, latents ``B F c h w``, cameras ``B F 16`` (:func:`invert3d_ns.scenes.cameras.camera_condition`),
-timesteps ``B`` or ``B F`` (integers in [0, 1000)), prompts encoded as ``B L C``.
+Shapes: B objects, F views of each, latents ``B F c h w``, cameras ``B F 16``
+(:func:`invert3d_ns.scenes.cameras.camera_condition`), timesteps ``B`` or ``B F`` (integers in [0, 1000)), prompts encoded
+as ``B L C``.
 """
 
 from __future__ import annotations
@@ -26,20 +27,21 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
 Latents = Float[Tensor, "B F c h w"]
-Timesteps = Int[Tensor, "B"] | Int[Tensor, "B F"]  # noqa: F821
+Timesteps = Int[Tensor, "B"] | Int[Tensor, "B F"]
 
 ALPHA_BAR_FLOOR = 1e-6
-"""Clean latents of an epsilon prior are divided by sqrt(alpha_bar), clamped below here; v-prediction priors never divide."""
+"""An epsilon prior's clean latents are divided by sqrt(alpha_bar), clamped here; v-prediction never divides."""
 
 
 class MultiViewPrior(nn.Module):
     """A camera-conditioned latent diffusion model of F views at once, frozen.
 
-    Every weight has ``requires_grad=False``: gradients reach pseudo-words, latents and images only, at about the cost of a second
-    forward. Priors that predict noise and priors that predict v behave alike to every caller.
+    Every weight has ``requires_grad=False``: gradients reach pseudo-words, latents and images only, at about the cost
+    of a second forward. Priors that predict noise and priors that predict v behave alike to every caller.
 
     Args:
-        unet: with ``class_embed_type="projection"`` over 16-number cameras; its attention becomes cross-view (in place).
+        unet: with ``class_embed_type="projection"`` over 16-number cameras; its attention becomes cross-view (in
+            place).
         vae: latents are multiplied by its ``scaling_factor``.
         text_encoder: stays in float32 whatever ``dtype`` the rest has, since small word gradients pass through it.
         tokenizer: of the text encoder.
@@ -69,7 +71,8 @@ class MultiViewPrior(nn.Module):
         self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
         self.tokenizer, self.scheduler = tokenizer, scheduler
         self.frozen = frozen
-        self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.detach().float().clone(), persistent=False)  # type: ignore[attr-defined]
+        alphas_cumprod: Tensor = scheduler.alphas_cumprod  # type: ignore[attr-defined]
+        self.register_buffer("alphas_cumprod", alphas_cumprod.detach().float().clone(), persistent=False)
         if frozen:
             self.requires_grad_(False)
             self.eval()
@@ -110,8 +113,8 @@ class MultiViewPrior(nn.Module):
 
         Args:
             prompts: B prompts (or one); :attr:`PriorInfo.prompt_suffix` is not added.
-            words: vectors of each placeholder, for example ``{"<object>": vectors}``; a placeholder may stand among other words
-                and more than once.
+            words: vectors of each placeholder, for example ``{"<object>": vectors}``; a placeholder may stand among
+                other words and more than once.
 
         Raises:
             InputError: a prompt or a word does not fit the context, or the vectors' width is not the prior's.
@@ -186,8 +189,9 @@ class MultiViewPrior(nn.Module):
     ) -> Latents:
         """The UNet's own prediction (noise or v), under classifier-free guidance when ``negative_context`` is given.
 
-        Guidance is ``negative + scale (positive - negative)``, both in one batch. ``guidance_rescale`` pulls the result's standard
-        deviation over an object's views back to the positive prediction's (Lin et al. 2023, section 3.4).
+        Guidance is ``negative + scale (positive - negative)``, both in one batch. ``guidance_rescale`` pulls the
+        result's standard deviation over an object's views back to the positive prediction's (Lin et al. 2023, section
+        3.4).
         """
         if negative_context is None or guidance_scale == 1.0:
             return run_unet(self.unet, noisy, t, context, cameras)
@@ -214,8 +218,8 @@ class MultiViewPrior(nn.Module):
     ) -> Latents:
         """Predict the noise in ``noisy``; keywords as for :meth:`predict`.
 
-        From v, noise = sqrt(alpha_bar) v + sqrt(1 - alpha_bar) noisy. No division, so it is finite at zero terminal signal-to-noise
-        ratio too; there alpha_bar = 0 and the noise is ``noisy`` itself, whatever the prompt.
+        From v, noise = sqrt(alpha_bar) v + sqrt(1 - alpha_bar) noisy. No division, so it is finite at zero terminal
+        signal-to-noise ratio too; there alpha_bar = 0 and the noise is ``noisy`` itself, whatever the prompt.
         """
         prediction = self.predict(noisy, t, context, cameras, **guidance)
         if self.info.prediction_type == "epsilon":
@@ -233,8 +237,8 @@ class MultiViewPrior(nn.Module):
     ) -> Latents:
         """Predict the clean latents; keywords as for :meth:`predict`.
 
-        From v, latents = sqrt(alpha_bar) noisy - sqrt(1 - alpha_bar) v. From noise, (noisy - sqrt(1 - alpha_bar) noise) /
-        sqrt(alpha_bar), with alpha_bar clamped to at least :data:`ALPHA_BAR_FLOOR`.
+        From v, latents = sqrt(alpha_bar) noisy - sqrt(1 - alpha_bar) v. From noise, (noisy - sqrt(1 - alpha_bar)
+        noise) / sqrt(alpha_bar), with alpha_bar clamped to at least :data:`ALPHA_BAR_FLOOR`.
         """
         prediction = self.predict(noisy, t, context, cameras, **guidance)
         signal, sigma = self._signal_and_noise(t)
@@ -252,7 +256,7 @@ class MultiViewPrior(nn.Module):
         *,
         reduction: Literal["mean", "none"] = "mean",
     ) -> Float[Tensor, ""] | Float[Tensor, "B F"]:
-        """Mean squared error of the UNet's own prediction (noise or v) for ``latents`` diffused with ``noise`` to step t.
+        """Mean squared error of the UNet's own prediction for ``latents`` diffused with ``noise`` to step t.
 
         ``reduction="none"`` gives the mean over each view's latent.
         """
@@ -284,11 +288,12 @@ class MultiViewPrior(nn.Module):
         """Generate the F views of B objects, RGB in [0, 1].
 
         Args:
-            context_or_prompt: prompts, encoded here with ``words``, or contexts of :meth:`encode_prompt`; one serves all objects.
+            context_or_prompt: prompts, encoded here with ``words``, or contexts of :meth:`encode_prompt`; one serves
+                all objects.
             guidance_scale: classifier-free guidance; the prior's default if None, no guidance (and half the cost) if 1.
             guidance_rescale: see :meth:`predict`; the prior's default if None.
-            seed: start noise is drawn on the CPU, so a seed means the same on each device. With one number, object b uses
-                ``seed + b`` and does not depend on what else is in the batch.
+            seed: start noise is drawn on the CPU, so a seed means the same on each device. With one number, object b
+                uses ``seed + b`` and does not depend on what else is in the batch.
             callback: called after each step with its index and the latents.
         """
         from invert3d_ns.prior.scheduling import sample_latents
@@ -330,7 +335,7 @@ def run_unet(
     context: Float[Tensor, "B L C"] | Float[Tensor, "B F L C"],
     cameras: Float[Tensor, "B F 16"],
 ) -> Latents:
-    """One call of a UNet whose attention is cross-view, in the UNet's own precision; the result has the sample's dtype."""
+    """One call of a UNet with cross-view attention, in the UNet's own precision; the result has the sample's dtype."""
     objects, views = sample.shape[:2]
     dtype = unet.dtype
     timesteps = t.to(sample.device).reshape(objects, -1).expand(objects, views)

@@ -1,8 +1,8 @@
 """Prompts that mix words with pseudo-words: tokenisation, and the splice of learnt vectors into a CLIP text encoder.
 
-A pseudo-word is a placeholder such as ``<object>`` that stands for N learnt vectors. It enters at the token-embedding level (textual
-inversion, Gal et al. 2022): the placeholder takes N positions, whose token embeddings are replaced by the vectors; later tokens move
-right. Position embeddings and the transformer then run as usual.
+A pseudo-word is a placeholder such as ``<object>`` that stands for N learnt vectors. It enters at the token-embedding
+level (textual inversion, Gal et al. 2022): the placeholder takes N positions, whose token embeddings are replaced by
+the vectors; later tokens move right. Position embeddings and the transformer then run as usual.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def tokenize(
     for placeholder, length in lengths.items():
         if not 1 <= length <= room:
             raise InputError(
-                f"{length} vectors for {placeholder} do not fit the text encoder's context of {info.context_length} tokens; "
-                f"use between 1 and {room}"
+                f"{length} vectors for {placeholder} do not fit the text encoder's context of "
+                f"{info.context_length} tokens; use between 1 and {room}"
             )
     # Longest first, so that "<object_2>" is not read as another placeholder that it begins with.
     names = sorted(lengths, key=len, reverse=True)
@@ -87,8 +87,8 @@ def word_vectors(word: str, text_encoder: CLIPTextModel, tokenizer: CLIPTokenize
     ids = _text_ids(word, tokenizer)
     if not ids:
         raise InputError(f"the word {word!r} is empty; give a word that the prior's tokenizer knows, such as 'object'")
-    embedding = text_encoder.get_input_embeddings()
-    return embedding.weight.detach()[torch.tensor(ids, device=embedding.weight.device)].float().clone()  # type: ignore[index]
+    table: Tensor = text_encoder.get_input_embeddings().weight  # type: ignore[assignment]
+    return table.detach()[torch.tensor(ids, device=table.device)].float().clone()
 
 
 def _text_ids(text: str, tokenizer: CLIPTokenizer) -> list[int]:
@@ -126,9 +126,10 @@ _SPLICE = threading.local()
 
 
 def enable_splicing(text_encoder: CLIPTextModel) -> None:
-    """Let :func:`splice` reach this encoder. Idempotent; without an active splice the encoder computes what it always did."""
-    # A permanent hook that looks at a thread-local costs nothing per call and, unlike adding and removing hooks, is safe when
-    # the trainer and the viewer encode prompts at the same time. CLIPTextModel itself takes no embeddings as input.
+    """Let :func:`splice` reach this encoder. Idempotent; without an active splice nothing changes."""
+    # A permanent hook that looks at a thread-local costs nothing per call and, unlike adding and removing hooks, is
+    # safe when the trainer and the viewer encode prompts at the same time. CLIPTextModel itself takes no embeddings
+    # as input.
     embedding = text_encoder.get_input_embeddings()
     if _replace_embeddings not in embedding._forward_hooks.values():
         embedding.register_forward_hook(_replace_embeddings)
@@ -137,11 +138,11 @@ def enable_splicing(text_encoder: CLIPTextModel) -> None:
 @contextmanager
 def splice(
     text_encoder: CLIPTextModel,
-    rows: Int[Tensor, "K"],
-    columns: Int[Tensor, "K"],
-    vectors: Float[Tensor, "K D"],  # noqa: F821
+    rows: Int[Tensor, "K"],  # noqa: F821
+    columns: Int[Tensor, "K"],  # noqa: F821
+    vectors: Float[Tensor, "K D"],
 ) -> Iterator[None]:
-    """Within this context, in this thread, token embeddings at ``[rows, columns]`` are ``vectors`` (differentiable in them)."""
+    """In this context and thread, token embeddings at ``[rows, columns]`` are ``vectors``, differentiably."""
     _SPLICE.active = (text_encoder.get_input_embeddings(), rows, columns, vectors)
     try:
         yield

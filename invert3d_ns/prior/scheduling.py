@@ -1,7 +1,7 @@
 """Sampling: from noise to latents, through diffusers' schedulers.
 
-Everything that depends on the prior (noise or v, zero terminal signal-to-noise ratio, where timesteps lie) is read by diffusers from
-the config of the prior's own scheduler.
+Everything that depends on the prior (noise or v, zero terminal signal-to-noise ratio, where timesteps lie) is read by
+diffusers from the config of the prior's own scheduler.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Sampler = Literal["ddim", "dpm++"]
 
 
 def make_scheduler(prior: MultiViewPrior, sampler: Sampler = "ddim") -> Any:
-    """A fresh diffusers scheduler for the prior's noise schedule: deterministic DDIM, or DPM-Solver++ of second order."""
+    """A fresh diffusers scheduler on the prior's noise schedule: deterministic DDIM, or second-order DPM-Solver++."""
     from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
     # Latents are not confined to [-1, 1], the range to which DDIMScheduler clips unless told otherwise.

@@ -1,4 +1,4 @@
-"""A prior as a folder: ``prior.json`` and diffusers' own layout (``unet/ vae/ text_encoder/ tokenizer/ scheduler/``, safetensors)."""
+"""A prior as a folder: ``prior.json`` beside diffusers' ``unet/ vae/ text_encoder/ tokenizer/ scheduler/``."""
 
 from __future__ import annotations
 
