@@ -1,0 +1,53 @@
+"""Golden files: weights, inputs and the output of a network, to hold our conversion and attention against."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from invert3d_ns.errors import InputError
+
+TOLERANCE = 1e-5
+"""Largest absolute difference at which a golden file agrees, in float32."""
+_WEIGHTS = "state_dict."
+_TENSORS = ("input.sample", "input.timestep", "input.context", "input.camera", "output.sample")
+
+
+@torch.no_grad()
+def golden_difference(path: Path | str) -> float:
+    """Run a golden file through conversion and cross-view attention in float32; the largest absolute difference.
+
+    A golden file is a safetensors file with LDM-named weights under ``state_dict.``, the inputs ``input.sample`` (b*f c h w),
+    ``input.timestep`` (b*f), ``input.context`` (b*f n d) and ``input.camera`` (b*f 16), and ``output.sample``. Its metadata
+    gives ``num_frames`` and ``num_heads`` or ``num_head_channels``.
+
+    Raises:
+        InputError: the file is missing, damaged, or no golden file.
+    """
+    from invert3d_ns.prior.attention import install_cross_view_attention
+    from invert3d_ns.prior.conversion import convert_unet
+    from invert3d_ns.prior.multiview import run_unet
+    from invert3d_ns.prior.weights import read_safetensors
+
+    tensors, metadata = read_safetensors(Path(path))
+    missing = [name for name in _TENSORS if name not in tensors] + [k for k in ("num_frames",) if k not in metadata]
+    weights = {key.removeprefix(_WEIGHTS): value.float() for key, value in tensors.items() if key.startswith(_WEIGHTS)}
+    if missing or not weights:
+        raise InputError(
+            f"{path} is not a golden file: {', '.join(missing) or 'weights under state_dict.'} missing; "
+            "see `invert3d prior check --help`"
+        )
+    heads = {name: int(metadata[name]) for name in ("num_heads", "num_head_channels") if name in metadata}
+    unet = convert_unet(weights, **heads).float().eval()
+    install_cross_view_attention(unet)
+    sample, t, context, cameras, expected = (tensors[name] for name in _TENSORS)
+    views = (len(sample) // int(metadata["num_frames"]), int(metadata["num_frames"]))
+    output = run_unet(
+        unet,
+        sample.float().unflatten(0, views),
+        t.unflatten(0, views),
+        context.float().unflatten(0, views),
+        cameras.float().unflatten(0, views),
+    )
+    return (output.flatten(0, 1) - expected.float()).abs().max().item()
