@@ -1,0 +1,118 @@
+"""What nerfstudio 1.1.5 needs on today's torch and on machines without a GPU, one function for each obstacle.
+
+:func:`apply` runs when nerfstudio imports the plugin, before any of its commands builds a configuration. Everything
+here either does nothing where CUDA exists or fixes a fault that GPUs have too. Obstacles inside a splatting model
+(``.cuda()`` in its forward pass, LPIPS weights fetched at construction, gsplat's CUDA extension) are met in
+:mod:`invert3d_ns.scenes.splats` instead.
+
+Two obstacles cannot be met by a plugin: ``ns-export`` imports open3d, which needs libusb and libGL, before it looks for
+plugins (nerfstudio issues 2333 and 3712; ``invert3d export`` needs neither), and the default device of nerfstudio's own
+methods.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+
+def apply() -> None:
+    """Apply every remedy. Cheap, and harmless when repeated."""
+    allow_numpy_scalars_in_checkpoints()
+    provide_ffmpeg_when_nerfstudio_asks()
+
+
+def device_type() -> Literal["cuda", "cpu"]:
+    """The device that a method should train on by default: nerfstudio's own default is always ``cuda`` (nerfstudio
+    issue 2993).
+    """
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def allow_numpy_scalars_in_checkpoints() -> None:
+    """Let ``torch.load`` read nerfstudio's checkpoints, whose schedulers hold numpy scalars (nerfstudio issue 3683,
+    pull 3702).
+
+    Since torch 2.6 ``torch.load`` unpickles nothing but tensors and plain types by default. Without this, resuming,
+    ns-eval, ns-render and ns-viewer fail on every machine. The few types are named; the protection itself stays on.
+    """
+    if not hasattr(torch.serialization, "add_safe_globals"):  # torch < 2.4 reads everything
+        return
+    import numpy as np
+
+    core = np._core if hasattr(np, "_core") else np.core  # type: ignore[attr-defined]
+    scalar = core.multiarray.scalar  # type: ignore[attr-defined]
+    dtypes = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)]
+    torch.serialization.add_safe_globals([scalar, np.dtype, *dtypes])
+    # Checkpoints written under the other major version of numpy name the same function differently.
+    with contextlib.suppress(TypeError, ValueError):  # torch < 2.6 takes no names
+        torch.serialization.add_safe_globals(
+            [(scalar, f"numpy.{module}.multiarray.scalar") for module in ("core", "_core")]  # type: ignore[list-item]
+        )
+
+
+def provide_ffmpeg_when_nerfstudio_asks() -> None:
+    """Make nerfstudio's check for ffmpeg find one (nerfstudio issues 1382 and 2427).
+
+    ``ns-render`` exits without an ``ffmpeg`` on the PATH, even when it only writes images.
+    """
+    from nerfstudio.utils import install_checks
+
+    check = install_checks.check_ffmpeg_installed
+    if getattr(check, "_invert3d", False):
+        return
+
+    @functools.wraps(check)
+    def check_ffmpeg_installed() -> None:
+        provide_ffmpeg()
+        check()
+
+    check_ffmpeg_installed._invert3d = True  # type: ignore[attr-defined]
+    install_checks.check_ffmpeg_installed = check_ffmpeg_installed
+
+
+def provide_ffmpeg() -> None:
+    """Put the ffmpeg binary that imageio-ffmpeg carries on this process's PATH, under its usual name, if there is none
+    yet.
+    """
+    if shutil.which("ffmpeg") is not None:
+        return
+    import atexit
+    import tempfile
+
+    import imageio_ffmpeg
+
+    try:
+        binary = Path(imageio_ffmpeg.get_ffmpeg_exe())
+    except RuntimeError:  # no wheel with a binary for this platform: let the caller report it
+        return
+    folder = Path(tempfile.mkdtemp(prefix="invert3d-ffmpeg-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    name = folder / ("ffmpeg.exe" if sys.platform == "win32" else "ffmpeg")
+    try:
+        name.symlink_to(binary)
+    except OSError:  # symbolic links need a privilege on Windows
+        shutil.copy2(binary, name)
+    os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), str(folder)])
+
+
+def allow_spiral_for_full_images() -> None:
+    """Let ``ns-render spiral`` accept a datamanager of full images (nerfstudio issues 2631 and 3023).
+
+    Its assertion lists the ray-based datamanagers only, so the command fails for every splatting method, on GPUs too.
+    Called when a datamanager is built: by then the command's module is complete, which it is not when the plugin is
+    imported.
+    """
+    render: Any = sys.modules.get("nerfstudio.scripts.render")
+    if render is None or isinstance(getattr(render, "RandomCamerasDataManager", None), tuple):
+        return
+    from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager
+
+    render.RandomCamerasDataManager = (render.RandomCamerasDataManager, FullImageDatamanager)

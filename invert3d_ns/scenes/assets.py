@@ -1,0 +1,111 @@
+"""One dataparser for every scene: nothing (the bundled demo), a .ply of splats, or a folder of posed images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
+
+from invert3d_ns.errors import InputError
+from invert3d_ns.scenes.cameras import orbit_cameras
+from invert3d_ns.scenes.folders import FolderScene, find_layout, scene_metadata
+from invert3d_ns.scenes.normalization import UpAxis, to_object_frame, transform_splats, turn
+from invert3d_ns.scenes.ply import read_splats
+
+DEMO_SCENE = Path(__file__).parents[1] / "data" / "demo.ply"
+"""The scene that is inverted when no data is given."""
+
+
+@dataclass
+class SceneDataParserConfig(DataParserConfig):
+    """Reads any scene and brings it into the object frame: z up, centred, radius 0.9."""
+
+    _target: type = field(default_factory=lambda: SceneDataParser)
+    data: Path | None = None  # type: ignore[assignment]
+    """A .ply file of Gaussian splats, or a folder of posed images (transforms.json, Blender, COLMAP). Nothing: the
+    bundled demo."""
+    up: UpAxis = "y"
+    """The axis that points up in a .ply file. Generated assets (LGM, 3DGS) have y up; exports of nerfstudio have z up.
+    In folders the cameras tell what is up."""
+    front: float = 0.0
+    """Azimuth in degrees at which the scene as read shows its front; it is turned to azimuth 0."""
+    image_size: int = 256
+    """Size in pixels of the orbit images of a .ply, and the largest height or width of images from a folder: larger
+    ones shrink."""
+    num_train_views: int = 24
+    """Number of orbit cameras that a .ply is seen by in training."""
+    num_eval_views: int = 8
+    """Number of held-out orbit cameras of a .ply, between the ones for training."""
+    masks_are_objects: bool = True
+    """Masks in a folder cut out the object, as alpha does. Otherwise masked pixels are only ignored, as nerfstudio
+    does."""
+
+
+class SceneDataParser(DataParser):
+    """See :class:`SceneDataParserConfig`.
+
+    The outputs' metadata hold ``splats`` (a SplatCloud in the object frame, or None), ``background`` ("white"),
+    ``has_alpha``,
+    ``image_background`` (RGB that opaque images of a folder show around the object, or None), ``surroundings`` (True
+    when images show more than the object), ``alpha_filenames`` (masks, or None), and for folders ``points3D_xyz`` and
+    ``points3D_rgb``.
+    """
+
+    config: SceneDataParserConfig
+
+    def __init__(self, config: SceneDataParserConfig) -> None:
+        super().__init__(config=config)
+        self.config = config
+        self.path = Path(config.data) if config.data is not None else DEMO_SCENE
+        self._folder: FolderScene | None = None
+
+    def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
+        if not self.path.exists():
+            raise InputError(f"{self.path} does not exist; give a .ply file of splats or a folder of posed images")
+        if self.config.image_size < 32:
+            raise InputError(f"an image size of {self.config.image_size} pixels is too small; use at least 32")
+        ply = self._ply_path()
+        if ply is not None:
+            return self._from_splats(ply, split)
+        if self._folder is None:
+            self._folder = FolderScene(self.path, self.config)
+        return self._folder.outputs(split)
+
+    def _ply_path(self) -> Path | None:
+        """The .ply to read, if the scene is one: a file, or the only content of a folder without cameras."""
+        if self.path.is_dir():
+            if find_layout(self.path) is None:
+                plys = sorted(self.path.glob("*.ply"))
+                return plys[0] if len(plys) == 1 else None
+            return None
+        if self.path.suffix.lower() != ".ply":
+            raise InputError(f"{self.path} is neither a .ply file nor a folder; give one of these")
+        return self.path
+
+    def _from_splats(self, path: Path, split: str) -> DataparserOutputs:
+        from invert3d_ns.scenes.posed_images import spread_orbit
+
+        cloud, transform = to_object_frame(read_splats(path), self.config.up)
+        if self.config.front:
+            to_front = turn(-self.config.front)
+            cloud, transform = transform_splats(cloud, to_front), to_front @ transform
+        count = self.config.num_train_views if split == "train" else self.config.num_eval_views
+        if count < 1:
+            raise InputError(
+                "a .ply needs at least 1 training and 1 evaluation view; raise num-train-views, num-eval-views"
+            )
+        azimuths, elevations = spread_orbit(count, offset=0.0 if split == "train" else 0.5)
+        scale = float(torch.linalg.det(transform[:3, :3]).pow(1 / 3))
+        unscaled = torch.cat([transform[:3, :3] / scale, transform[:3, 3:] / scale], dim=-1)
+        return DataparserOutputs(
+            # No such files exist: the dataset renders the splats, and nerfstudio's commands name their outputs after
+            # these.
+            image_filenames=[Path(path.stem) / f"{split}_{index:04d}.png" for index in range(count)],
+            cameras=orbit_cameras(azimuths, elevations, self.config.image_size),
+            metadata=scene_metadata(splats=cloud, has_alpha=True),
+            dataparser_transform=unscaled,
+            dataparser_scale=scale,
+        )

@@ -1,0 +1,104 @@
+"""Pictures for nerfstudio's commands: image files read with their alpha, or splats rendered when somebody looks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.data.datasets.base_dataset import InputDataset
+from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
+
+from invert3d_ns import compat
+from invert3d_ns.scenes.assets import SceneDataParserConfig
+from invert3d_ns.scenes.images import read_image
+
+
+class SceneDataset(InputDataset):
+    """Images of a scene at the size of its cameras.
+
+    Files are read with alpha; where ``metadata["alpha_filenames"]`` names masks, those are the alpha. A scene that came
+    as splats has no files: its pictures are rendered from ``metadata["splats"]`` at their first use.
+    """
+
+    def __init__(self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0):
+        super().__init__(dataparser_outputs, scale_factor)
+        # Kept apart from the cameras, whose sizes change when a datamanager undistorts the images.
+        self._sizes = torch.cat([self.cameras.width, self.cameras.height], dim=-1).tolist()
+        self._rendered: dict[int, npt.NDArray[np.uint8]] = {}
+
+    def get_numpy_image(self, image_idx: int) -> npt.NDArray[np.uint8]:
+        """The image as (H, W, 3 or 4) uint8, alpha not premultiplied.
+
+        Raises:
+            InputError: the file is missing or cannot be decoded.
+        """
+        width, height = self._sizes[image_idx]
+        if self.metadata.get("splats") is not None:
+            return self._render(image_idx)
+        masks = self.metadata.get("alpha_filenames")
+        return read_image(self.image_filenames[image_idx], masks[image_idx] if masks else None, (width, height))
+
+    def _render(self, image_idx: int) -> npt.NDArray[np.uint8]:
+        if image_idx not in self._rendered:
+            from invert3d_ns.scenes.posed_images import render_rgba
+
+            cloud = self.metadata["splats"].to(compat.device_type())
+            rgba = render_rgba(cloud, self.cameras[image_idx : image_idx + 1])[0]
+            self._rendered[image_idx] = (rgba * 255).round().byte().cpu().numpy()
+        return self._rendered[image_idx]
+
+    def __getitem__(self, image_idx: int) -> dict[str, Any]:
+        """One item on the scene's white background, for the viewer and ns-render; :meth:`get_data` keeps the alpha."""
+        data = self.get_data(image_idx)
+        image = data["image"]
+        if image.shape[-1] == 4:
+            data["image"] = image[..., :3] * image[..., 3:] + (1 - image[..., 3:])
+        return data
+
+
+@dataclass
+class SceneDatamanagerConfig(FullImageDatamanagerConfig):
+    """Full images and cameras of one object."""
+
+    _target: type = field(default_factory=lambda: SceneDatamanager)
+    dataparser: SceneDataParserConfig = field(default_factory=SceneDataParserConfig)  # type: ignore[assignment]
+    """How the scene is read and brought into the object frame."""
+    cache_images_type: Literal["uint8", "float32"] = "uint8"
+    """The image type returned from manager, caching images in uint8 saves memory"""
+
+
+class SceneDatamanager(FullImageDatamanager[SceneDataset]):
+    """Nerfstudio's manager of full images, for scenes of any kind, on machines of any kind."""
+
+    config: SceneDatamanagerConfig
+    train_dataset: SceneDataset
+    eval_dataset: SceneDataset
+
+    def __init__(self, config: SceneDatamanagerConfig, **kwargs: Any) -> None:
+        compat.allow_spiral_for_full_images()
+        super().__init__(config, **kwargs)
+
+    @property
+    def dataset_type(self) -> type[SceneDataset]:  # type: ignore[override]
+        """The class of both datasets."""
+        return SceneDataset
+
+    def _load_images(self, split: Literal["train", "eval"], cache_images_device: Literal["cpu", "gpu"]) -> list[dict]:
+        # Caching on the "cpu" pins memory for transfers to CUDA, which raises where there is none (the device is the
+        # CPU then).
+        return super()._load_images(split, cache_images_device if torch.cuda.is_available() else "gpu")
+
+    @property
+    def eval_dataloader(self) -> FixedIndicesEvalDataloader:
+        """The held-out cameras, as ``ns-render spiral`` asks for them."""
+        return FixedIndicesEvalDataloader(input_dataset=self.eval_dataset, device=self.device)
+
+    def get_datapath(self) -> Path:
+        """The scene's file or folder."""
+        return self.dataparser.path

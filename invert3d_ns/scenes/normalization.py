@@ -1,0 +1,164 @@
+"""Bringing splats and cameras into the object frame: z up, centred, scaled to a known radius."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from invert3d_ns.errors import InputError
+from invert3d_ns.scenes.cameras import OBJECT_RADIUS
+from invert3d_ns.scenes.ply import SplatCloud
+
+UpAxis = Literal["x", "-x", "y", "-y", "z", "-z"]
+"""The axis of a file that points up."""
+
+# Rows are the images of the axes of the file. Each is a proper rotation that turns the up axis to +z; y to z is the
+# change (x, -z, y) of MVDream and LGM, whose objects face +z in the file and so -y, the azimuth-0 camera, in the object
+# frame.
+_TO_Z_UP: dict[str, list[list[float]]] = {
+    "z": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    "-z": [[1, 0, 0], [0, -1, 0], [0, 0, -1]],
+    "y": [[1, 0, 0], [0, 0, -1], [0, 1, 0]],
+    "-y": [[1, 0, 0], [0, 0, 1], [0, -1, 0]],
+    "x": [[0, 0, -1], [0, 1, 0], [1, 0, 0]],
+    "-x": [[0, 0, 1], [0, 1, 0], [-1, 0, 0]],
+}
+
+
+def to_object_frame(
+    cloud: SplatCloud, up: UpAxis = "y", radius: float = OBJECT_RADIUS
+) -> tuple[SplatCloud, Float[Tensor, "4 4"]]:
+    """Rotate, centre and scale splats into the object frame.
+
+    Args:
+        cloud: splats in the frame of their file.
+        up: the axis of the file that points up.
+        radius: radius in world units of the sphere that the object, floaters left aside, will just fill.
+
+    Returns:
+        The splats in the object frame, and the similarity (file to object frame) that was applied.
+
+    Raises:
+        InputError: no splat can be seen, all splats lie in one point, or ``up`` is no axis.
+    """
+    if up not in get_args(UpAxis):
+        raise InputError(f"the up axis cannot be '{up}'; give one of {', '.join(get_args(UpAxis))}")
+    rotation = torch.tensor(_TO_Z_UP[up], dtype=torch.float32)
+    centre, extent = robust_sphere(cloud.means @ rotation.T, torch.sigmoid(cloud.opacities[:, 0]))
+    transform = similarity(rotation, centre, radius / extent)
+    return transform_splats(cloud, transform), transform
+
+
+def similarity(rotation: Float[Tensor, "3 3"], centre: Float[Tensor, "3"], scale: float) -> Float[Tensor, "4 4"]:
+    """The transform x -> scale (rotation x - centre); ``centre`` is given after the rotation."""
+    transform = torch.eye(4)
+    transform[:3, :3] = scale * rotation
+    transform[:3, 3] = -scale * centre
+    return transform
+
+
+def turn(degrees: float) -> Float[Tensor, "4 4"]:
+    """Rotation about z that moves azimuth 0 to azimuth ``degrees``."""
+    angle = math.radians(degrees)
+    matrix = torch.eye(4)
+    matrix[0, 0] = matrix[1, 1] = math.cos(angle)
+    matrix[0, 1], matrix[1, 0] = -math.sin(angle), math.sin(angle)
+    return matrix
+
+
+def robust_sphere(
+    points: Float[Tensor, "N 3"],
+    weights: Float[Tensor, "N"],  # noqa: F821
+) -> tuple[Float[Tensor, "3"], float]:
+    """Centre and radius of the smallest box-centred sphere around the bulk of weighted points.
+
+    Points of little weight count little, and the few that lie far out (floaters) not at all: points beyond 2.5 times
+    the radius that holds 90 % of the weight around the weighted median are dropped, then 0.2 % of the weight at each
+    end of each axis.
+
+    Raises:
+        InputError: no weight, or no extent.
+    """
+    visible = weights > 0.05
+    if not visible.any():
+        raise InputError("the scene has no visible splat (every opacity is below 0.05); export it again")
+    points, weights = points[visible], weights[visible]
+    median = torch.stack([_quantile(points[:, i], weights, 0.5) for i in range(3)])
+    distance = (points - median).norm(dim=-1)
+    bulk = distance <= 2.5 * _quantile(distance, weights, 0.9)
+    points, weights = points[bulk], weights[bulk]
+    low, high = (torch.stack([_quantile(points[:, i], weights, q) for i in range(3)]) for q in (0.002, 0.998))
+    centre = (low + high) / 2
+    extent = float(_quantile((points - centre).norm(dim=-1), weights, 0.998))
+    if not extent > 0:
+        raise InputError("all splats of the scene lie in one point; export it again")
+    return centre, extent
+
+
+def _quantile(values: Float[Tensor, "N"], weights: Float[Tensor, "N"], q: float) -> Float[Tensor, ""]:  # noqa: F821
+    """The smallest value at or below which the share ``q`` of the weight lies."""
+    values, order = values.sort()
+    cumulative = weights[order].double().cumsum(0)
+    return values[torch.searchsorted(cumulative, q * cumulative[-1]).clamp_max(len(values) - 1)]
+
+
+def transform_splats(cloud: SplatCloud, transform: Float[Tensor, "4 4"]) -> SplatCloud:
+    """Apply a similarity (rotation, uniform scale, translation) to splats: centres, sizes, orientations and spherical
+    harmonics.
+    """
+    scale = torch.linalg.det(transform[:3, :3].double()).pow(1 / 3).float()
+    rotation = transform[:3, :3] / scale
+    return replace(
+        cloud,
+        means=cloud.means @ transform[:3, :3].T + transform[:3, 3],
+        scales=cloud.scales + scale.log(),
+        quats=_multiply(_to_quaternion(rotation), cloud.quats),
+        features_rest=rotate_harmonics(cloud.features_rest, rotation),
+    )
+
+
+def rotate_harmonics(features_rest: Float[Tensor, "N K 3"], rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "N K 3"]:
+    """Rotate real spherical harmonics of degrees 1 to 3: the new function at direction d is the old one at rotation^T
+    d.
+
+    Harmonics of one degree span a space that rotations map to itself, so the matrix of the rotation follows exactly
+    from the basis functions at more directions than the space has dimensions: Y(d) M = Y(rotation^T d). That needs no
+    Wigner-D recurrences and inherits signs and order from the basis that the renderer uses. Libraries that offer Wigner
+    matrices (e3nn) bring a compiler stack with them, and scipy has none.
+    """
+    from gsplat.cuda._torch_impl import _eval_sh_bases_fast as basis
+
+    count = features_rest.shape[1]
+    if count == 0 or torch.equal(rotation, torch.eye(3)):
+        return features_rest
+    index = torch.arange(32, dtype=torch.float64) + 0.5
+    polar, turn = torch.acos(1 - 2 * index / 32), torch.pi * (1 + 5**0.5) * index  # a Fibonacci sphere
+    directions = torch.stack([turn.cos() * polar.sin(), turn.sin() * polar.sin(), polar.cos()], dim=-1)
+    before, after = basis(count + 1, directions), basis(count + 1, directions @ rotation.double())
+    rotated, start = [], 1
+    while start <= count:
+        end = start + 2 * round(start**0.5) + 1  # degree l begins at coefficient l^2 and has 2 l + 1 of them
+        matrix = torch.linalg.lstsq(before[:, start:end], after[:, start:end]).solution.float()
+        rotated.append(torch.einsum("ij,njc->nic", matrix, features_rest[:, start - 1 : end - 1]))
+        start = end
+    return torch.cat(rotated, dim=1)
+
+
+def _to_quaternion(rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "4"]:
+    from scipy.spatial.transform import Rotation
+
+    x, y, z, w = Rotation.from_matrix(rotation.double().numpy()).as_quat()
+    return torch.tensor([w, x, y, z], dtype=torch.float32)
+
+
+def _multiply(left: Float[Tensor, "4"], right: Float[Tensor, "N 4"]) -> Float[Tensor, "N 4"]:
+    """Hamilton product of a quaternion with many, (w, x, y, z)."""
+    w, v = right[:, :1], right[:, 1:]
+    scalar = left[0] * w - (left[1:] * v).sum(dim=-1, keepdim=True)
+    vector = left[0] * v + w * left[1:] + torch.linalg.cross(left[1:].expand_as(v), v)
+    return torch.cat([scalar, vector], dim=-1)

@@ -1,0 +1,100 @@
+"""Pictures of splats with their cameras: what a dataset of a .ply shows, and folders that any reconstruction method
+reads.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from invert3d_ns.errors import InputError
+from invert3d_ns.files import atomic_path
+from invert3d_ns.scenes.cameras import ELEVATION_RANGE, gsplat_viewmats, orbit_cameras
+from invert3d_ns.scenes.ply import SplatCloud
+
+if TYPE_CHECKING:
+    from nerfstudio.cameras.cameras import Cameras
+
+
+@torch.no_grad()
+def render_rgba(cloud: SplatCloud, cameras: Cameras) -> Float[Tensor, "F H W 4"]:
+    """Straight (not premultiplied) RGBA pictures in [0, 1] of splats from cameras of one common size, on the cloud's
+    device.
+    """
+    from invert3d_ns.scenes.rasterization import rasterization
+
+    device = cloud.means.device
+    render, alpha, _ = rasterization(
+        means=cloud.means,
+        quats=cloud.quats,
+        scales=cloud.scales.exp(),
+        opacities=cloud.opacities.sigmoid().squeeze(-1),
+        colors=torch.cat([cloud.features_dc[:, None], cloud.features_rest], dim=1),
+        viewmats=gsplat_viewmats(cameras.camera_to_worlds).to(device),
+        Ks=cameras.get_intrinsics_matrices().to(device),
+        width=int(cameras.width.flatten()[0]),
+        height=int(cameras.height.flatten()[0]),
+        packed=False,
+        sh_degree=cloud.sh_degree,
+    )
+    return torch.cat([(render / alpha.clamp_min(1e-6)).clamp(0, 1), alpha.clamp(0, 1)], dim=-1)
+
+
+def spread_orbit(count: int, offset: float = 0.0) -> tuple[Float[Tensor, "F"], Float[Tensor, "F"]]:  # noqa: F821
+    """Azimuths and elevations in degrees of ``count`` cameras spread evenly over the band of elevations that is trained
+    on.
+
+    The golden angle between neighbours makes every run of cameras cover all sides; ``offset`` (in cameras) gives
+    another set that lies between the first one's.
+    """
+    index = torch.arange(count) + 0.5 + offset
+    low, high = (torch.tensor(e).deg2rad().sin() for e in ELEVATION_RANGE)
+    elevations = torch.asin(low + (high - low) * (index / count % 1)).rad2deg()
+    golden = 180.0 * (3.0 - 5.0**0.5)
+    return (index - 0.5) * golden % 360.0, elevations
+
+
+def write_posed_images(cloud: SplatCloud, out: Path | str, count: int = 40, size: int = 256) -> None:
+    """Write a folder of ``count`` RGBA pictures of splats with their cameras: ``transforms.json`` and ``images/*.png``.
+
+    The cameras are those of :func:`spread_orbit`, in the frame of ``cloud``, which should be the object frame. The
+    folder appears only when complete.
+
+    Args:
+        cloud: the splats.
+        out: the folder to make; it must not exist, or be empty.
+        count: number of pictures, at least 1.
+        size: height and width of each in pixels, at least 16.
+
+    Raises:
+        InputError: ``out`` has content or cannot be written, or ``count`` or ``size`` is too small.
+    """
+    from PIL import Image
+
+    out = Path(out)
+    if count < 1 or size < 16:
+        raise InputError(f"cannot make {count} images of {size} pixels; ask for at least 1 image of at least 16 pixels")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists already; choose another folder or remove it first")
+    cameras = orbit_cameras(*spread_orbit(count), size)
+    frames = []
+    with atomic_path(out) as temporary:
+        (temporary / "images").mkdir(parents=True)
+        for index in range(count):
+            rgba = render_rgba(cloud, cameras[index : index + 1])[0]
+            name = f"images/view_{index:04d}.png"
+            Image.fromarray((rgba * 255).round().byte().cpu().numpy()).save(temporary / name)
+            matrix = torch.eye(4)
+            matrix[:3] = cameras.camera_to_worlds[index]
+            frames.append({"file_path": name, "transform_matrix": matrix.tolist()})
+        focal, centre = float(cameras.fx[0]), size / 2
+        meta = {
+            "camera_model": "OPENCV", "w": size, "h": size, "fl_x": focal, "fl_y": focal, "cx": centre, "cy": centre,
+            "frames": frames,
+        }  # fmt: skip
+        (temporary / "transforms.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")

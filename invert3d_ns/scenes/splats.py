@@ -1,0 +1,350 @@
+"""An object made of Gaussian splats: nerfstudio's splatfacto on any device, from seed points or from splats that exist
+already.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from gsplat.strategy import DefaultStrategy
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.scene_box import OrientedBox
+from nerfstudio.models.splatfacto import RGB2SH, SH2RGB, SplatfactoModel, SplatfactoModelConfig, random_quat_tensor
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor, nn
+
+from invert3d_ns.scenes.cameras import OBJECT_RADIUS, gsplat_viewmats
+from invert3d_ns.scenes.ply import SplatCloud
+
+_GAUSSIANS = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
+
+
+@dataclass
+class ObjectSplatModelConfig(SplatfactoModelConfig):
+    """Splats of one object in the object frame."""
+
+    _target: type = field(default_factory=lambda: ObjectSplatModel)
+    background_color: Literal["random", "black", "white"] = "white"
+    """Background of every picture. While fitting images that have alpha, a random colour takes its place, so that white
+    parts of an object cannot hide in a white background."""
+    sh_degree: int = 1
+    """Maximum degree of spherical harmonics when fitting images; splats from a .ply keep their own degree."""
+    sh_degree_interval: int = 300
+    """every n intervals turn on another sh degree"""
+    num_random: int = 4000
+    """Number of splats to start from when the scene has neither points nor masks to start from."""
+    num_downscales: int = 1
+    """at the beginning, resolution is 1/2^d, where d is this number"""
+    resolution_schedule: int = 250
+    """training starts at 1/d resolution, every n steps this is doubled"""
+    warmup_length: int = 200
+    """period of steps where refinement is turned off"""
+    refine_every: int = 100
+    """period of steps where gaussians are culled and densified"""
+    stop_split_at: int = 1500
+    """stop splitting at this step"""
+    reset_alpha_every: int = 1000
+    """Every this many refinement steps, reset the alpha. The default never does: objects have few floaters and short
+    fits."""
+    cull_alpha_thresh: float = 0.02
+    """threshold of opacity for culling gaussians"""
+    densify_grad_thresh: float = 0.0012
+    """threshold of positional gradient norm for densifying gaussians"""
+    densify_size_thresh: float = 0.02
+    """below this size, gaussians are *duplicated*, otherwise split"""
+    max_splats: int = 60_000
+    """No splats are added beyond this number, which bounds time and memory."""
+    lpips: bool = False
+    """Report LPIPS when evaluating, which downloads AlexNet's weights once. If they were downloaded before, it always
+    does."""
+
+
+class ObjectSplatModel(SplatfactoModel):
+    """Splatfacto for objects: the same pictures on every backend, a start from given splats, and groups that can be
+    frozen.
+
+    It starts from ``metadata["splats"]`` (a :class:`~invert3d_ns.scenes.ply.SplatCloud` in the object frame) if the
+    dataparser gives one, else from seed points, else from random points in the object's sphere.
+    """
+
+    config: ObjectSplatModelConfig
+
+    def populate_modules(self) -> None:
+        """Build the splats, metrics and densification strategy.
+
+        Replaces splatfacto's, which calls ``.cuda()`` on seed points (nerfstudio issue 2993) and downloads LPIPS
+        weights.
+        """
+        from nerfstudio.utils.colors import get_color
+        from pytorch_msssim import SSIM
+        from torchmetrics.image import PeakSignalNoiseRatio
+
+        self.metadata: dict[str, Any] = self.kwargs.get("metadata") or {}
+        splats: SplatCloud | None = self.metadata.get("splats")
+        if splats is not None:
+            self.active_sh_degree = splats.sh_degree
+            parameters = _parameters_from_cloud(splats)
+        else:
+            self.active_sh_degree = self.config.sh_degree
+            points, colors = self._start_points()
+            parameters = self._parameters_from_points(points, colors)
+        self.gauss_params = nn.ParameterDict({name: nn.Parameter(parameters[name]) for name in _GAUSSIANS})
+        self.starts_from_splats = splats is not None
+        self.frozen = False
+
+        self.camera_optimizer = self.config.camera_optimizer.setup(num_cameras=self.num_train_data, device="cpu")
+        self.psnr = PeakSignalNoiseRatio(data_range=1.0)
+        self.ssim = SSIM(data_range=1.0, size_average=True, channel=3)
+        self._lpips: list[nn.Module] = []  # in a list, so that its weights stay out of checkpoints
+        self.step = 0
+        self.crop_box: OrientedBox | None = None
+        name = "white" if self.config.background_color == "random" else self.config.background_color
+        self.background_color = get_color(name).float()
+        self.info: dict[str, Any] = {}
+        self.strategy = DefaultStrategy(
+            prune_opa=self.config.cull_alpha_thresh,
+            grow_grad2d=self.config.densify_grad_thresh,
+            grow_scale3d=self.config.densify_size_thresh,
+            grow_scale2d=self.config.split_screen_size,
+            prune_scale3d=self.config.cull_scale_thresh,
+            prune_scale2d=self.config.cull_screen_size,
+            refine_scale2d_stop_iter=self.config.stop_screen_size_at,
+            refine_start_iter=self.config.warmup_length,
+            refine_stop_iter=self.config.stop_split_at,
+            reset_every=self.config.reset_alpha_every * self.config.refine_every,
+            refine_every=self.config.refine_every,
+            pause_refine_after_reset=self.num_train_data + self.config.refine_every,
+            absgrad=self.config.use_absgrad,
+            revised_opacity=False,
+            verbose=False,
+        )
+        self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
+
+    def _start_points(self) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
+        """Points in the object frame to start from, and their colours in [0, 1]."""
+        if self.seed_points is not None and len(self.seed_points[0]) > 3 and not self.config.random_init:
+            points = self.seed_points[0].float()
+            has_colors = len(self.seed_points[1]) == len(points)
+            return points, self.seed_points[1].float() / 255 if has_colors else torch.full_like(points, 0.5)
+        direction = torch.nn.functional.normalize(torch.randn(self.config.num_random, 3), dim=-1)
+        distance = torch.rand(self.config.num_random, 1) ** (1 / 3)
+        points = 0.8 * OBJECT_RADIUS * distance * direction
+        return points, torch.full_like(points, 0.5)
+
+    def _parameters_from_points(self, points: Float[Tensor, "N 3"], colors: Float[Tensor, "N 3"]) -> dict[str, Tensor]:
+        """Isotropic splats as large as the mean distance to the three nearest neighbours."""
+        from sklearn.neighbors import NearestNeighbors
+
+        neighbours = NearestNeighbors(n_neighbors=4).fit(points.numpy())
+        distances = torch.from_numpy(neighbours.kneighbors(points.numpy())[0])[:, 1:].float()
+        count, bases = len(points), (self.config.sh_degree + 1) ** 2
+        return {
+            "means": points.clone(),
+            "scales": distances.mean(dim=-1, keepdim=True).clamp_min(1e-4).log().repeat(1, 3),
+            "quats": random_quat_tensor(count),
+            "features_dc": RGB2SH(colors),
+            "features_rest": torch.zeros(count, bases - 1, 3),
+            "opacities": torch.logit(torch.full((count, 1), 0.1)),
+        }
+
+    @property
+    def colors(self) -> Float[Tensor, "N 3"]:
+        """Base colours. Always spherical harmonics, where splatfacto has a sigmoid at degree 0."""
+        return SH2RGB(self.features_dc)
+
+    @property
+    def shs_0(self) -> Float[Tensor, "N 3"]:
+        """Spherical-harmonic coefficients of degree 0."""
+        return self.features_dc
+
+    def cloud(self) -> SplatCloud:
+        """The splats as they are now, detached, on the CPU."""
+        values = {name: self.gauss_params[name].detach().cpu().clone() for name in _GAUSSIANS}
+        values["features_rest"] = values["features_rest"][:, : (self.active_sh_degree + 1) ** 2 - 1]
+        values["quats"] = torch.nn.functional.normalize(values["quats"], dim=-1)
+        return SplatCloud(**values)
+
+    def freeze(self, *names: str) -> None:
+        """Stop training the named groups (``"means"``, ``"opacities"``, ...), or all; once all are frozen,
+        densification stops too.
+        """
+        for name in names or _GAUSSIANS:
+            self.gauss_params[name].requires_grad_(False)
+            self.gauss_params[name].grad = None
+        self.frozen = not any(parameter.requires_grad for parameter in self.gauss_params.values())
+
+    def load_state_dict(self, state_dict: dict[str, Tensor], **kwargs: Any):  # type: ignore[override]
+        """Load splats of any number.
+
+        Splatfacto puts new parameters in the place of those that the optimizers hold, so that after ``--load-dir``
+        training changed nothing any more (nerfstudio issue 3554); here the same parameters are resized.
+        """
+        self.step = 30000
+        count = state_dict["gauss_params.means"].shape[0]
+        for parameter in self.gauss_params.values():
+            parameter.data = torch.zeros((count, *parameter.shape[1:]), device=self.device)
+        return nn.Module.load_state_dict(self, state_dict, **kwargs)
+
+    def step_post_backward(self, step: int) -> None:
+        """Densify and prune, unless frozen or nothing was rendered for training in this step."""
+        if self.frozen or not self.info:
+            return
+        # The strategy reads this threshold at each refinement: none passes once there are enough splats, pruning goes
+        # on.
+        full = self.num_points >= self.config.max_splats
+        self.strategy.grow_grad2d = math.inf if full else self.config.densify_grad_thresh
+        self.strategy.refine_scale2d_stop_iter = 0 if full else self.config.stop_screen_size_at
+        super().step_post_backward(step)
+
+    def _get_background_color(self) -> Float[Tensor, "3"]:
+        if self.training and not self.frozen and self.metadata.get("has_alpha", False):
+            return torch.rand(3, device=self.device)
+        image_background = self.metadata.get("image_background")
+        if image_background is not None:
+            return torch.as_tensor(image_background, dtype=torch.float32, device=self.device)
+        return self.background_color.to(self.device)
+
+    def get_outputs(self, camera: Cameras) -> dict[str, Tensor | list]:
+        """Render one camera.
+
+        Returns:
+            ``rgb`` (H, W, 3) in [0, 1], ``accumulation`` (H, W, 1), ``background`` and, unless training, ``depth`` (H,
+            W, 1).
+        """
+        poses = self.camera_optimizer.apply_to_camera(camera) if self.training else camera.camera_to_worlds
+        keep = None
+        if self.crop_box is not None and not self.training:
+            keep = self.crop_box.within(self.means).squeeze()
+            if not keep.any():
+                empty = self.get_empty_outputs(
+                    int(camera.width.item()), int(camera.height.item()), self._get_background_color()
+                )
+                return empty  # type: ignore[return-value]
+
+        factor = self._get_downscale_factor()
+        camera.rescale_output_resolution(1 / factor)
+        k = camera.get_intrinsics_matrices().to(self.device)
+        width, height = int(camera.width.item()), int(camera.height.item())
+        camera.rescale_output_resolution(factor)
+        self.last_size = (height, width)
+
+        fitting = self.training and not self.frozen
+        with_depth = self.config.output_depth_during_training or not self.training
+        render, alpha, info = self._rasterize(
+            gsplat_viewmats(poses).to(self.device), k, width, height,
+            mode="RGB+ED" if with_depth else "RGB", keep=keep, absgrad=fitting and self.strategy.absgrad,
+        )  # fmt: skip
+        self.info = info if fitting else {}
+        if fitting:
+            self.strategy.step_pre_backward(
+                self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info
+            )
+        background = self._get_background_color()
+        rgb = (render[0, ..., :3] + (1 - alpha[0]) * background).clamp(0.0, 1.0)
+        outputs: dict[str, Any] = {"rgb": rgb, "accumulation": alpha[0], "background": background}
+        if with_depth:
+            depth = render[0, ..., 3:4]
+            outputs["depth"] = torch.where(alpha[0] > 0, depth, depth.detach().max())
+        if not self.training:
+            outputs["background"] = background.expand(height, width, 3)
+        return outputs
+
+    def render(self, cameras: Cameras) -> Float[Tensor, "F H W 3"]:
+        """Pictures of all ``cameras`` (shape (F,), one common size) on white, in [0, 1].
+
+        Differentiable in every splat parameter. Where the images of a scene show more than the object, only what lies
+        within the object's sphere appears.
+        """
+        keep = None
+        if self.metadata.get("surroundings", False):
+            keep = self.means.norm(dim=-1) < 1.1 * OBJECT_RADIUS
+        render, alpha, _ = self._rasterize(
+            gsplat_viewmats(cameras.camera_to_worlds).to(self.device),
+            cameras.get_intrinsics_matrices().to(self.device),
+            int(cameras.width.flatten()[0]),
+            int(cameras.height.flatten()[0]),
+            keep=keep,
+        )
+        return (render + (1 - alpha)).clamp(0.0, 1.0)
+
+    def _rasterize(
+        self,
+        viewmats: Float[Tensor, "F 4 4"],
+        intrinsics: Float[Tensor, "F 3 3"],
+        width: int,
+        height: int,
+        *,
+        mode: Literal["RGB", "RGB+ED"] = "RGB",
+        keep: Tensor | None = None,
+        absgrad: bool = False,
+    ) -> tuple[Float[Tensor, "F H W C"], Float[Tensor, "F H W 1"], dict[str, Any]]:
+        from invert3d_ns.scenes.rasterization import rasterization
+
+        groups = {name: value if keep is None else value[keep] for name, value in self.gauss_params.items()}
+        degree = self.active_sh_degree
+        if self.training and not self.frozen:
+            degree = min(self.step // self.config.sh_degree_interval, degree)
+        coefficients = (degree + 1) ** 2 - 1
+        return rasterization(
+            means=groups["means"],
+            quats=groups["quats"],
+            scales=groups["scales"].exp(),
+            opacities=groups["opacities"].sigmoid().squeeze(-1),
+            colors=torch.cat([groups["features_dc"][:, None], groups["features_rest"][:, :coefficients]], dim=1),
+            viewmats=viewmats,
+            Ks=intrinsics,
+            width=width,
+            height=height,
+            packed=False,
+            render_mode=mode,
+            sh_degree=degree,
+            absgrad=absgrad,
+            rasterize_mode=self.config.rasterize_mode,
+        )
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """PSNR and SSIM, LPIPS if its weights are at hand, and the truth beside the rendered image."""
+        truth = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
+        predicted = outputs["rgb"]
+        images = {"img": torch.cat([truth, predicted], dim=1)}
+        truth, predicted = truth.permute(2, 0, 1)[None], predicted.permute(2, 0, 1)[None]
+        metrics = {"psnr": float(self.psnr(truth, predicted)), "ssim": float(self.ssim(truth, predicted))}
+        lpips = self._lpips_metric()
+        if lpips is not None:
+            metrics["lpips"] = float(lpips(truth, predicted))
+        return metrics, images
+
+    def _lpips_metric(self) -> nn.Module | None:
+        """LPIPS, built at its first use, and only where that downloads nothing that was not asked for."""
+        if not self._lpips:
+            from torchvision.models import AlexNet_Weights
+
+            weights = Path(torch.hub.get_dir()) / "checkpoints" / Path(AlexNet_Weights.IMAGENET1K_V1.url).name
+            if not (self.config.lpips or weights.exists()):
+                return None
+            from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+            try:
+                self._lpips = [LearnedPerceptualImagePatchSimilarity(normalize=True).to(self.device)]
+            except OSError as error:
+                CONSOLE.print(f"[yellow]LPIPS is left out: its weights cannot be downloaded ({error})")
+                self.config.lpips = False
+                return None
+        return self._lpips[0]
+
+
+def _parameters_from_cloud(cloud: SplatCloud) -> dict[str, Tensor]:
+    """The tensors of a cloud, with room for degree 1 at least: ns-export cannot write models without higher
+    harmonics.
+    """
+    rest = cloud.features_rest
+    if rest.shape[1] == 0:
+        rest = torch.zeros(len(cloud), 3, 3)
+    return {**{name: getattr(cloud, name).clone() for name in _GAUSSIANS}, "features_rest": rest.clone()}
