@@ -1,0 +1,205 @@
+"""The invert3d pipeline: fit splats to images (phase 1), then learn the words that stand for the object (phase 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from nerfstudio.engine.optimizers import OptimizerConfig
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from torch import Tensor
+from torch.nn import Parameter
+
+from invert3d_ns.errors import InputError
+from invert3d_ns.inversion.bank import LatentBank, build_bank, check_size
+from invert3d_ns.inversion.cti import TOKEN, CameraTextInversion, Objective, check_vector_count
+from invert3d_ns.scenes.datasets import SceneDatamanagerConfig
+from invert3d_ns.scenes.splats import ObjectSplatModel, ObjectSplatModelConfig
+from invert3d_ns.viewer.inversion_panel import InversionPanel
+
+Phase = Literal["splats", "words"]
+
+
+@dataclass
+class AdamWOptimizerConfig(OptimizerConfig):
+    """nerfstudio's optimizer configuration for AdamW."""
+
+    _target: type = torch.optim.AdamW
+    weight_decay: float = 1e-2
+    """The weight decay to use."""
+
+
+@dataclass
+class InversionPipelineConfig(VanillaPipelineConfig):
+    """Fit splats to images, then find the words of a multi-view diffusion model that stand for the object."""
+
+    _target: type = field(default_factory=lambda: InversionPipeline)
+    datamanager: SceneDatamanagerConfig = field(default_factory=SceneDatamanagerConfig)  # type: ignore[assignment]
+    """Where images and cameras come from."""
+    model: ObjectSplatModelConfig = field(default_factory=ObjectSplatModelConfig)
+    """The Gaussian splats that are inverted."""
+    prior: str = "bundled"
+    """The multi-view diffusion model: bundled, mvdream-sd1.5, mvdream-sd2.1, or a path."""
+    splat_steps: int = 800
+    """Steps of phase 1, fitting splats to images. A scene that is splats already (.ply) skips it."""
+    steps: int = 400
+    """Steps of phase 2, learning words. The official code takes 6,100 with MVDream."""
+    vectors: int = 32
+    """Number of pseudo-words N that are learnt. Fewer are easier to edit, more reconstruct better."""
+    init_word: str | None = None
+    """The word that every vector starts from; the prior's own choice (object) if not given."""
+    init_jitter: float = 0.0
+    """Standard deviation of Gaussian noise added to the initial vectors, in units of their length."""
+    lr: float | None = None
+    """Learning rate of the words; the prior's own choice if not given (5e-3 for MVDream)."""
+    norm_penalty: float = 0.0
+    """Weight of a penalty on the squared length of the vectors, which keeps them near real words."""
+    resolution: int | None = None
+    """Side in pixels of the views that are encoded; the prior's own size if not given."""
+    bank_groups: int = 64
+    """Number of random orbits, of 4 views each, that are rendered and encoded for training."""
+    heldout_groups: int = 4
+    """Number of orbits that are kept for measuring and never trained on."""
+    groups_per_step: int = 1
+    """Orbits in each training step."""
+    per_view_timesteps: bool = False
+    """Draw a diffusion timestep for each view, as the official code does, rather than one for all views of an orbit."""
+    timestep_range: tuple[float, float] = (0.0, 1.0)
+    """Fractions of the diffusion process between which timesteps are drawn (0: clean, 1: pure noise)."""
+    heldout_every: int = 50
+    """Steps between measurements of the held-out loss; 0 for only at the end."""
+    preview_every: int = 100
+    """Steps between pictures of what the words generate so far; 0 for only at the end."""
+    guidance_scale: float | None = None
+    """Classifier-free guidance of generated views; the prior's own choice if not given."""
+    sampling_steps: int = 30
+    """Denoising steps of generated views."""
+
+
+class InversionPipeline(VanillaPipeline):
+    """Two phases over one scene: splats, then words. The prior is loaded only to train, and in no checkpoint.
+
+    Args are those of :class:`VanillaPipeline`.
+
+    Attributes:
+        phase: which of the two :meth:`get_train_loss_dict` and :meth:`get_param_groups` are about.
+        words: the learnt vectors [N D], absent until phase 2.
+        inversion: the CTI objective, from :meth:`load_prior` on.
+        bank: latents of the frozen scene, from :meth:`begin_words` on.
+    """
+
+    config: InversionPipelineConfig
+    model: ObjectSplatModel
+    words: Parameter | None
+
+    def __init__(self, config: InversionPipelineConfig, device: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, device, *args, **kwargs)
+        if self.world_size > 1:
+            raise InputError("invert3d runs on one device; leave --machine.num-devices at 1")
+        self.register_parameter("words", None)
+        self.splat_steps = 0 if self._is_splats() else config.splat_steps
+        self.phase: Phase = "splats" if self.splat_steps else "words"
+        self.inversion: CameraTextInversion | None = None
+        self.bank: LatentBank | None = None
+        self.panel = InversionPanel()
+
+    def _is_splats(self) -> bool:
+        outputs = getattr(self.datamanager, "train_dataparser_outputs", None)
+        return outputs is not None and outputs.metadata.get("splats") is not None
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of both phases together."""
+        return self.splat_steps + self.config.steps
+
+    def init_word(self) -> str:
+        """The word that the vectors start from."""
+        return self.config.init_word or self._inversion().prior.info.init_word
+
+    def _inversion(self) -> CameraTextInversion:
+        assert self.inversion is not None, "load_prior() comes first"
+        return self.inversion
+
+    def load_prior(self, seed: int) -> None:
+        """Load the prior into main memory and check the settings against it: mistakes show before a long fit.
+
+        Raises:
+            InputError: unknown prior, or vectors, resolution or timesteps that do not fit it.
+        """
+        from invert3d_ns.prior.multiview import MultiViewPrior
+
+        config = self.config
+        prior = MultiViewPrior.from_pretrained(config.prior, device="cpu")
+        check_vector_count(config.vectors, prior.info.context_length)
+        check_size(config.resolution or prior.info.image_size, prior)
+        prior.word_vectors(config.init_word or prior.info.init_word)
+        objective = Objective(config.per_view_timesteps, config.timestep_range, config.norm_penalty)
+        self.inversion = CameraTextInversion(prior, objective, seed=seed)
+
+    def begin_words(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Freeze the splats, encode the bank of views, and create the words unless a checkpoint brought them.
+
+        Args:
+            progress: called with the number of orbits encoded and their total.
+        """
+        config, inversion = self.config, self._inversion()
+        self.phase = "words"
+        self.eval()
+        self.model.freeze()
+        inversion.prior.to(self.device)
+        self.bank = build_bank(
+            self.model.render, inversion.prior, groups=config.bank_groups, heldout_groups=config.heldout_groups,
+            size=config.resolution, seed=inversion.seed, progress=progress,
+        )  # fmt: skip
+        if self.words is None:
+            initial = inversion.initial_words(config.vectors, self.init_word(), config.init_jitter)
+            self.words = Parameter(initial.to(self.device))
+        elif self.words.shape != (config.vectors, inversion.prior.info.token_dim):
+            raise InputError(
+                f"the checkpoint holds words of shape {tuple(self.words.shape)}, but {config.vectors} vectors of prior "
+                f"{inversion.prior.info.name!r} are asked for; resume with the settings that the run was started with"
+            )
+
+    def words_optimizer(self) -> AdamWOptimizerConfig:
+        """The optimizer of phase 2: AdamW (official code) at the prior's learning rate unless the user gave one."""
+        return AdamWOptimizerConfig(lr=self.config.lr or self._inversion().prior.info.inversion_learning_rate)
+
+    def get_param_groups(self) -> dict[str, list[Parameter]]:
+        """Parameters that the current phase optimises; the other phase's are absent and cost nothing."""
+        if self.phase == "splats":
+            return super().get_param_groups()
+        return {} if self.words is None else {"words": [self.words]}
+
+    def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:
+        """Loss terms and metrics of one step; ``step`` counts over both phases."""
+        if self.phase == "splats":
+            return super().get_train_loss_dict(step)
+        assert self.bank is not None and self.words is not None, "begin_words() comes first"
+        losses = self._inversion().loss(self.words, self.bank, step - self.splat_steps, self.config.groups_per_step)
+        return {}, losses, {"mean_length": self.words.detach().norm(dim=-1).mean()}
+
+    def heldout_loss(self) -> float:
+        """A quick estimate of the denoising loss on held-out orbits (two orbits, four timesteps each)."""
+        assert self.bank is not None and self.words is not None, "begin_words() comes first"
+        return self._inversion().heldout_loss(self.words, self.bank, groups=2)
+
+    def generate(
+        self, cameras: Float[Tensor, "B F 16"], prompt: str = TOKEN, *, steps: int | None = None, seed: int = 0
+    ) -> Float[Tensor, "B F 3 H W"]:
+        """Views that the prior generates from the words, RGB in [0, 1]; ``prompt`` may do without the placeholder."""
+        assert self.words is not None, "begin_words() comes first"
+        return self._inversion().prior.sample(
+            prompt, cameras, words={TOKEN: self.words.detach()} if TOKEN in prompt else None,
+            guidance_scale=self.config.guidance_scale, steps=steps or self.config.sampling_steps, seed=seed,
+        )  # fmt: skip
+
+    def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
+        """Restore splats, and words where the checkpoint has them."""
+        words = loaded_state.get("words")
+        if words is not None:
+            self.words = Parameter(torch.zeros_like(words, device=self.device))
+            self.phase = "words"
+        super().load_pipeline(loaded_state, step)
