@@ -78,8 +78,9 @@ def make_tiny_prior(folder: Path, prediction_type: str = "epsilon", seed: int = 
         class_embed_type="projection", projection_class_embeddings_input_dim=16,
     )  # fmt: skip
     vae = AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=4, norm_num_groups=4, sample_size=32,
+        block_out_channels=(8, 8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 4,  # type: ignore[arg-type]
+        up_block_types=("UpDecoderBlock2D",) * 4,  # type: ignore[arg-type]
+        latent_channels=4, norm_num_groups=4, sample_size=32,
     )  # fmt: skip
     tokenizer = tiny_tokenizer(folder)
     text_encoder = CLIPTextModel(

@@ -58,12 +58,12 @@ def convert_unet(
     num_head_channels: int | None = None,
     sample_size: int = 32,
 ) -> UNet2DConditionModel:
-    """Build diffusers' UNet from LDM-named weights (with or without ``model.diffusion_model.``), in the weights' dtype.
+    """Build diffusers' UNet from LDM-named weights, with or without the ``model.diffusion_model.`` prefix.
 
     Args:
         state: the weights; other parts of a checkpoint may be among them.
         num_heads: attention heads at every level, or
-        num_head_channels: channels of a head. If neither is given, the convention that goes with the kind of projection:
+        num_head_channels: channels of a head. If neither is given, the convention that goes with the projections:
             64 channels a head with linear ones (SD 2.x), else 8 heads (SD 1.x).
         sample_size: height and width of the latents that the prior was trained on.
 
@@ -114,8 +114,8 @@ def convert_vae(state: Mapping[str, Tensor], sample_size: int = 256) -> Autoenco
 def convert_text_encoder(state: Mapping[str, Tensor]) -> CLIPTextModel:
     """Build transformers' CLIP text model from the ``cond_stage_model.`` weights of a checkpoint, in float32.
 
-    Stable Diffusion 1.x holds CLIP ViT-L/14 in transformers' names and uses its last layer; 2.x holds open_clip's ViT-H/14
-    and uses the layer before the last, which is the same model without that layer.
+    Stable Diffusion 1.x holds CLIP ViT-L/14 in transformers' names and uses its last layer; 2.x holds open_clip's
+    ViT-H/14 and uses the layer before the last, which is the same model without that layer.
 
     Raises:
         InputError: weights are missing or do not fit.
@@ -177,9 +177,7 @@ def _is_unet_key(key: str, state: Mapping[str, Tensor]) -> bool:
     return key.startswith(UNET_PREFIX) or "input_blocks.0.0.weight" in state
 
 
-def _unet_config(
-    unet: State, num_heads: int | None, num_head_channels: int | None, sample_size: int
-) -> dict[str, Any]:
+def _unet_config(unet: State, num_heads: int | None, num_head_channels: int | None, sample_size: int) -> dict[str, Any]:
     for key in ("input_blocks.0.0.weight", "camera_embed.0.weight", "camera_embed.2.weight", "out.2.weight"):
         if key not in unet:
             raise InputError(
@@ -199,7 +197,9 @@ def _unet_config(
         layers[-1] += 1
     to_k = next((value for key, value in unet.items() if key.endswith("attn2.to_k.weight")), None)
     if to_k is None or len(set(layers)) != 1:
-        raise InputError("the weights are not those of a multi-view UNet with cross-attention; give an MVDream checkpoint")
+        raise InputError(
+            "the weights are not those of a multi-view UNet with cross-attention; give an MVDream checkpoint"
+        )
     is_linear = unet["middle_block.1.proj_in.weight"].ndim == 2
     if num_heads is None:
         head = num_head_channels or (64 if is_linear else None)
@@ -232,7 +232,9 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor], part: str, *, assign:
         missing, unexpected = model.load_state_dict(dict(weights), strict=False, assign=assign)
     except RuntimeError as error:
         detail = " ".join(str(error).split())[:200]
-        raise InputError(f"the {part}'s weights do not fit its architecture ({detail}); convert or download again") from error
+        raise InputError(
+            f"the {part}'s weights do not fit its architecture ({detail}); convert or download again"
+        ) from error
     # position_ids is a buffer of old transformers versions.
     missing = [key for key in missing if not key.endswith("position_ids")]
     if missing or unexpected:

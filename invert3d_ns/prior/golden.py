@@ -18,9 +18,9 @@ _TENSORS = ("input.sample", "input.timestep", "input.context", "input.camera", "
 def golden_difference(path: Path | str) -> float:
     """Run a golden file through conversion and cross-view attention in float32; the largest absolute difference.
 
-    A golden file is a safetensors file with LDM-named weights under ``state_dict.``, the inputs ``input.sample`` (b*f c h w),
-    ``input.timestep`` (b*f), ``input.context`` (b*f n d) and ``input.camera`` (b*f 16), and ``output.sample``. Its metadata
-    gives ``num_frames`` and ``num_heads`` or ``num_head_channels``.
+    A golden file is a safetensors file with LDM-named weights under ``state_dict.``, the inputs ``input.sample``
+    (b*f c h w), ``input.timestep`` (b*f), ``input.context`` (b*f n d) and ``input.camera`` (b*f 16), and
+    ``output.sample``. Its metadata gives ``num_frames`` and ``num_heads`` or ``num_head_channels``.
 
     Raises:
         InputError: the file is missing, damaged, or no golden file.

@@ -54,16 +54,16 @@ class PriorInfo:
     def from_components(
         cls,
         name: str,
-        unet: nn.Module,
-        vae: nn.Module,
-        text_encoder: nn.Module,
+        unet: Any,
+        vae: Any,
+        text_encoder: Any,
         tokenizer: Any,
         scheduler: Any,
         **overrides: Any,
     ) -> PriorInfo:
         """Read sizes, padding and prediction type from the components' configs; ``overrides`` are fields that win."""
-        u, v, t, s = (component.config for component in (unet, vae, text_encoder, scheduler))
-        factor = 2 ** (len(v.block_out_channels) - 1)  # type: ignore[arg-type]
+        u, v, t, s = unet.config, vae.config, text_encoder.config, scheduler.config
+        factor = 2 ** (len(v.block_out_channels) - 1)
         latent_size = u.sample_size if isinstance(u.sample_size, int) else u.sample_size[0]
         facts: dict[str, Any] = {
             "name": name,

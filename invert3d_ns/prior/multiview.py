@@ -1,8 +1,8 @@
 """The frozen multi-view prior: encode prompts and images, predict noise, sample views. It never knows what a scene is.
 
 Shapes: B objects, F views of each, latents ``B F c h w``, cameras ``B F 16``
-(:func:`invert3d_ns.scenes.cameras.camera_condition`), timesteps ``B`` or ``B F`` (integers in [0, 1000)), prompts encoded
-as ``B L C``.
+(:func:`invert3d_ns.scenes.cameras.camera_condition`), timesteps ``B`` or ``B F`` (integers in [0, 1000)), encoded
+prompts ``B L C``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from invert3d_ns.prior.info import PriorInfo, fingerprint
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from diffusers.schedulers.scheduling_utils import SchedulerMixin
     from transformers import CLIPTextModel, CLIPTokenizer
 
 Latents = Float[Tensor, "B F c h w"]
@@ -58,7 +57,7 @@ class MultiViewPrior(nn.Module):
         vae: AutoencoderKL,
         text_encoder: CLIPTextModel,
         tokenizer: CLIPTokenizer,
-        scheduler: SchedulerMixin,
+        scheduler: Any,
         info: PriorInfo,
         *,
         frozen: bool = True,
@@ -71,8 +70,7 @@ class MultiViewPrior(nn.Module):
         self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
         self.tokenizer, self.scheduler = tokenizer, scheduler
         self.frozen = frozen
-        alphas_cumprod: Tensor = scheduler.alphas_cumprod  # type: ignore[attr-defined]
-        self.register_buffer("alphas_cumprod", alphas_cumprod.detach().float().clone(), persistent=False)
+        self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.detach().float().clone(), persistent=False)
         if frozen:
             self.requires_grad_(False)
             self.eval()
@@ -157,16 +155,17 @@ class MultiViewPrior(nn.Module):
                 f"best {self.info.image_size}"
             )
         flat = images.reshape(-1, *images.shape[-3:]).to(self.device, self.vae.dtype)
-        posterior = self.vae.encode(flat * 2 - 1).latent_dist
+        posterior = self.vae.encode(flat * 2 - 1, return_dict=False)[0]
         latents = (posterior.sample(generator) if sample else posterior.mode()).to(images.dtype)
         shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-        return ((latents - shift) * self.vae.config.scaling_factor).reshape(*images.shape[:-3], *latents.shape[1:])
+        return ((latents - shift) * self.vae.config["scaling_factor"]).reshape(*images.shape[:-3], *latents.shape[1:])
 
     def decode_latents(self, latents: Float[Tensor, "*B c h w"]) -> Float[Tensor, "*B 3 H W"]:
         """Decode scaled latents to RGB images in [0, 1]. Differentiable where the result is not clamped."""
         shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-        flat = latents.reshape(-1, *latents.shape[-3:]) / self.vae.config.scaling_factor + shift
-        images = (self.vae.decode(flat.to(self.device, self.vae.dtype)).sample / 2 + 0.5).clamp(0, 1).to(latents.dtype)
+        flat = latents.reshape(-1, *latents.shape[-3:]) / self.vae.config["scaling_factor"] + shift
+        decoded: Tensor = self.vae.decode(flat.to(self.device, self.vae.dtype), return_dict=False)[0]  # type: ignore[assignment]
+        images = (decoded / 2 + 0.5).clamp(0, 1).to(latents.dtype)
         return images.reshape(*latents.shape[:-3], *images.shape[1:])
 
     # Diffusion
