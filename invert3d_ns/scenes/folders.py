@@ -128,6 +128,11 @@ class FolderScene:
             split = names[0] if names else "train"
         try:
             outputs = self.parse(split)
+        except FileNotFoundError as error:  # the parsers look into the first image themselves
+            missing = error.filename or self.source
+            raise InputError(
+                f"the image {missing} is missing; restore it, or remove its entry from {self.source.name}"
+            ) from error
         except _PARSER_ERRORS as error:
             reason = str(error).strip().splitlines()
             raise InputError(
@@ -167,7 +172,8 @@ class FolderScene:
             hull, surface, spacing = silhouettes.visual_hull(views)
             low, high = hull.amin(dim=0), hull.amax(dim=0)
             centre = (low + high) / 2
-            extent = float((hull - centre).norm(dim=-1).max()) + spacing / 2
+            largest = float((hull - centre).norm(dim=-1).max()) + spacing / 2
+            extent = min(largest, silhouettes.apparent_radius(views, centre))
             points = _subsample(hull[surface], _SEED_POINTS)
             colors = silhouettes.hull_colors(views, points) * 255
         else:
@@ -223,8 +229,8 @@ class FolderScene:
         camera = train.cameras
         return silhouettes.Views(
             camera_to_worlds=poses[chosen],
-            focals=torch.cat([camera.fx, camera.fy], dim=-1)[chosen] / size,
-            principals=torch.cat([camera.cx, camera.cy], dim=-1)[chosen] / size,
+            focals=(torch.cat([camera.fx, camera.fy], dim=-1)[chosen] / size).float(),
+            principals=(torch.cat([camera.cx, camera.cy], dim=-1)[chosen] / size).float(),
             rgb=[image[..., :3] for image in images],
             alpha=alpha,
         ), extras

@@ -82,8 +82,12 @@ def visual_hull(
         axes = [(torch.arange(int(n)) + 0.5 - int(n) / 2) * spacing for n in counts]
         points = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1) + centre
         grow = spacing if round_ < rounds - 1 else 0.0
-        inside = _inside(views, points.flatten(0, 2), grow).reshape(points.shape[:3])
-        if not inside.any():
+        # What a few views do not show may be cropped; what many do not show is rather a spot that no view excludes.
+        for shown in (0.8, 0.4):
+            inside = _inside(views, points.flatten(0, 2), grow, shown).reshape(points.shape[:3])
+            if inside.any():
+                break
+        else:
             raise InputError(
                 "the cameras see nothing of an object: no point lies inside the masks of all images;"
                 " check poses and masks"
@@ -95,7 +99,8 @@ def visual_hull(
     return points[inside], covered[inside] < 0.99, spacing
 
 
-def _inside(views: Views, points: Float[Tensor, "N 3"], grow: float) -> Bool[Tensor, "N"]:  # noqa: F821
+def _inside(views: Views, points: Float[Tensor, "N 3"], grow: float, shown: float) -> Bool[Tensor, "N"]:  # noqa: F821
+    """Whether points project into (grown) silhouettes wherever they are seen, and are seen by that share of the views."""
     seen, missed = torch.zeros(len(points)), torch.zeros(len(points))
     for index, alpha in enumerate(views.alpha):
         uv, depth = views.project(index, points)
@@ -109,8 +114,28 @@ def _inside(views: Views, points: Float[Tensor, "N 3"], grow: float) -> Bool[Ten
         visible = (depth > 0) & (uv > 0).all(dim=-1) & (uv < 1).all(dim=-1)
         seen += visible
         missed += visible & (value < 0.5)
-    # One view in thirty may be wrong (a bad mask), and what most views do not show is not the object.
-    return (missed <= len(views.alpha) // 30) & (seen >= max(2, len(views.alpha) // 2))
+    # One view in thirty may be wrong: a bad mask.
+    return (missed <= len(views.alpha) // 30) & (seen >= max(2.0, shown * len(views.alpha)))
+
+
+def apparent_radius(views: Views, centre: Float[Tensor, "3"]) -> float:  # noqa: F821
+    """Radius of the sphere around ``centre`` that every silhouette just fits into.
+
+    A hull is larger than its object where no camera looks along the surface, such as above and below; the sphere's
+    outline is seen from everywhere, so cameras on all sides bound it well.
+    """
+    radii = []
+    for index, alpha in enumerate(views.alpha):
+        rows, columns = torch.nonzero(alpha > 0.5, as_tuple=True)
+        if len(rows) == 0:
+            continue
+        uv = torch.stack([(columns + 0.5) / alpha.shape[1], (rows + 0.5) / alpha.shape[0]], dim=-1)
+        plane = (uv - views.principals[index]) / views.focals[index] * torch.tensor([1.0, -1.0])
+        rays = functional.normalize(torch.cat([plane, -torch.ones(len(plane), 1)], dim=-1), dim=-1)
+        pose = views.camera_to_worlds[index]
+        offset = (centre - pose[:, 3]) @ pose[:, :3]
+        radii.append((offset - (rays @ offset)[:, None] * rays).norm(dim=-1).max())
+    return float(torch.stack(radii).sort().values[-1 - len(radii) // 30])
 
 
 def hull_colors(views: Views, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
