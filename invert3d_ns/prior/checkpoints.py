@@ -45,8 +45,8 @@ class PriorSource:
     @property
     def fetch_command(self) -> str:
         """What to run on a connected machine to have the weights as a local file or folder."""
-        name = self.filename or f'--include "*.json" "*.txt" "*.safetensors" --exclude "{_UNUSED[0]}" "{_UNUSED[1]}"'
-        return f"hf download {self.repository} {name} --local-dir {self.local_name}"
+        files = f" {self.filename}" if self.filename else ""
+        return f"hf download {self.repository}{files} --local-dir {self.local_name}"
 
     @property
     def local_name(self) -> str:
@@ -58,8 +58,6 @@ class PriorSource:
         """What to pass as the prior after :attr:`fetch_command`."""
         return f"{self.local_name}/{self.filename}" if self.filename else self.local_name
 
-
-_UNUSED = ("image_encoder/*", "feature_extractor/*")
 
 PRIORS: dict[str, PriorSource] = {
     "bundled": PriorSource("the small prior inside this package: 64x64 views of procedural objects, runs on a CPU"),
@@ -182,7 +180,7 @@ def _download(source: PriorSource, *, local_files_only: bool) -> Path:
         path = huggingface_hub.snapshot_download(
             source.repository,
             allow_patterns=["*.json", "*.txt", "*.safetensors"],
-            ignore_patterns=list(_UNUSED),
+            ignore_patterns=["image_encoder/*", "feature_extractor/*"],
             local_files_only=local_files_only,
         )
     return Path(path)
