@@ -82,7 +82,7 @@ def composite(
                 tiles.append(tile.view(len(y), len(x), -1))
             rows.append(torch.cat(tiles, dim=1))
         images.append(torch.cat(rows, dim=0))
-    image = torch.stack(images)
+    image = torch.stack(images) + splats[:0].sum()  # part of the graph even where nothing was drawn
     return image[..., :-1], image[..., -1:]
 
 
