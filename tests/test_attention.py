@@ -1,0 +1,95 @@
+"""Cross-view attention against MVDream's network, and what regrouping must and must not mix."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+import torch
+from plain_mvdream import FIXTURE, write_golden
+
+from invert3d_ns.prior.golden import TOLERANCE, golden_difference
+
+
+@pytest.mark.parametrize("style", ["sd15", "sd21"])
+def test_original_network_is_reproduced(shared_dir: Path, style: str) -> None:
+    assert golden_difference(shared_dir / "fixtures" / f"mvdream_unet_{style}_style.safetensors") <= TOLERANCE
+
+
+def test_stored_golden_file_is_reproduced(tmp_path: Path) -> None:
+    path = tmp_path / "golden.safetensors"
+    path.write_bytes(gzip.decompress(FIXTURE.read_bytes()))
+    assert golden_difference(path) <= TOLERANCE
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_plain_network_is_reproduced_over_two_levels(tmp_path: Path, linear: bool) -> None:
+    path = tmp_path / "golden.safetensors"
+    write_golden(path, mult=(1, 2), linear=linear, seed=3)
+    assert golden_difference(path) <= TOLERANCE
+
+
+def test_wrong_number_of_views_is_noticed(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = tmp_path / "golden.safetensors"
+    write_golden(path, mult=(1,), linear=False)
+    save_file(load_file(path), path, {"num_frames": "2", "num_heads": "2"})
+    assert golden_difference(path) > 1e-3
+
+
+def predict(prior, noisy, context, cameras, t=500):
+    return prior.predict(noisy, torch.full((len(noisy),), t), context, cameras)
+
+
+@pytest.fixture
+def inputs():
+    generator = torch.Generator().manual_seed(0)
+    return (
+        torch.randn(2, 3, 4, 4, 4, generator=generator),
+        torch.randn(2, 9, 24, generator=generator),
+        torch.randn(2, 3, 16, generator=generator),
+    )
+
+
+def test_views_see_each_other_and_objects_do_not(tiny_prior, inputs) -> None:
+    noisy, context, cameras = inputs
+    before = predict(tiny_prior, noisy, context, cameras)
+    changed = noisy.clone()
+    changed[0, 2] += 1
+    after = predict(tiny_prior, changed, context, cameras)
+    assert (after[0, 0] - before[0, 0]).abs().max() > 1e-4
+    torch.testing.assert_close(after[1], before[1])
+
+
+def test_permuting_views_permutes_predictions(tiny_prior, inputs) -> None:
+    noisy, context, cameras = inputs
+    order = [2, 0, 1]
+    permuted = predict(tiny_prior, noisy[:, order], context, cameras[:, order])
+    torch.testing.assert_close(permuted, predict(tiny_prior, noisy, context, cameras)[:, order], rtol=1e-4, atol=1e-5)
+
+
+def test_prompt_of_the_object_equals_prompt_of_each_view(tiny_prior, inputs) -> None:
+    noisy, context, cameras = inputs
+    repeated = context[:, None].expand(-1, 3, -1, -1)
+    torch.testing.assert_close(
+        predict(tiny_prior, noisy, context, cameras),
+        predict(tiny_prior, noisy, repeated, cameras),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_one_view_alone_is_an_ordinary_unet(tiny_prior, inputs) -> None:
+    from diffusers.models.attention_processor import AttnProcessor2_0
+
+    noisy, context, cameras = (x[:, :1] if x.ndim != 3 or x.shape[-1] == 16 else x for x in inputs)
+    ours = predict(tiny_prior, noisy, context, cameras)
+    processors = tiny_prior.unet.attn_processors
+    tiny_prior.unet.set_attn_processor(AttnProcessor2_0())
+    try:
+        plain = tiny_prior.unet(noisy[:, 0], torch.tensor(500), context, class_labels=cameras[:, 0]).sample
+    finally:
+        tiny_prior.unet.set_attn_processor(processors)
+    torch.testing.assert_close(ours[:, 0], plain, rtol=1e-4, atol=1e-5)
