@@ -175,9 +175,9 @@ def test_twin_passes_gradcheck():
     inputs = [scene[name].double().requires_grad_() for name in NAMES]
     inputs[3] = (0.2 + 0.6 * scene["opacities"].double()).requires_grad_()
 
-    def draw(*leaves):
-        everything = (*leaves, scene["radii"], scene["depths"].double())
-        return _reference.composite(*everything, offsets=[0, 5], width=6, height=5)
+    def draw(means2d, conics, colors, opacities):
+        depths = scene["depths"].double()
+        return _reference.composite(means2d, conics, colors, opacities, scene["radii"], depths, [0, 5], 6, 5)
 
     assert torch.autograd.gradcheck(draw, inputs)
 
