@@ -86,9 +86,7 @@ def test_a_turn_moves_azimuths():
     assert torch.allclose(turn(45.0) @ before, after, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("change", "says"), [({"opacities": -9.0}, "no visible splat"), ({"means": 0.0}, "one point")]
-)
+@pytest.mark.parametrize(("change", "says"), [({"opacities": -9.0}, "no visible splat"), ({"means": 0.0}, "one point")])
 def test_scenes_without_extent_are_refused(change, says):
     cloud = make_cloud(20)
     cloud = replace(cloud, **{name: torch.full_like(getattr(cloud, name), value) for name, value in change.items()})

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
+from jaxtyping import Float
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
+from torch import Tensor
 
 from invert3d_ns.errors import InputError
 from invert3d_ns.scenes.cameras import orbit_cameras
 from invert3d_ns.scenes.folders import FolderScene, find_layout, scene_metadata
-from invert3d_ns.scenes.normalization import UpAxis, to_object_frame, transform_splats, turn
-from invert3d_ns.scenes.ply import read_splats
+from invert3d_ns.scenes.normalization import to_object_frame, transform_splats, turn
+from invert3d_ns.scenes.ply import SplatCloud, UpAxis, declared_up_axis, read_splats
 
 DEMO_SCENE = Path(__file__).parents[1] / "data" / "demo.ply"
 """The scene that is inverted when no data is given."""
@@ -27,9 +29,9 @@ class SceneDataParserConfig(DataParserConfig):
     data: Path | None = None  # type: ignore[assignment]
     """A .ply file of Gaussian splats, or a folder of posed images (transforms.json, Blender, COLMAP). Nothing: the
     bundled demo."""
-    up: UpAxis = "y"
-    """The axis that points up in a .ply file. Generated assets (LGM, 3DGS) have y up; exports of nerfstudio have z up.
-    In folders the cameras tell what is up."""
+    up: Literal["auto"] | UpAxis = "auto"
+    """The axis that points up in a .ply file. auto: what the file says (nerfstudio's do), else y, as in generated
+    assets (LGM, 3DGS). In folders the cameras tell what is up."""
     front: float = 0.0
     """Azimuth in degrees at which the scene as read shows its front; it is turned to azimuth 0."""
     image_size: int = 256
@@ -42,6 +44,18 @@ class SceneDataParserConfig(DataParserConfig):
     masks_are_objects: bool = True
     """Masks in a folder cut out the object, as alpha does. Otherwise masked pixels are only ignored, as nerfstudio
     does."""
+
+
+def read_object(path: Path | str, up: Literal["auto"] | UpAxis = "auto") -> tuple[SplatCloud, Float[Tensor, "4 4"]]:
+    """Splats of a .ply file in the object frame, and the similarity that brought them there.
+
+    Raises:
+        InputError: see :func:`~invert3d_ns.scenes.ply.read_splats` and
+            :func:`~invert3d_ns.scenes.normalization.to_object_frame`.
+    """
+    cloud = read_splats(path)
+    axis = (declared_up_axis(path) or "y") if up == "auto" else up
+    return to_object_frame(cloud, cast(UpAxis, axis))
 
 
 class SceneDataParser(DataParser):
@@ -88,7 +102,7 @@ class SceneDataParser(DataParser):
     def _from_splats(self, path: Path, split: str) -> DataparserOutputs:
         from invert3d_ns.scenes.posed_images import spread_orbit
 
-        cloud, transform = to_object_frame(read_splats(path), self.config.up)
+        cloud, transform = read_object(path, self.config.up)
         if self.config.front:
             to_front = turn(-self.config.front)
             cloud, transform = transform_splats(cloud, to_front), to_front @ transform

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Float
@@ -12,10 +12,7 @@ from torch import Tensor
 
 from invert3d_ns.errors import InputError
 from invert3d_ns.scenes.cameras import OBJECT_RADIUS
-from invert3d_ns.scenes.ply import SplatCloud
-
-UpAxis = Literal["x", "-x", "y", "-y", "z", "-z"]
-"""The axis of a file that points up."""
+from invert3d_ns.scenes.ply import SplatCloud, UpAxis
 
 # Rows are the images of the axes of the file. Each is a proper rotation that turns the up axis to +z; y to z is the
 # change (x, -z, y) of MVDream and LGM, whose objects face +z in the file and so -y, the azimuth-0 camera, in the object
@@ -52,6 +49,13 @@ def to_object_frame(
     centre, extent = robust_sphere(cloud.means @ rotation.T, torch.sigmoid(cloud.opacities[:, 0]))
     transform = similarity(rotation, centre, radius / extent)
     return transform_splats(cloud, transform), transform
+
+
+def from_object_frame(cloud: SplatCloud, up: UpAxis) -> SplatCloud:
+    """Rotate splats so that ``up`` points up where z did; :func:`to_object_frame` with the same ``up`` undoes it."""
+    transform = torch.eye(4)
+    transform[:3, :3] = torch.tensor(_TO_Z_UP[up], dtype=torch.float32).T
+    return transform_splats(cloud, transform)
 
 
 def similarity(rotation: Float[Tensor, "3 3"], centre: Float[Tensor, "3"], scale: float) -> Float[Tensor, "4 4"]:

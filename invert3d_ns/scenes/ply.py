@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -19,6 +20,10 @@ SH_C0 = 0.28209479177387814
 
 _REQUIRED = ["x", "y", "z", "opacity", *(f"scale_{i}" for i in range(3)), *(f"rot_{i}" for i in range(4))]
 _REST_COUNTS = {0: 0, 9: 1, 24: 2, 45: 3}
+
+
+UpAxis = Literal["x", "-x", "y", "-y", "z", "-z"]
+"""The axis of a file that points up."""
 
 
 @dataclass
@@ -150,10 +155,31 @@ def _names(element) -> set[str]:
     return {prop.name for prop in element.properties}
 
 
-def write_splats(path: Path | str, cloud: SplatCloud) -> None:
+def declared_up_axis(path: Path | str) -> str | None:
+    """The axis that a .ply file says points up, as nerfstudio's exports and :func:`write_splats` do: "z", "-y", ...
+
+    Raises:
+        InputError: the file is not a .ply of splats.
+    """
+    from plyfile import PlyData
+
+    _read_vertices(Path(path))
+    for comment in PlyData.read(str(path)).comments:
+        name, _, value = comment.partition(":")
+        if name.strip().lower() == "vertical axis" and value.strip().lower() in get_args(UpAxis):
+            return value.strip().lower()
+    return None
+
+
+def write_splats(path: Path | str, cloud: SplatCloud, up: UpAxis | None = None) -> None:
     """Write splats in the 3DGS layout (binary little-endian, with zero normals), which every viewer reads.
 
     The file appears under its name only when complete.
+
+    Args:
+        path: the file.
+        cloud: the splats.
+        up: the axis of ``cloud`` that points up, noted in a comment if given.
 
     Raises:
         InputError: the file cannot be written.
@@ -174,4 +200,5 @@ def write_splats(path: Path | str, cloud: SplatCloud) -> None:
     for name, values in columns.items():
         table[name] = values.detach().cpu().numpy()
     with atomic_path(path) as temporary:
-        PlyData([PlyElement.describe(table, "vertex")], byte_order="<").write(str(temporary))
+        comments = [f"Vertical Axis: {up}"] if up else []
+        PlyData([PlyElement.describe(table, "vertex")], byte_order="<", comments=comments).write(str(temporary))

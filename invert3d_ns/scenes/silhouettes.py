@@ -100,7 +100,7 @@ def visual_hull(
 
 
 def _inside(views: Views, points: Float[Tensor, "N 3"], grow: float, shown: float) -> Bool[Tensor, "N"]:  # noqa: F821
-    """Whether points project into (grown) silhouettes wherever they are seen, and are seen by that share of the views."""
+    """Whether points lie in the (grown) silhouettes wherever they are seen, and that share of the views shows them."""
     seen, missed = torch.zeros(len(points)), torch.zeros(len(points))
     for index, alpha in enumerate(views.alpha):
         uv, depth = views.project(index, points)
@@ -118,7 +118,7 @@ def _inside(views: Views, points: Float[Tensor, "N 3"], grow: float, shown: floa
     return (missed <= len(views.alpha) // 30) & (seen >= max(2.0, shown * len(views.alpha)))
 
 
-def apparent_radius(views: Views, centre: Float[Tensor, "3"]) -> float:  # noqa: F821
+def apparent_radius(views: Views, centre: Float[Tensor, "3"]) -> float:
     """Radius of the sphere around ``centre`` that every silhouette just fits into.
 
     A hull is larger than its object where no camera looks along the surface, such as above and below; the sphere's

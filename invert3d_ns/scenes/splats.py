@@ -46,14 +46,14 @@ class ObjectSplatModelConfig(SplatfactoModelConfig):
     """period of steps where refinement is turned off"""
     refine_every: int = 100
     """period of steps where gaussians are culled and densified"""
-    stop_split_at: int = 1500
+    stop_split_at: int = 600
     """stop splitting at this step"""
     reset_alpha_every: int = 1000
     """Every this many refinement steps, reset the alpha. The default never does: objects have few floaters and short
     fits."""
     cull_alpha_thresh: float = 0.02
     """threshold of opacity for culling gaussians"""
-    densify_grad_thresh: float = 0.0012
+    densify_grad_thresh: float = 0.002
     """threshold of positional gradient norm for densifying gaussians"""
     densify_size_thresh: float = 0.02
     """below this size, gaussians are *duplicated*, otherwise split"""
@@ -238,6 +238,7 @@ class ObjectSplatModel(SplatfactoModel):
         render, alpha, info = self._rasterize(
             gsplat_viewmats(poses).to(self.device), k, width, height,
             mode="RGB+ED" if with_depth else "RGB", keep=keep, absgrad=fitting and self.strategy.absgrad,
+            sh_degree=self.step // self.config.sh_degree_interval if fitting else None,
         )  # fmt: skip
         self.info = info if fitting else {}
         if fitting:
@@ -282,13 +283,12 @@ class ObjectSplatModel(SplatfactoModel):
         mode: Literal["RGB", "RGB+ED"] = "RGB",
         keep: Tensor | None = None,
         absgrad: bool = False,
+        sh_degree: int | None = None,
     ) -> tuple[Float[Tensor, "F H W C"], Float[Tensor, "F H W 1"], dict[str, Any]]:
         from invert3d_ns.scenes.rasterization import rasterization
 
         groups = {name: value if keep is None else value[keep] for name, value in self.gauss_params.items()}
-        degree = self.active_sh_degree
-        if self.training and not self.frozen:
-            degree = min(self.step // self.config.sh_degree_interval, degree)
+        degree = self.active_sh_degree if sh_degree is None else min(sh_degree, self.active_sh_degree)
         coefficients = (degree + 1) ** 2 - 1
         return rasterization(
             means=groups["means"],

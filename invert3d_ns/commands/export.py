@@ -1,0 +1,53 @@
+"""``invert3d export``: splats of a run as a .ply file, and pictures of them with camera poses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from invert3d_ns.scenes.ply import UpAxis
+
+
+@dataclass
+class Export:
+    """Write the splats of a run, or of a .ply file, as a .ply file or as a folder of posed images. Needs no open3d."""
+
+    source: tyro.conf.Positional[Path]
+    """A run: its folder or config.yml. Or a .ply file of Gaussian splats."""
+    out: Path | None = None
+    """The .ply file to write, in the 3DGS layout, centred and of radius 0.9."""
+    posed_images: Path | None = None
+    """A folder to make: RGBA images and a transforms.json with their cameras, as reconstruction methods read them."""
+    count: int = 40
+    """Number of posed images."""
+    size: int = 256
+    """Height and width of posed images in pixels."""
+    up: UpAxis = "y"
+    """The axis that points up in the .ply file that is written: y is usual for assets, z for nerfstudio."""
+
+    def run(self) -> int:
+        """Write what was asked for and say where it is."""
+        from invert3d_ns.errors import InputError
+        from invert3d_ns.scenes.assets import read_object
+        from invert3d_ns.scenes.normalization import from_object_frame
+        from invert3d_ns.scenes.ply import write_splats
+        from invert3d_ns.scenes.posed_images import write_posed_images
+        from invert3d_ns.scenes.runs import read_run
+
+        if self.out is None and self.posed_images is None:
+            raise InputError("nothing to write; give --out splats.ply or --posed-images FOLDER")
+        if self.out is not None and self.out.suffix.lower() != ".ply":
+            raise InputError(f"{self.out} does not end in .ply; give --out a name that does")
+        if self.source.suffix.lower() == ".ply":
+            cloud, _ = read_object(self.source)
+        else:
+            cloud = read_run(self.source)
+        if self.out is not None:
+            write_splats(self.out, from_object_frame(cloud, self.up), up=self.up)
+            print(f"{len(cloud)} splats: {self.out}")
+        if self.posed_images is not None:
+            write_posed_images(cloud, self.posed_images, self.count, self.size)
+            print(f"{self.count} posed images: {self.posed_images}")
+        return 0
