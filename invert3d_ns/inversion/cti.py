@@ -29,7 +29,7 @@ def seeded_generator(*key: int) -> torch.Generator:
 
     Drawing each step's randomness from its own generator is what lets a resumed run continue exactly, on any device.
     """
-    state = np.random.SeedSequence([value % 2**32 for value in key]).generate_state(1, np.uint64)[0]
+    state = np.random.SeedSequence([len(key), *(value % 2**32 for value in key)]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) % 2**63)
 
 

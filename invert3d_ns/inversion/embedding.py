@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,8 +73,7 @@ class ObjectEmbedding:
         Raises:
             InputError: the file cannot be written, for example because no space is left.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         metadata = {
             "format": _FORMAT,
@@ -87,11 +87,9 @@ class ObjectEmbedding:
             "steps": str(self.steps),
             "camera_frame": self.camera_frame,
         }
+        content = _with_sorted_header(save({self.token: self.vectors}, metadata))
         with atomic_path(path) as temporary:
-            try:
-                save_file({self.token: self.vectors}, temporary, metadata)
-            except SafetensorError as error:  # safetensors reports a full disk in its own way
-                raise OSError(str(error)) from error
+            temporary.write_bytes(content)
 
     @classmethod
     def load(cls, path: Path | str) -> ObjectEmbedding:
@@ -140,3 +138,12 @@ class ObjectEmbedding:
                 f"the embedding was made for prior {self.prior!r} with weights {self.fingerprint}, but prior "
                 f"{info.name!r} has weights {info.fingerprint}; pass --prior the one it was made with, or invert again"
             )
+
+
+def _with_sorted_header(content: bytes) -> bytes:
+    """The same safetensors file with its header in alphabetical order: equal embeddings must be equal files."""
+    # The safetensors library writes metadata in an order that changes from one process to the next.
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[8 + size :]

@@ -15,7 +15,7 @@ from torch.nn import Parameter
 
 from invert3d_ns.errors import InputError
 from invert3d_ns.inversion.bank import LatentBank, build_bank, check_size
-from invert3d_ns.inversion.cti import TOKEN, CameraTextInversion, Objective, check_vector_count
+from invert3d_ns.inversion.cti import TOKEN, CameraTextInversion, Objective
 from invert3d_ns.scenes.datasets import SceneDatamanagerConfig
 from invert3d_ns.scenes.splats import ObjectSplatModel, ObjectSplatModelConfig
 from invert3d_ns.viewer.inversion_panel import InversionPanel
@@ -95,10 +95,10 @@ class InversionPipeline(VanillaPipeline):
     model: ObjectSplatModel
     words: Parameter | None
 
-    def __init__(self, config: InversionPipelineConfig, device: str, *args: Any, **kwargs: Any) -> None:
-        super().__init__(config, device, *args, **kwargs)
-        if self.world_size > 1:
+    def __init__(self, config: InversionPipelineConfig, device: str, **kwargs: Any) -> None:
+        if kwargs.get("world_size", 1) > 1:
             raise InputError("invert3d runs on one device; leave --machine.num-devices at 1")
+        super().__init__(config, device, **kwargs)
         self.register_parameter("words", None)
         self.splat_steps = 0 if self._is_splats() else config.splat_steps
         self.phase: Phase = "splats" if self.splat_steps else "words"
@@ -117,7 +117,8 @@ class InversionPipeline(VanillaPipeline):
 
     def init_word(self) -> str:
         """The word that the vectors start from."""
-        return self.config.init_word or self._inversion().prior.info.init_word
+        word = self.config.init_word
+        return self._inversion().prior.info.init_word if word is None else word
 
     def _inversion(self) -> CameraTextInversion:
         assert self.inversion is not None, "load_prior() comes first"
@@ -133,11 +134,10 @@ class InversionPipeline(VanillaPipeline):
 
         config = self.config
         prior = MultiViewPrior.from_pretrained(config.prior, device="cpu")
-        check_vector_count(config.vectors, prior.info.context_length)
         check_size(config.resolution or prior.info.image_size, prior)
-        prior.word_vectors(config.init_word or prior.info.init_word)
         objective = Objective(config.per_view_timesteps, config.timestep_range, config.norm_penalty)
         self.inversion = CameraTextInversion(prior, objective, seed=seed)
+        self.inversion.initial_words(config.vectors, self.init_word())
 
     def begin_words(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Freeze the splats, encode the bank of views, and create the words unless a checkpoint brought them.

@@ -44,6 +44,8 @@ class ProgressWriter(writer.LocalWriter):
         """Print a line about ``step`` if it is time for one."""
         for event in writer.EVENT_STORAGE:
             self._take(event["name"], event["event"])
+        if not any(event["name"] == writer.EventName.ITER_TRAIN_TIME.value for event in writer.EVENT_STORAGE):
+            return
         now = time.monotonic()
         if now - self._printed < self._seconds_per_line and step + 1 < self._last:
             return

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
+import shutil
 import signal
 import threading
 import time
@@ -143,8 +145,8 @@ class InversionTrainer(Trainer):
         self.seconds[phase] += time.perf_counter() - started
         if step_check(step, self.config.logging.steps_per_log, run_at_zero=True) or step + 1 == self._last_step():
             writer.put_scalar("Train Loss", loss.detach(), step)
-            writer.put_dict("Train Loss Dict", {name: value.detach() for name, value in losses.items()}, step)
-            writer.put_dict("Train Metrics Dict", metrics, step)
+            for name, values in {"Train Loss Dict": losses, "Train Metrics Dict": metrics}.items():
+                writer.put_dict(name, {key: float(torch.as_tensor(value).detach()) for key, value in values.items()}, step)
 
     def _begin_words(self) -> None:
         """Enter phase 2; what the phase before left on the optimizers is dropped."""
@@ -267,7 +269,7 @@ class InversionTrainer(Trainer):
             (self.base_dir / name).unlink(missing_ok=True)
         for events in self.base_dir.glob("events.out.tfevents*"):
             events.unlink()
-        for folder in (self.base_dir, *list(self.base_dir.parents)[:2]):
+        for folder in (self.base_dir, *list(self.base_dir.parents)[:3]):
             try:
                 folder.rmdir()
             except OSError:
@@ -322,14 +324,17 @@ class InversionTrainer(Trainer):
         self._saved_at = time.monotonic()
 
     def _load_checkpoint(self) -> None:
+        for leftover in self.base_dir.glob(".*.*"):  # what an earlier process was writing when it was killed
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
         path = self._checkpoint_to_load()
         if path is None:
             return
         try:
             state = torch.load(path, map_location="cpu")
             extras = state["inversion"]
-        except (OSError, RuntimeError, KeyError, EOFError) as error:
-            raise InputError(f"{path} is no checkpoint of invert3d ({error}); choose another: --load-step") from error
+        except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+            raise InputError(f"{path} is damaged or no checkpoint of invert3d; choose another one to load") from error
         if extras["splat_steps"] != self.pipeline.splat_steps:
             raise InputError(
                 f"{path} belongs to a run with {extras['splat_steps']} splat steps, not {self.pipeline.splat_steps}; "

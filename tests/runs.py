@@ -1,0 +1,108 @@
+"""Tiny runs of ``ns-train invert3d``: in this process, or in one of their own that kills itself."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+SPLAT_STEPS = 6
+STEPS = 6
+
+
+def tiny_config(data: Path, prior: Path, output_dir: Path, **options: Any):
+    """The method's own configuration with small numbers; ``options`` are dotted names with ``__`` for the dots."""
+    from invert3d_ns.configs import invert3d
+
+    config = copy.deepcopy(invert3d.config)
+    small = {
+        "data": data,
+        "output_dir": output_dir,
+        "timestamp": "run",
+        "machine__device_type": "cpu",
+        "steps_per_eval_image": 3,
+        "logging__steps_per_log": 1,
+        "pipeline__prior": str(prior),
+        "pipeline__splat_steps": SPLAT_STEPS,
+        "pipeline__steps": STEPS,
+        "pipeline__vectors": 3,
+        "pipeline__bank_groups": 3,
+        "pipeline__heldout_groups": 2,
+        "pipeline__heldout_every": 2,
+        "pipeline__preview_every": 3,
+        "pipeline__sampling_steps": 2,
+        "pipeline__datamanager__dataparser__image_size": 32,
+        "pipeline__model__num_random": 200,
+        "pipeline__model__warmup_length": 2,
+        "pipeline__model__refine_every": 2,
+    }
+    for name, value in {**small, **options}.items():
+        *owners, last = name.split("__")
+        owner = config
+        for part in owners:
+            owner = getattr(owner, part)
+        assert hasattr(owner, last), name
+        setattr(owner, last, value)
+    return config
+
+
+def train(config) -> Path:
+    """What ``ns-train`` does once its arguments are parsed. Returns the run's folder."""
+    from nerfstudio.scripts.train import main
+
+    main(config)
+    return config.get_base_dir()
+
+
+def train_and_die(*deaths: dict[str, Any]) -> None:
+    """Train in processes of their own, at the same time, that die of SIGKILL: when a step is done, or while it is saved.
+
+    Args:
+        deaths: arguments of :func:`tiny_config`, and either ``die_after_step`` or ``die_saving_step``.
+    """
+    root = str(Path(__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    children = [
+        subprocess.Popen(
+            [sys.executable, __file__, json.dumps(death, default=str)],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for death in deaths
+    ]  # fmt: skip
+    for child in children:
+        output, _ = child.communicate(timeout=400)
+        assert child.returncode == -signal.SIGKILL, output[-4000:]
+
+
+def _main() -> None:
+    arguments = json.loads(sys.argv[1])
+    die_after, die_saving = arguments.pop("die_after_step", None), arguments.pop("die_saving_step", None)
+    from invert3d_ns.inversion import trainer
+
+    observe, fsync = trainer.InversionTrainer._observe, os.fsync
+
+    def observe_or_die(self, step: int) -> None:
+        observe(self, step)
+        if step == die_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def fsync_or_die(descriptor: int) -> None:
+        # The file is written but has not got its name yet: the most awkward moment.
+        if any(Path(arguments["output_dir"]).rglob(f"step-{die_saving:09d}.ckpt")) if die_saving is not None else False:
+            os.kill(os.getpid(), signal.SIGKILL)
+        fsync(descriptor)
+
+    trainer.InversionTrainer._observe = observe_or_die
+    os.fsync = fsync_or_die
+    for name in ("data", "prior", "output_dir"):
+        arguments[name] = Path(arguments[name])
+    train(tiny_config(**arguments))
+
+
+if __name__ == "__main__":
+    _main()
