@@ -22,7 +22,7 @@ CAMERA_FRAME = "z-up, azimuth 0 at -y, OpenGL camera-to-world, unit translation 
 _FORMAT = "invert3d_ns.embedding"
 
 
-@dataclass
+@dataclass(eq=False)
 class ObjectEmbedding:
     """N pseudo-word vectors of one object, and what they were made for.
 
@@ -111,6 +111,8 @@ class ObjectEmbedding:
         token, vectors = next(iter(tensors.items()))
         if vectors.ndim != 2 or not vectors.isfinite().all():
             raise InputError(f"{path} is damaged: its vectors are not N rows of finite numbers; invert the scene again")
+        if not metadata.get("steps", "0").isdigit():
+            raise InputError(f"{path} is damaged: its number of steps is no number; invert the scene again")
         return cls(
             vectors,
             token,

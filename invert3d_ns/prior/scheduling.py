@@ -22,12 +22,14 @@ def make_scheduler(prior: MultiViewPrior, sampler: Sampler = "ddim") -> Any:
     """A fresh diffusers scheduler on the prior's noise schedule: deterministic DDIM, or second-order DPM-Solver++."""
     from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
+    # Without this entry every value counts as chosen; with it, another scheduler class would fall back to its own
+    # defaults for what the prior's left at its defaults, timestep spacing for one.
+    config = {key: value for key, value in prior.scheduler.config.items() if key != "_use_default_values"}
     # Latents are not confined to [-1, 1], the range to which DDIMScheduler clips unless told otherwise.
+    config |= {"clip_sample": False, "thresholding": False}
     if sampler == "ddim":
-        return DDIMScheduler.from_config(prior.scheduler.config, clip_sample=False, thresholding=False)
-    return DPMSolverMultistepScheduler.from_config(
-        prior.scheduler.config, algorithm_type="dpmsolver++", solver_order=2, thresholding=False
-    )
+        return DDIMScheduler.from_config(config)
+    return DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++", solver_order=2)
 
 
 def sample_latents(

@@ -1,0 +1,300 @@
+"""Checkpoints of every layout end up as the same networks; everything else is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from ldm_checkpoints import WIDTH, mvdream_state, tiny_clip, tiny_open_clip, tiny_unet, tiny_vae, write_checkpoint
+
+from invert3d_ns.errors import InputError
+from invert3d_ns.prior import checkpoints
+from invert3d_ns.prior.checkpoints import PRIORS, load_prior, save_prior
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Converted priors go here."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "invert3d_ns" / "priors"
+
+
+@pytest.fixture(scope="module")
+def sd15_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("weights") / "sd-v1.5-4view.pt", "sd1.5")
+
+
+@pytest.fixture(scope="module")
+def sd21_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("weights") / "sd-v2.1.safetensors", "sd2.1")
+
+
+def assert_one_line(error: pytest.ExceptionInfo[InputError], *parts: str) -> None:
+    message = str(error.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+@torch.no_grad()
+def assert_same_networks(prior, style: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    linear = style == "sd2.1"
+    sample = torch.randn(1, 2, 4, 8, 8, generator=generator)
+    context = torch.randn(1, 5, WIDTH, generator=generator)
+    cameras = torch.randn(1, 2, 16, generator=generator)
+    t = torch.tensor([700])
+    expected = tiny_unet(linear)(sample[0], t.expand(2), context.expand(2, -1, -1), cameras[0], 2)
+    torch.testing.assert_close(prior.predict(sample, t, context, cameras)[0], expected, rtol=1e-3, atol=1e-4)
+
+    images = torch.rand(1, 3, 32, 32, generator=generator)
+    latents = tiny_vae().encode(images * 2 - 1, return_dict=False)[0].mode() * 0.18215
+    torch.testing.assert_close(prior.encode_images(images), latents, rtol=1e-3, atol=1e-4)
+    decoded = tiny_vae().decode(latents / 0.18215, return_dict=False)[0].div(2).add(0.5).clamp(0, 1)
+    torch.testing.assert_close(prior.decode_latents(latents), decoded, rtol=1e-3, atol=1e-4)
+
+
+def test_sd15_checkpoint_becomes_the_same_networks(sd15_file: Path, cache: Path) -> None:
+    prior = load_prior(sd15_file, "cpu")
+    assert_same_networks(prior, "sd1.5")
+    ids = torch.tensor([[49406, 320, 2368] + [49407] * 74])
+    with torch.no_grad():
+        torch.testing.assert_close(prior.encode_prompt("a cat"), tiny_clip()(ids).last_hidden_state)
+    assert prior.info.prompt_suffix == ", 3d asset" and prior.info.image_size == 256
+    assert all(not p.requires_grad for p in prior.parameters())
+
+
+def test_sd21_checkpoint_uses_open_clips_penultimate_layer_and_zero_padding(sd21_file: Path) -> None:
+    prior = load_prior(sd21_file, "cpu")
+    assert_same_networks(prior, "sd2.1")
+    tower = tiny_open_clip()
+    ids = torch.tensor([[49406, 320, 2368, 49407] + [0] * 73])
+    with torch.no_grad():
+        x = tower.token_embedding(ids) + tower.positional_embedding
+        for block in list(tower.transformer.resblocks)[:-1]:
+            x = block(x, attn_mask=tower.attn_mask)
+        torch.testing.assert_close(prior.encode_prompt("a cat"), tower.ln_final(x), rtol=1e-4, atol=1e-5)
+
+
+def test_second_load_comes_from_the_cache(sd15_file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load_prior(sd15_file, "cpu")
+    (folder,) = cache.iterdir()
+    assert not list(folder.rglob("*.bin")) and list(folder.rglob("*.safetensors"))
+    monkeypatch.setattr(checkpoints, "convert_file", lambda *_: pytest.fail("converted again"))
+    second = load_prior(sd15_file, "cpu")
+    assert second.info == first.info
+    assert_same_networks(second, "sd1.5")
+
+
+def test_unwritable_cache_is_a_warning(sd15_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="not cached"):
+        assert_same_networks(load_prior(sd15_file, "cpu"), "sd1.5")
+
+
+@pytest.fixture
+def community_folder(tmp_path: Path) -> Path:
+    """unet/ with LDM names, vae/ and text_encoder/ as their libraries write them, and code that must not run."""
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "mvdream-diffusers"
+    (folder / "unet").mkdir(parents=True)
+    save_file(tiny_unet(True).state_dict(), folder / "unet" / "diffusion_pytorch_model.safetensors")
+    config = {"_class_name": "MultiViewUNetModel", "num_heads": -1, "num_head_channels": 64, "camera_dim": 16}
+    (folder / "unet" / "config.json").write_text(json.dumps(config))
+    (folder / "unet" / "mv_unet.py").write_text("raise SystemExit('remote code was run')")
+    tiny_vae().save_pretrained(folder / "vae")
+    tiny_clip().save_pretrained(folder / "text_encoder")
+    return folder
+
+
+def test_community_folder_becomes_the_same_networks(community_folder: Path) -> None:
+    prior = load_prior(community_folder, "cpu")
+    assert_same_networks(prior, "sd2.1")
+    ids = torch.tensor([[49406, 320, 2368] + [49407] * 74])
+    with torch.no_grad():
+        torch.testing.assert_close(prior.encode_prompt("a cat"), tiny_clip()(ids).last_hidden_state)
+
+
+def test_community_folder_without_a_part(community_folder: Path) -> None:
+    shutil.rmtree(community_folder / "vae")
+    with pytest.raises(InputError) as error:
+        load_prior(community_folder, "cpu")
+    assert_one_line(error, "vae/*.safetensors", "prior.json")
+
+
+def test_saved_prior_loads_the_same(tiny_v_prior, tmp_path: Path) -> None:
+    save_prior(tiny_v_prior, tmp_path / "prior", dtype=torch.float32)
+    prior = load_prior(tmp_path / "prior", "cpu")
+    assert prior.info == tiny_v_prior.info
+    for a, b in zip(prior.state_dict().values(), tiny_v_prior.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    with torch.no_grad():
+        prompt = "a red cube on the mug"
+        torch.testing.assert_close(prior.encode_prompt(prompt), tiny_v_prior.encode_prompt(prompt), rtol=0, atol=0)
+    cameras = torch.randn(1, 2, 16, generator=torch.Generator().manual_seed(0))
+    for sampler in ("ddim", "dpm++"):
+        ours, loaded = (p.sample("a cube", cameras, steps=3, sampler=sampler) for p in (tiny_v_prior, prior))
+        torch.testing.assert_close(ours, loaded)
+
+
+def test_saved_weights_are_half_precision_shards(tiny_prior, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    save_prior(tiny_prior, tmp_path / "prior", max_shard_size="60KB")
+    shards = list((tmp_path / "prior" / "unet").glob("*.safetensors"))
+    assert len(shards) > 1
+    assert {value.dtype for shard in shards for value in load_file(shard).values()} == {torch.float16}
+    loaded = load_prior(tmp_path / "prior", "cpu")
+    for a, b in zip(loaded.unet.state_dict().values(), tiny_prior.unet.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b.half().float(), rtol=0, atol=0)
+    assert next(tiny_prior.unet.parameters()).dtype == torch.float32
+
+
+def test_failed_save_leaves_nothing(tiny_prior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(tiny_prior.tokenizer), "save_pretrained", no_space)
+    with pytest.raises(InputError, match="No space left"):
+        save_prior(tiny_prior, tmp_path / "prior")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("steps", [None, 0])
+def test_untrained_prior_is_never_the_bundled_one(
+    tiny_prior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int | None
+) -> None:
+    save_prior(tiny_prior, tmp_path / "bundled")
+    path = tmp_path / "bundled" / "prior.json"
+    document = json.loads(path.read_text()) | {"name": "bundled"}
+    document["training"] = {} if steps is None else {"steps": steps}
+    path.write_text(json.dumps(document))
+    monkeypatch.setattr(checkpoints, "BUNDLED_FOLDER", tmp_path / "bundled")
+    with pytest.raises(InputError, match="not a trained one"):
+        load_prior("bundled", "cpu")
+
+
+# Bad input
+
+
+def test_unknown_name_lists_names() -> None:
+    with pytest.raises(InputError) as error:
+        load_prior("mvdream-sd15")
+    assert_one_line(error, *PRIORS, "did you mean 'mvdream-sd1.5'")
+
+
+def test_unreachable_hub_names_the_command_and_the_bundled_prior(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> Path:
+        raise OSError("offline")
+
+    monkeypatch.setattr(checkpoints, "_download", offline)
+    with pytest.raises(InputError) as error:
+        load_prior("mvdream-sd1.5")
+    assert_one_line(error, "hf download MVDream/MVDream sd-v1.5-4view.pt", "'bundled'")
+
+
+def test_named_prior_is_fetched_converted_and_kept(
+    sd15_file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "_download", lambda source, **_: sd15_file)
+    assert load_prior("mvdream-sd1.5", "cpu").info.name == "mvdream-sd1.5"
+    monkeypatch.setattr(checkpoints, "_download", lambda *_, **__: pytest.fail("asked the hub again"))
+    assert (cache / "mvdream-sd1.5" / "prior.json").is_file()
+    assert_same_networks(load_prior("mvdream-sd1.5", "cpu"), "sd1.5")
+
+
+class Exploit:
+    """Unpickling this creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickle_with_code_is_refused_and_not_run(tmp_path: Path, zipped: bool) -> None:
+    path = tmp_path / "evil.pt"
+    torch.save({**{"w": torch.zeros(1)}, "x": Exploit(tmp_path / "ran")}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(InputError) as error:
+        load_prior(path)
+    assert_one_line(error, "refused", "code")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("keep", [0.0, 0.001, 0.6])
+def test_truncated_file(tmp_path: Path, suffix: str, keep: float, sd15_file: Path, sd21_file: Path) -> None:
+    source = sd15_file if suffix == ".pt" else sd21_file
+    path = tmp_path / f"weights{suffix}"
+    content = source.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(InputError) as error:
+        load_prior(path)
+    assert_one_line(error, str(path), "download it again")
+
+
+def test_other_architecture_names_the_expected_keys(tmp_path: Path) -> None:
+    path = tmp_path / "resnet.pt"
+    torch.save({"layer1.0.conv1.weight": torch.zeros(3)}, path)
+    with pytest.raises(InputError) as error:
+        load_prior(path)
+    assert_one_line(error, "model.diffusion_model.camera_embed.0.weight", "first_stage_model.", "cond_stage_model.")
+
+
+def test_single_image_stable_diffusion_is_not_a_multi_view_prior(tmp_path: Path) -> None:
+    path = tmp_path / "sd.pt"
+    torch.save({k: v for k, v in mvdream_state("sd1.5").items() if "camera_embed" not in k}, path)
+    with pytest.raises(InputError) as error:
+        load_prior(path)
+    assert_one_line(error, "camera_embed")
+
+
+def test_missing_weights_are_named(tmp_path: Path) -> None:
+    state = mvdream_state("sd1.5")
+    del state["model.diffusion_model.middle_block.0.in_layers.2.weight"]
+    torch.save(state, tmp_path / "partial.pt")
+    with pytest.raises(InputError) as error:
+        load_prior(tmp_path / "partial.pt")
+    assert_one_line(error, "mid_block.resnets.0.conv1.weight", "missing")
+
+
+def test_damaged_folder(tiny_prior, tmp_path: Path) -> None:
+    save_prior(tiny_prior, tmp_path / "prior")
+    (weights,) = (tmp_path / "prior" / "unet").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(InputError) as error:
+        load_prior(tmp_path / "prior")
+    assert_one_line(error, "unet", "damaged")
+
+
+def test_newer_folder_format(tiny_prior, tmp_path: Path) -> None:
+    save_prior(tiny_prior, tmp_path / "prior")
+    path = tmp_path / "prior" / "prior.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 99}))
+    with pytest.raises(InputError) as error:
+        load_prior(tmp_path / "prior")
+    assert_one_line(error, "99", "update")
+
+
+def test_clip_vocabulary_agrees_with_open_clips() -> None:
+    from open_clip.tokenizer import SimpleTokenizer
+
+    from invert3d_ns.prior.vocabulary import clip_tokenizer
+
+    ours, theirs = clip_tokenizer(), SimpleTokenizer()
+    for text in [
+        "a photo of a cat",
+        "A Red  chair, with BLACK legs!",
+        "don't stop: 3d-asset 2024 #1",
+        "naïve café",
+        "日本語 🐱",
+        "<object>, 3d asset",
+    ]:
+        assert ours(text, add_special_tokens=False)["input_ids"] == theirs.encode(text)
