@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -104,8 +105,9 @@ class FolderScene:
             # Points are read here: nerfstudio's reader imports open3d, which bare machines cannot load, and may ask
             # questions.
             parser = NerfstudioDataParserConfig(
-                data=self.folder, orientation_method="none", center_method="none", auto_scale_poses=False
-            ).setup()
+                data=self.folder, orientation_method="none", center_method="none", auto_scale_poses=False,
+                train_split_fraction=self._train_fraction(),
+            ).setup()  # fmt: skip
             return parser.get_dataparser_outputs
         if self.kind == "blender":
             from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
@@ -120,6 +122,14 @@ class FolderScene:
             orientation_method="none", center_method="none", auto_scale_poses=False,
         ).setup()  # fmt: skip
         return parser.get_dataparser_outputs
+
+    def _train_fraction(self) -> float:
+        """Nerfstudio's nine tenths, less for small folders: two images are held out once there are eight."""
+        try:
+            count = len(json.loads(self.source.read_text(encoding="utf-8"))["frames"])
+        except (LookupError, OSError, TypeError, ValueError):
+            return 0.9  # the parser will say what is wrong
+        return min(0.9, (count - 2.5) / count) if count >= 8 else 0.9
 
     def _checked(self, split: str) -> DataparserOutputs:
         """A split as nerfstudio reads it, with errors in one line and every image there."""
@@ -245,8 +255,6 @@ class FolderScene:
         empty = torch.zeros(0, 3)
         if self.kind != "nerfstudio":
             return empty, empty
-        import json
-
         name = json.loads(self.source.read_text(encoding="utf-8")).get("ply_file_path")
         if name is None or not (self.folder / name).is_file():
             return empty, empty
