@@ -1,0 +1,164 @@
+"""Stage 2: the multi-view UNet and its text tower, trained together on the autoencoder's latents.
+
+What makes words be obeyed at this size, and why:
+
+- zero terminal SNR and v-prediction (Lin et al. 2023): otherwise colours are read from the noisy latent, not from the words;
+- half of the timesteps drawn from the noisiest part: an 8x8x16 latent still shows its class at a signal-to-noise ratio of 1:80,
+  so only there does the network have to listen to the words;
+- part of the batches hold single views of many objects (as MVDream mixes 2D images in): four times as many captions a step.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from invert3d_ns.prior.info import PriorInfo
+from invert3d_ns.prior.training.data import WorldViews
+from invert3d_ns.prior.training.loop import Stage
+from invert3d_ns.prior.training.text import build_text_encoder, build_tokenizer
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    from invert3d_ns.prior.multiview import MultiViewPrior
+
+ARCHITECTURE: dict[str, Any] = {
+    "sample_size": 8,
+    "in_channels": 16,
+    "out_channels": 16,
+    "block_out_channels": (128, 192),
+    "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+    "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+    "layers_per_block": 1,
+    "attention_head_dim": 4,
+    "cross_attention_dim": 128,
+    "norm_num_groups": 32,
+    "class_embed_type": "projection",
+    "projection_class_embeddings_input_dim": 16,
+}
+DROP_CAPTION = 0.1
+SINGLE_VIEW_SHARE = 0.4
+"""Share of batches that hold single views."""
+NOISY_SHARE = 0.5
+NOISY_FROM = 650
+"""This share of timesteps is uniform over the noisiest part of the schedule, from this step on; the rest over all of it."""
+
+
+def build_unet() -> UNet2DConditionModel:
+    """A fresh UNet."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(**ARCHITECTURE)
+
+
+def build_scheduler() -> Any:
+    """Stable Diffusion's schedule rescaled to zero terminal SNR, v-prediction, trailing timesteps."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+        prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing", set_alpha_to_one=True,
+    )  # fmt: skip
+
+
+def assemble(vae: AutoencoderKL, data: WorldViews, training: dict[str, Any]) -> MultiViewPrior:
+    """A prior around an autoencoder: fresh UNet and text tower, vocabulary from the captions of ``data``."""
+    from invert3d_ns.prior.multiview import MultiViewPrior
+
+    tokenizer = build_tokenizer(caption for wordings in data.captions for caption in wordings)
+    unet, text_encoder, scheduler = build_unet(), build_text_encoder(tokenizer), build_scheduler()
+    info = PriorInfo.from_components(
+        "bundled", unet, vae, text_encoder, tokenizer, scheduler, init_word="object", inversion_learning_rate=2e-2,
+        guidance_scale=5.0, training=training,
+    )  # fmt: skip
+    return MultiViewPrior(unet, vae, text_encoder, tokenizer, scheduler, info, frozen=False)
+
+
+class LatentCache:
+    """Latents of a training set, encoded when first drawn."""
+
+    def __init__(self, data: WorldViews, vae: AutoencoderKL, size: int, channels: int) -> None:
+        self.data, self.vae = data, vae
+        count, views = data.rgb.shape[:2]
+        self.latents = torch.zeros(count, views, channels, size, size, dtype=torch.float16)
+        self.known = torch.zeros(count, views, dtype=torch.bool)
+
+    @torch.no_grad()
+    def get(self, objects: Tensor, views: Tensor) -> Float[Tensor, "B F c h w"]:
+        """Latents of views ``views`` (B, F) of objects ``objects`` (B,)."""
+        rows, columns = objects[:, None].expand_as(views), views
+        missing = ~self.known[rows, columns]
+        if missing.any():
+            r, c = rows[missing], columns[missing]
+            images = torch.from_numpy(self.data.rgb[r.numpy(), c.numpy()]).permute(0, 3, 1, 2).float() / 127.5 - 1
+            device = self.vae.device
+            with torch.autocast(device.type, torch.bfloat16):
+                latents = self.vae.encode(images.to(device, memory_format=torch.channels_last)).latent_dist.mean
+            self.latents[r, c] = latents.to("cpu", torch.float16)
+            self.known[r, c] = True
+        return self.latents[rows, columns].float()
+
+
+def train_denoiser(
+    folder: Path, prior: MultiViewPrior, data: WorldViews, steps: int, *, images: int = 32, lr: float = 1e-3, seed: int = 0,
+    compiled: bool = False,
+) -> None:  # fmt: skip
+    """Train the UNet and the text tower in place and leave the averaged weights in them.
+
+    Args:
+        folder: checkpoints go here.
+        prior: of :func:`assemble`.
+        data: the training set.
+        steps: optimiser steps.
+        images: views a step: a quarter as many objects, or as many in a batch of single views.
+        lr: peak learning rate.
+        seed: of weights, batches and noise.
+        compiled: run the UNet through ``torch.compile``.
+    """
+    device = prior.device
+    prior.vae.requires_grad_(False)
+    cache = LatentCache(data, prior.vae, prior.info.latent_size, prior.info.latent_channels)
+    cameras = data.cameras()
+    model = nn.ModuleDict({"unet": prior.unet, "text": prior.text_encoder})
+    stage = Stage("denoiser", folder, model, steps, lr)
+    views = data.rgb.shape[1]
+    last = len(prior.alphas_cumprod)
+    if compiled:
+        prior.unet.compile(dynamic=False)
+
+    def loss(step: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        single = float(torch.rand((), generator=generator)) < SINGLE_VIEW_SHARE and step < 0.85 * steps
+        count, frames = (images, 1) if single else (images // views, views)
+        objects = torch.randint(len(data), (count,), generator=generator)
+        seen = (
+            torch.randint(views, (count, 1), generator=generator) if single else torch.arange(views).expand(count, -1)
+        )
+        latents = cache.get(objects, seen).to(device)
+        wording = torch.randint(len(data.captions[0]), (count,), generator=generator).tolist()
+        dropped = torch.rand(count, generator=generator) < DROP_CAPTION
+        captions = [
+            "" if d else data.captions[o][w] for o, w, d in zip(objects.tolist(), wording, dropped.tolist())
+        ]
+        noisy = torch.rand(count, generator=generator) < NOISY_SHARE
+        low = torch.where(noisy, NOISY_FROM, 0)
+        t = low + (torch.rand(count, generator=generator) * (last - low)).long()
+        noise = torch.randn(latents.shape, generator=generator).to(device)
+        condition = cameras[objects[:, None].expand_as(seen), seen].to(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            context = prior.encode_prompt(captions)
+            each = prior.prediction_loss(latents, noise, t.to(device), context, condition, reduction="none").mean(1)
+        values = {"loss": each.mean()}
+        with torch.no_grad():
+            for name, low_t, high_t in (("t<400", 0, 400), ("t<800", 400, 800), ("t<950", 800, 950), ("t>950", 950, last)):
+                band = (t >= low_t) & (t < high_t)
+                values[name] = each[band.to(device)].mean() if band.any() else values["loss"].detach()
+        return values
+
+    stage.run(loss)
+    stage.use_average()
