@@ -14,45 +14,52 @@ typedef struct {
     const int32_t *radii;
     const int64_t *offsets;       /* [cameras + 1]: the splats of a camera lie together */
     Scene *scene;
-    int32_t (*rects)[4];          /* [count]; empty where invisible */
+    int32_t (*rects)[4];          /* [count]; pixels that a splat may touch, all 0 where invisible */
+    float *limits;                /* [count]; see Splat */
     uint32_t *keys, *keys_swap;   /* [count]; depth as an ordered integer */
     int32_t *order, *order_swap;  /* [count]; per camera the visible splats, front to back */
     int64_t *visible, *pairs;     /* [cameras + 1]; counts, then offsets */
 } Binning;
 
-static int clamp_pixel(double value, int most) { return value <= 0.0 ? 0 : (value >= most ? most : (int)value); }
+/* Rounds down. Plain floor() is a slow call on x86 without SSE 4.1. Only for |value| < 2^31. */
+static inline int floor_int(double value) {
+    int truncated = (int)value;
+    return truncated - (truncated > value);
+}
 
 /* Pixels that splat i may touch: gsplat's rectangle (three sigma, in whole tiles) cut to where alpha >= 1/255 is possible. */
-static void splat_rectangle(const Binning *bin, int64_t i, int32_t rect[4]) {
+static void splat_rectangle(const Binning *bin, int64_t i, int32_t rect[4], float *limit) {
     const Scene *scene = bin->scene;
     memset(rect, 0, 4 * sizeof *rect);
-    double opacity = bin->opacities[i], a = bin->conics[3 * i], b = bin->conics[3 * i + 1], c = bin->conics[3 * i + 2];
-    double x = bin->means[2 * i], y = bin->means[2 * i + 1], radius = bin->radii[i], cull = scene->cull_size;
+    double x = bin->means[2 * i], y = bin->means[2 * i + 1], radius = bin->radii[i];
+    double a = bin->conics[3 * i], b = bin->conics[3 * i + 1], c = bin->conics[3 * i + 2];
+    float opacity = bin->opacities[i];
     /* Negated comparisons, so that a NaN counts as invisible. */
-    if (bin->radii[i] <= 0 || !(opacity >= 0.99 / 255.0) || !(fabs(x) < 1e9) || !(fabs(y) < 1e9) || !(fabs(a + b + c) < 1e30)) return;
-    double box[4] = {
-        floor((x - radius) / cull) * cull, floor((y - radius) / cull) * cull,
-        ceil((x + radius) / cull) * cull, ceil((y + radius) / cull) * cull,
-    };
+    if (bin->radii[i] <= 0 || !(opacity >= ALPHA_MIN) || !(fabs(x) + radius < 1e9) || !(fabs(y) + radius < 1e9) ||
+        !(fabs(a) + fabs(b) + fabs(c) < 1e30)) return;
+    const int cull = scene->cull_size;
+    int x0 = max_int(floor_int((x - radius) / cull) * cull, 0), x1 = min_int(-floor_int(-(x + radius) / cull) * cull, scene->width);
+    int y0 = max_int(floor_int((y - radius) / cull) * cull, 0), y1 = min_int(-floor_int(-(y + radius) / cull) * cull, scene->height);
+    *limit = logf(255.0f * opacity) + 1e-3f;
     double determinant = a * c - b * b;
     if (determinant > 0.0 && a > 0.0 && c > 0.0) {
-        double reach = 2.0 * (log(255.0 * opacity) + 1e-2) / determinant;
-        double half_x = sqrt(reach > 0.0 ? reach * c : 0.0), half_y = sqrt(reach > 0.0 ? reach * a : 0.0);
+        double reach = 2.0 * (*limit + 1e-2) / determinant;
         /* The centre of pixel p is p + 0.5. */
-        box[0] = fmax(box[0], ceil(x - half_x - 0.5));
-        box[1] = fmax(box[1], ceil(y - half_y - 0.5));
-        box[2] = fmin(box[2], floor(x + half_x - 0.5) + 1.0);
-        box[3] = fmin(box[3], floor(y + half_y - 0.5) + 1.0);
+        double half_x = sqrt(reach * c), half_y = sqrt(reach * a);
+        if (half_x > 1e9) half_x = 1e9; /* fits an int */
+        if (half_y > 1e9) half_y = 1e9;
+        x0 = max_int(x0, -floor_int(half_x + 0.5 - x));
+        y0 = max_int(y0, -floor_int(half_y + 0.5 - y));
+        x1 = min_int(x1, floor_int(x + half_x - 0.5) + 1);
+        y1 = min_int(y1, floor_int(y + half_y - 0.5) + 1);
     }
-    int x0 = clamp_pixel(box[0], scene->width), x1 = clamp_pixel(box[2], scene->width);
-    int y0 = clamp_pixel(box[1], scene->height), y1 = clamp_pixel(box[3], scene->height);
     if (x0 >= x1 || y0 >= y1) return;
     rect[0] = x0, rect[1] = y0, rect[2] = x1, rect[3] = y1;
 }
 
 static int rectangles_work(void *context, int64_t first, int64_t end) {
     Binning *bin = context;
-    for (int64_t i = first; i < end; i++) splat_rectangle(bin, i, bin->rects[i]);
+    for (int64_t i = first; i < end; i++) splat_rectangle(bin, i, bin->rects[i], &bin->limits[i]);
     return 0;
 }
 
@@ -115,7 +122,7 @@ static int pack_work(void *context, int64_t first, int64_t end) {
         scene->splats[rank] = (Splat){
             .x = bin->means[2 * i], .y = bin->means[2 * i + 1],
             .half_a = 0.5f * bin->conics[3 * i], .b = bin->conics[3 * i + 1], .half_c = 0.5f * bin->conics[3 * i + 2],
-            .opacity = bin->opacities[i], .limit = logf(255.0f * bin->opacities[i]) + 1e-3f, .source = (int32_t)i,
+            .opacity = bin->opacities[i], .limit = bin->limits[i], .source = (int32_t)i,
             .x0 = r[0], .y0 = r[1], .x1 = r[2], .y1 = r[3],
         };
         memcpy(scene->colors + rank * scene->channels, bin->colors + i * scene->channels, scene->channels * sizeof(float));
@@ -161,14 +168,14 @@ static int lists_work(void *context, int64_t first, int64_t end) {
 static int bin_splats(Binning *bin, int threads) {
     Scene *scene = bin->scene;
     int64_t n = scene->count > 0 ? scene->count : 1, tiles = (int64_t)scene->cameras * scene->tiles_x * scene->tiles_y;
-    bin->rects = malloc(n * sizeof *bin->rects);
+    bin->rects = malloc(n * sizeof *bin->rects), bin->limits = malloc(n * sizeof *bin->limits);
     bin->keys = malloc(n * sizeof *bin->keys), bin->keys_swap = malloc(n * sizeof *bin->keys);
     bin->order = malloc(n * sizeof *bin->order), bin->order_swap = malloc(n * sizeof *bin->order);
     bin->visible = calloc(scene->cameras + 1, sizeof *bin->visible);
     bin->pairs = calloc(scene->cameras + 1, sizeof *bin->pairs);
     scene->tile_start = malloc((tiles + 1) * sizeof *scene->tile_start);
-    int failed = !bin->rects || !bin->keys || !bin->keys_swap || !bin->order || !bin->order_swap || !bin->visible || !bin->pairs ||
-                 !scene->tile_start;
+    int failed = !bin->rects || !bin->limits || !bin->keys || !bin->keys_swap || !bin->order || !bin->order_swap || !bin->visible ||
+                 !bin->pairs || !scene->tile_start;
     if (!failed) {
         parallel_for(threads, scene->count, 4096, rectangles_work, bin);
         parallel_for(threads, scene->cameras, 1, sort_work, bin);
@@ -188,7 +195,7 @@ static int bin_splats(Binning *bin, int threads) {
         parallel_for(threads, scene->visible, 4096, pack_work, bin);
         failed = parallel_for(threads, scene->cameras, 1, lists_work, bin);
     }
-    free(bin->rects), free(bin->keys), free(bin->keys_swap), free(bin->order), free(bin->order_swap);
+    free(bin->rects), free(bin->limits), free(bin->keys), free(bin->keys_swap), free(bin->order), free(bin->order_swap);
     free(bin->visible), free(bin->pairs);
     return failed;
 }
