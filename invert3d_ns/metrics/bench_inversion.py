@@ -1,0 +1,91 @@
+"""What a step of inversion costs, in bare forwards of the same UNet on the same four views."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from invert3d_ns.scenes.cameras import camera_condition
+
+if TYPE_CHECKING:
+    from invert3d_ns.prior.multiview import MultiViewPrior
+
+LIMIT = 2.3
+"""Largest acceptable cost of a step, in bare forwards."""
+
+
+def bench_inversion_step(prior: MultiViewPrior, quick: bool = False, vectors: int = 32) -> list[dict[str, Any]]:
+    """Time bare UNet forwards and whole inversion steps, taking turns, and compare medians.
+
+    A step is: noise the latents, encode the words, predict, go backward to the words, and move them. It is timed with
+    every weight of the prior frozen, as inversion runs, and with the UNet's weights collecting gradients, as is easily
+    left on by mistake.
+
+    Args:
+        prior: trained or not; the cost is the same.
+        quick: five turns instead of thirty.
+        vectors: number N of pseudo-word vectors.
+
+    Returns:
+        Rows ``bare forward``, ``inversion step`` and ``inversion step, weights not frozen`` with the median in
+        milliseconds and ``ratio``, the median over turns of its time over the bare forward's.
+    """
+    from invert3d_ns.prior.multiview import run_unet
+
+    info, device = prior.info, prior.device
+    views = info.num_views
+    latents = torch.randn(1, views, info.latent_channels, info.latent_size, info.latent_size, device=device)
+    cameras = camera_condition(torch.arange(views) * (360.0 / views), torch.tensor(0.0))[None].to(device)
+    t = torch.tensor([prior.num_timesteps // 2], device=device)
+    words = prior.word_vectors(info.init_word)[:1].repeat(vectors, 1).requires_grad_()
+    optimizer = torch.optim.AdamW([words], lr=1e-3)
+    with torch.no_grad():
+        context = prior.encode_prompt("<object>", {"<object>": words})
+
+    @torch.no_grad()
+    def forward() -> None:
+        run_unet(prior.unet, latents, t, context, cameras)
+
+    def step() -> None:
+        noise = torch.randn_like(latents)
+        prediction_context = prior.encode_prompt("<object>", {"<object>": words})
+        prior.prediction_loss(latents, noise, t, prediction_context, cameras).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def unfrozen_step() -> None:
+        prior.unet.requires_grad_(True)
+        try:
+            step()
+        finally:
+            prior.unet.requires_grad_(False)
+
+    work = {
+        "bare forward": forward,
+        "inversion step": step,
+        "inversion step, weights not frozen": unfrozen_step,
+    }
+    turns = [{name: _milliseconds(run, device) for name, run in work.items()} for _ in range(7 if quick else 32)][2:]
+    prior.unet.zero_grad(set_to_none=True)
+    return [
+        {
+            "what": name,
+            "prior": info.name,
+            "vectors": vectors,
+            "ms": round(median(turn[name] for turn in turns), 2),
+            "ratio": round(median(turn[name] / turn["bare forward"] for turn in turns), 3),
+        }
+        for name in work
+    ]
+
+
+def _milliseconds(run: Callable[[], None], device: torch.device) -> float:
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return 1e3 * (time.perf_counter() - start)
