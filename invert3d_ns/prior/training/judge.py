@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SEED = 900
 """Seed of the judge's training set; priors train on others."""
+OBJECTS = 4096
+"""Objects in the judge's training set."""
 
 
 def train_judge(folder: Path, data: WorldViews, steps: int, *, batch: int = 96, lr: float = 2e-3, seed: int = 0) -> Judge:

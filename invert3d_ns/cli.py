@@ -1,0 +1,44 @@
+"""The `invert3d` console script: what nerfstudio has no command for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import tyro
+
+from invert3d_ns.commands.bench import Bench
+from invert3d_ns.commands.evaluate import Evaluate
+from invert3d_ns.commands.export import Export
+from invert3d_ns.commands.prior import Prior
+from invert3d_ns.commands.train import Train
+from invert3d_ns.commands.views import Views
+from invert3d_ns.errors import InputError
+
+_TABLE: dict[str, Any] = {
+    "views": Views, "export": Export, "prior": Prior, "train": Train, "evaluate": Evaluate, "bench": Bench,
+}  # fmt: skip
+
+Command = Any  # the union of the table's values, which tyro turns into subcommands
+for _name, _kind in _TABLE.items():
+    _entry = Annotated[_kind, tyro.conf.subcommand(_name)]
+    Command = _entry if Command is Any else Command | _entry
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one subcommand; exit status 1 and one line on bad input."""
+    command = tyro.cli(Command, prog="invert3d", description="Edit and create 3D with words.", args=arguments)
+    try:
+        status = command.run()
+    except InputError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        print("Stopped. What was finished is on disk; run the same command again to go on.", file=sys.stderr)
+        status = 130
+    sys.exit(status or 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""``invert3d train``: make the bundled models again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+
+@dataclass
+class Train:
+    """Train the bundled prior, or the judge that grades it, on the procedural world. Run again to resume."""
+
+    what: tyro.conf.Positional[Literal["prior", "judge"]]
+    """prior: autoencoder, then denoiser and text tower. judge: the classifier that evaluations use."""
+    out: Path = Path("outputs/prior")
+    """Folder for checkpoints, the training set and, at the end, the finished model."""
+    objects: int = 14336
+    """Objects in the training set, four views each."""
+    autoencoder_steps: int = 3600
+    """Steps of the autoencoder (0.25 to 0.5 s each on one core)."""
+    denoiser_steps: int = 8000
+    """Steps of the denoiser (0.7 s each on one core). A finished run may be resumed with more."""
+    judge_steps: int = 1500
+    """Steps of the judge (0.2 s each on one core)."""
+    seed: int = 0
+    """Of weights, batches and noise."""
+    device: str | None = None
+    """Where to train: cuda if there is one, else cpu."""
+
+    def run(self) -> int:
+        """Train what is not trained yet and write the finished model."""
+        from invert3d_ns.errors import InputError
+
+        for name in ("objects", "autoencoder_steps", "denoiser_steps", "judge_steps"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give 1 or more")
+        return self._judge() if self.what == "judge" else self._prior()
+
+    def _judge(self) -> int:
+        from invert3d_ns.prior.training.data import world_views
+        from invert3d_ns.prior.training.judge import OBJECTS, SEED, save_judge, train_judge
+
+        data = world_views(self.out / "data", min(OBJECTS, self.objects), seed=SEED, split="any")
+        judge = train_judge(self.out, data, self.judge_steps, seed=self.seed)
+        save_judge(judge, self.out / "judge.safetensors")
+        print(f"Judge: {self.out / 'judge.safetensors'}")
+        return 0
+
+    def _prior(self) -> int:
+        import torch
+
+        from invert3d_ns.prior.storage import save_prior
+        from invert3d_ns.prior.training.recipe import train_prior
+
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        prior = train_prior(
+            self.out, objects=self.objects, autoencoder_steps=self.autoencoder_steps, denoiser_steps=self.denoiser_steps,
+            seed=self.seed, device=device,
+        )  # fmt: skip
+        save_prior(prior, self.out / "prior")
+        print(f"Prior: {self.out / 'prior'}. Grade it with: invert3d evaluate prior --prior {self.out / 'prior'} --out report")
+        return 0

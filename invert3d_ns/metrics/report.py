@@ -1,0 +1,56 @@
+"""Where every figure is written: ``table.md`` for people, ``table.json`` for programs, pictures beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from invert3d_ns.files import atomic_path
+from invert3d_ns.provenance import provenance
+
+Row = Mapping[str, Any]
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Mean ± standard deviation over seeds, as tables show it."""
+    if len(values) < 2:
+        return f"{values[0]:.{digits}f}"
+    return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}"
+
+
+def write_report(
+    out: Path, title: str, rows: Sequence[Row], figures: Mapping[str, Any], *, command: str, seeds: Sequence[int] = (),
+    device: str = "cpu",
+) -> None:
+    """Write a table and its headline figures to a folder and show the table.
+
+    Args:
+        out: the folder; made when missing.
+        title: what was measured.
+        rows: the table; columns are the keys in the order of their first appearance.
+        figures: flat headline numbers.
+        command: what gives these figures again.
+        seeds: all that were used.
+        device: where it ran.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    origin = provenance(device)
+    hardware = origin["hardware"]
+    lines = [f"# {title}", "", f"`{command}`", ""]
+    lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(str(row.get(column, "")) for column in columns) + " |" for row in rows]
+    lines += ["", *(f"- {key}: {value}" for key, value in figures.items()), ""]
+    lines += [f"{hardware['processor']}, {hardware['cores']} cores, {hardware['device']}; seeds {list(seeds)}", ""]
+    document = {"title": title, "command": command, "rows": list(rows), "figures": dict(figures), "seeds": list(seeds)} | origin
+    text = "\n".join(lines)
+    for name, content in (("table.md", text), ("table.json", json.dumps(document, indent=2) + "\n")):
+        with atomic_path(out / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    print(text)
+    print(f"Written to {out}")
