@@ -267,6 +267,15 @@ def test_projection_agrees_with_gsplat(antialiased):
         torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)
 
 
+def test_flat_gaussians_seen_from_their_edge_keep_antialiased_gradients_finite():
+    scene, cameras = world_scene(count=20), orbit(1, 16, 16)
+    scene["scales"][:, 1:] = 0.0
+    leaves = to(scene, torch.float32)
+    image, *_ = rasterization(**leaves, **cameras, rasterize_mode="antialiased")
+    image.sum().backward()
+    assert all(leaf.grad.isfinite().all() for leaf in leaves.values())
+
+
 def test_radius_clip_and_planes_hide_gaussians():
     scene, cameras = world_scene(), orbit(1, 64, 64)
     everything = rasterization(**scene, **cameras, packed=False)[2]
@@ -394,6 +403,14 @@ def test_without_a_kernel_one_warning_and_the_same_picture(monkeypatch):
         warnings.simplefilter("error")
         rasterization(**scene, **cameras)
     with pytest.raises(InputError, match="not built"):
+        rasterization(**scene, **cameras, backend="kernel")
+
+
+@needs_kernel
+def test_kernel_takes_float32_alone():
+    scene, cameras = to(world_scene(), torch.float64), to(orbit(1, 16, 16), torch.float64)
+    assert rasterization(**scene, **cameras)[0].dtype == torch.float64
+    with pytest.raises(ValueError, match="float32"):
         rasterization(**scene, **cameras, backend="kernel")
 
 

@@ -52,6 +52,11 @@ def _level() -> int:
     return levels.index(wanted)
 
 
+def takes(tensor: Tensor) -> bool:
+    """Whether the kernel is made for tensors of this type and device."""
+    return tensor.dtype == torch.float32 and tensor.device.type == "cpu"
+
+
 class _State:
     """Owns what one forward pass keeps for its backward passes."""
 
@@ -138,9 +143,11 @@ def composite(
 
     Uses ``torch.get_num_threads()`` threads; the result does not depend on their number.
     """
+    tensors = (means2d, conics, colors, opacities)
     if tile_size % 4 != 0:
         raise ValueError(f"tile_size must be a multiple of 4, got {tile_size}")
-    tensors = (means2d, conics, colors, opacities)
+    if not all(map(takes, tensors)):
+        raise ValueError("the compiled rasterization kernel takes float32 tensors on the CPU; use the torch backend")
     constants = (radii, depths, offsets, width, height, tile_size)
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         return _Composite.apply(*tensors, *constants, absgrad)

@@ -38,12 +38,12 @@ def _warn_of_fallback() -> None:
     )
 
 
-def _cpu_backend(wanted: Backend, dtype: torch.dtype) -> Literal["kernel", "torch"]:
+def _cpu_backend(wanted: Backend, means: Tensor) -> Literal["kernel", "torch"]:
     if wanted == "auto":
         wanted = os.environ.get(BACKEND_VARIABLE) or "auto"  # type: ignore[assignment]
         if wanted not in ("auto", "kernel", "torch"):
             raise InputError(f"{BACKEND_VARIABLE}={wanted} is no CPU rasterizer; use kernel or torch, or unset it")
-    if wanted == "torch" or (wanted == "auto" and dtype != torch.float32):
+    if wanted == "torch" or (wanted == "auto" and not _compiled.takes(means)):
         return "torch"
     if kernel_available():
         return "kernel"
@@ -85,8 +85,8 @@ def rasterization(
     """Draw N Gaussians into C images: ``gsplat.rasterization`` (1.4), on a CPU too.
 
     CUDA tensors go to gsplat unchanged. CPU tensors go to the compiled kernel, or to its plain-torch twin where the
-    kernel was not built (one warning) or the tensors are not float32. Gradients reach every float argument except
-    ``Ks``, by way of ``meta["means2d"]``, as gsplat's densification strategies expect.
+    kernel was not built (one warning) or the tensors are not float32; the twin also takes other devices. Gradients
+    reach every float argument but ``Ks``, by way of ``meta["means2d"]``, as gsplat's densification strategies expect.
 
     Args:
         means: centres in world units.
@@ -144,7 +144,7 @@ def rasterization(
     if distributed or sparse_grad or covars is not None or camera_model != "pinhole":
         raise NotImplementedError("distributed, sparse_grad, covars and cameras other than pinhole need a CUDA device")
     _check(means, quats, scales, opacities, colors, viewmats, Ks, backgrounds, sh_degree, render_mode, rasterize_mode)
-    chosen = _cpu_backend(backend, means.dtype)
+    chosen = _cpu_backend(backend, means)
     n_cameras, n = len(viewmats), len(means)
 
     radii, means2d, depths, conics, compensations = project(

@@ -91,18 +91,19 @@ def project(
     var_x, cov, var_y = zx * zx * _dot(u, u), zx * zy * _dot(u, v), zy * zy * _dot(v, v)
 
     blurred_x, blurred_y = var_x + eps2d, var_y + eps2d
-    det = (blurred_x * blurred_y - cov * cov).clamp_min(1e-10)
-    inverse = det.reciprocal()
+    det = blurred_x * blurred_y - cov * cov
+    inverse = det.clamp_min(1e-10).reciprocal()
     conics = torch.stack([blurred_y * inverse, -cov * inverse, blurred_x * inverse], dim=-1)
     compensations = None
     if antialiased:
-        compensations = torch.sqrt(((var_x * var_y - cov * cov) * inverse).clamp_min(0.0))
+        # Not clamped at 0, where the square root's infinite slope would turn zero gradients into NaN.
+        compensations = torch.sqrt(((var_x * var_y - cov * cov) * inverse).clamp_min(1e-12))
 
     with torch.no_grad():
         mid = 0.5 * (blurred_x + blurred_y)
         radii = torch.ceil(3.0 * torch.sqrt(mid + torch.sqrt((mid * mid - det).clamp_min(0.01))))
         mx, my = means2d.unbind(-1)
-        visible = in_range & (radii > radius_clip)
+        visible = in_range & (det > 0) & (radii > radius_clip)
         visible &= (mx + radii > 0) & (mx - radii < width) & (my + radii > 0) & (my - radii < height)
         radii = torch.where(visible, radii, 0.0).int()
     return Projection(radii, means2d, depths, conics, compensations)
