@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from gsplat.cuda._torch_impl import _eval_sh_bases_fast
@@ -16,7 +17,8 @@ from invert3d_ns.scenes.normalization import rotate_harmonics, to_object_frame, 
 
 
 def rotation_matrix(seed: int) -> torch.Tensor:
-    return torch.from_numpy(Rotation.random(random_state=seed).as_matrix()).float()
+    quaternion = np.random.default_rng(seed).normal(size=4)
+    return torch.from_numpy(Rotation.from_quat(quaternion).as_matrix()).float()
 
 
 @pytest.mark.parametrize("degree", [1, 2, 3])

@@ -64,7 +64,7 @@ def test_lgm_layout_without_normals_and_nerfstudio_rgb_layout(tmp_path):
 
     table = drop(table, "f_")
     rgb = np.empty(len(table), dtype=[*table.dtype.descr, ("red", "u1"), ("green", "u1"), ("blue", "u1")])
-    for name in table.dtype.names:
+    for name in table.dtype.names or ():
         rgb[name] = table[name]
     rgb["red"], rgb["green"], rgb["blue"] = 255, 0, 51
     save(tmp_path / "rgb.ply", rgb)

@@ -46,7 +46,7 @@ def fit(model, cameras, truth, steps):
         before.run_callback(step)
         index = step % len(cameras)
         outputs = model(cameras[index : index + 1])
-        loss = sum(model.get_loss_dict(outputs, {"image": truth[index]}).values())
+        loss = torch.stack(list(model.get_loss_dict(outputs, {"image": truth[index]}).values())).sum()
         optimizers.zero_grad_all()
         loss.backward()
         optimizers.optimizer_step_all()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from torch import Tensor
 
@@ -19,8 +20,6 @@ from invert3d_ns.scenes.cameras import OBJECT_RADIUS
 from invert3d_ns.scenes.normalization import turn
 
 if TYPE_CHECKING:
-    from nerfstudio.cameras.cameras import Cameras
-
     from invert3d_ns.scenes.assets import SceneDataParserConfig
     from invert3d_ns.scenes.silhouettes import Views
 
@@ -159,6 +158,9 @@ class FolderScene:
                 raise InputError(
                     f"the image {path} is missing; restore it, or remove its entry from {self.source.name}"
                 )
+        flat = (CameraType.PERSPECTIVE, CameraType.FISHEYE, CameraType.FISHEYE624)  # the datamanager undistorts these
+        if not torch.isin(outputs.cameras.camera_type, torch.tensor([kind.value for kind in flat])).all():
+            raise InputError(f"{self.source} has panoramic cameras; give images of perspective or fisheye cameras")
         if not outputs.cameras.camera_to_worlds.isfinite().all():
             raise InputError(f"{self.source} has camera poses with NaN or infinity; remove those frames")
         return outputs

@@ -134,6 +134,10 @@ class ObjectSplatModel(SplatfactoModel):
         direction = torch.nn.functional.normalize(torch.randn(self.config.num_random, 3), dim=-1)
         distance = torch.rand(self.config.num_random, 1) ** (1 / 3)
         points = 0.8 * OBJECT_RADIUS * distance * direction
+        if self.metadata.get("surroundings", False):
+            # A third of the points for what lies around the object, denser near it.
+            around = torch.arange(len(points)) % 3 == 0
+            points[around] = direction[around] * OBJECT_RADIUS * 1.2 * 6 ** torch.rand(int(around.sum()), 1)
         return points, torch.full_like(points, 0.5)
 
     def _parameters_from_points(self, points: Float[Tensor, "N 3"], colors: Float[Tensor, "N 3"]) -> dict[str, Tensor]:
