@@ -267,9 +267,10 @@ def test_projection_agrees_with_gsplat(antialiased):
         torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_flat_gaussians_seen_from_their_edge_keep_antialiased_gradients_finite():
+def test_points_and_needles_keep_antialiased_gradients_finite():
     scene, cameras = world_scene(count=20), orbit(1, 16, 16)
-    scene["scales"][:, 1:] = 0.0
+    scene["scales"][:10] = 0.0
+    scene["scales"][10:, 1:] = 0.0
     leaves = to(scene, torch.float32)
     image, *_ = rasterization(**leaves, **cameras, rasterize_mode="antialiased")
     image.sum().backward()
