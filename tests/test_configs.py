@@ -60,7 +60,9 @@ def test_the_command_line_reaches_every_part_of_the_configuration(parsed):
     assert parsed["means_lr"] > 0
 
 
-@pytest.mark.parametrize("heavy", ["diffusers", "transformers", "open_clip", "safetensors", "imageio_ffmpeg", "plyfile"])
+@pytest.mark.parametrize(
+    "heavy", ["diffusers", "transformers", "open_clip", "safetensors", "imageio_ffmpeg", "plyfile"]
+)
 def test_parsing_arguments_imports_nothing_heavy(parsed, heavy):
     assert heavy not in parsed["modules"]
 

@@ -112,7 +112,9 @@ def test_the_loss_of_several_groups_is_the_mean_of_each(prior, bank):
         latents, cameras, noise, timesteps = inversion.draw(bank, 2, groups=3)
         context = inversion.context(words)
         each = [
-            prior.prediction_loss(latents[i : i + 1], noise[i : i + 1], timesteps[i : i + 1], context, cameras[i : i + 1])
+            prior.prediction_loss(
+                latents[i : i + 1], noise[i : i + 1], timesteps[i : i + 1], context, cameras[i : i + 1]
+            )
             for i in range(3)
         ]
     assert together.item() == pytest.approx(torch.stack(each).mean().item(), rel=1e-4)

@@ -145,7 +145,9 @@ def test_the_console_tells_phases_and_what_comes_next(material, tmp_path, capfd)
 def test_inference_loads_a_run_without_its_prior(posed_run, material, monkeypatch):
     config, folder = posed_run
     monkeypatch.setitem(sys.modules, "invert3d_ns.prior.multiview", None)  # importing it would raise
-    from nerfstudio.utils.eval_utils import eval_setup
+    from nerfstudio.utils.eval_utils import all_methods, eval_setup
+
+    monkeypatch.setitem(all_methods, "invert3d", config)  # where the package is not installed
 
     _, pipeline, _, step = eval_setup(folder / "config.yml", test_mode="inference")
     assert step == SPLAT_STEPS + STEPS - 1
@@ -162,7 +164,9 @@ def test_frozen_splats_take_no_gradient_and_no_callback(posed_run, material, tmp
     densified, groups, rendered = [], [], []
     train_step, load = module.InversionTrainer._train_step, module.InversionPipeline.get_train_loss_dict
     after = ObjectSplatModel.step_post_backward
-    monkeypatch.setattr(ObjectSplatModel, "step_post_backward", lambda s, step: (densified.append(step), after(s, step)))
+    monkeypatch.setattr(
+        ObjectSplatModel, "step_post_backward", lambda s, step: (densified.append(step), after(s, step))
+    )
 
     def watch(self, step):
         train_step(self, step)
@@ -201,7 +205,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(material, tmp_path, options, m
     from pathlib import Path
 
     options = {
-        name: Path(value) if name in ("data", "load_dir", "load_checkpoint") else value for name, value in options.items()
+        name: Path(value) if name in ("data", "load_dir", "load_checkpoint") else value
+        for name, value in options.items()
     }
     options = {"data": material / "ball.ply", **options}
     config = tiny_config(prior=material / "prior", output_dir=tmp_path / "outputs", **options)

@@ -71,6 +71,8 @@ class InversionTrainer(Trainer):
         self._resumed: dict[str, Any] | None = None
         self._random_state: dict[str, Any] | None = None
         self._stop_signal: int | None = None
+        self._loss = float("nan")
+        self._heldout_loss: float | None = None
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Build everything and load the prior. Bad input leaves no run folder behind.
@@ -144,9 +146,12 @@ class InversionTrainer(Trainer):
                 callback.run_callback_at_location(step, TrainingCallbackLocation.AFTER_TRAIN_ITERATION)
         self.seconds[phase] += time.perf_counter() - started
         if step_check(step, self.config.logging.steps_per_log, run_at_zero=True) or step + 1 == self._last_step():
-            writer.put_scalar("Train Loss", loss.detach(), step)
+            self._loss = float(loss.detach())
+            writer.put_scalar("Train Loss", self._loss, step)
             for name, values in {"Train Loss Dict": losses, "Train Metrics Dict": metrics}.items():
-                writer.put_dict(name, {key: float(torch.as_tensor(value).detach()) for key, value in values.items()}, step)
+                writer.put_dict(
+                    name, {key: float(torch.as_tensor(value).detach()) for key, value in values.items()}, step
+                )
 
     def _begin_words(self) -> None:
         """Enter phase 2; what the phase before left on the optimizers is dropped."""
@@ -172,23 +177,28 @@ class InversionTrainer(Trainer):
             if pipeline.datamanager.eval_dataset:
                 with self.train_lock:
                     self.eval_iteration(step)
-            if step_check(step, 50):
-                pipeline.panel.show(f"**Fitting splats**: step {step + 1} of {pipeline.splat_steps}")
-            return
-        done = step + 1 - pipeline.splat_steps
-        if step_check(done, pipeline.config.heldout_every):
-            heldout = pipeline.heldout_loss()
-            writer.put_scalar("Held-out Loss", heldout, step)
-            pipeline.panel.show(
-                f"**Learning words**: step {done} of {pipeline.config.steps}  \nHeld-out loss {heldout:.4f}"
-            )
-        if step_check(done, pipeline.config.preview_every) and step + 1 < self._last_step():
-            picture = report.preview(pipeline)
-            self._log_picture(picture, step)
-            pipeline.panel.show(f"**Learning words**: step {done} of {pipeline.config.steps}", picture)
+        else:
+            done = step + 1 - pipeline.splat_steps
+            if step_check(done, pipeline.config.heldout_every):
+                self._heldout_loss = pipeline.heldout_loss()
+                writer.put_scalar("Held-out Loss", self._heldout_loss, step)
+            if step_check(done, pipeline.config.preview_every) and step + 1 < self._last_step():
+                self._show_picture(report.preview(pipeline), step)
+        if step_check(step, self.config.logging.steps_per_log, run_at_zero=True):
+            self._show_status(step)
 
-    def _log_picture(self, picture: UInt8[np.ndarray, "H W 3"], step: int) -> None:
+    def _show_status(self, step: int) -> None:
+        first = 0 if self.pipeline.phase == "splats" else self.pipeline.splat_steps
+        title = "Fitting splats" if self.pipeline.phase == "splats" else "Learning words"
+        steps = self.pipeline.splat_steps if self.pipeline.phase == "splats" else self.pipeline.config.steps
+        lines = [f"**{title}**: step {step + 1 - first} of {steps}", f"Loss {self._loss:.4f}"]
+        if self._heldout_loss is not None:
+            lines.append(f"Held-out loss {self._heldout_loss:.4f}")
+        self.pipeline.panel.show("  \n".join(lines))
+
+    def _show_picture(self, picture: UInt8[np.ndarray, "H W 3"], step: int) -> None:
         writer.put_image("Held-out views (truth above, generated below)", torch.from_numpy(picture) / 255, step)
+        self.pipeline.panel.show(picture=picture)
 
     def _wait_while_paused(self) -> None:
         while self.training_state == "paused" and not self.stop_training and self._stop_signal is None:
@@ -215,8 +225,8 @@ class InversionTrainer(Trainer):
                 self._begin_words()
             with self.train_lock:
                 outputs = report.write_outputs(self.pipeline, self.config, self.base_dir, self.seconds)
-            self._log_picture(outputs.picture, self.step)
-            self.pipeline.panel.show("**Done.**", outputs.picture)
+            self._show_picture(outputs.picture, self.step)
+            self.pipeline.panel.show("**Done.**")
             report.announce(outputs, self.base_dir)
         else:
             self._say_how_to_resume()

@@ -35,9 +35,10 @@ class InversionPanel(ViewerElement[str]):
         """Put the panel into the viewer's control tab."""
         self._create_gui_handle(viser_server)
 
-    def show(self, text: str, picture: UInt8[np.ndarray, "H W 3"] | None = None) -> None:
-        """Replace the text (Markdown) and, when one is given, the picture. Safe to call from the training thread."""
-        self._text = text
+    def show(self, text: str | None = None, picture: UInt8[np.ndarray, "H W 3"] | None = None) -> None:
+        """Replace the text (Markdown), the picture, or both. Safe to call from the training thread."""
+        if text is not None:
+            self._text = text
         if picture is not None:
             self._picture = _data_url(picture)
         if self._markdown is not None:
