@@ -80,6 +80,21 @@ def test_backgrounds(cloud, cameras):
     assert torch.equal(model.render(cameras)[0][corner], torch.ones(3)), "the prior always sees white"
 
 
+def test_the_viewers_background_stays_in_the_viewer(cloud, cameras):
+    model = make_model(cloud).eval()
+    before = model.get_outputs_for_camera(cameras[:1])["rgb"]
+    model.set_background(torch.tensor([0.1, 0.1, 0.2]))
+    assert torch.equal(model.get_outputs_for_camera(cameras[:1])["rgb"], before)
+
+
+def test_pictures_with_alpha_have_no_background(cloud, cameras):
+    model = make_model(cloud).eval()
+    rgba = model.get_rgba_image(model.get_outputs_for_camera(cameras[2:3]))
+    expected = render_rgba(cloud, cameras[2:3])[0]
+    solid = expected[..., 3] > 0.05
+    assert torch.allclose(rgba[solid], expected[solid], atol=1e-3)
+
+
 def test_the_cloud_of_a_model_is_what_it_started_from(cloud):
     again = make_model(cloud).cloud()
     assert again.sh_degree == 2

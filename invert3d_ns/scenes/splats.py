@@ -103,8 +103,7 @@ class ObjectSplatModel(SplatfactoModel):
         self._lpips: list[nn.Module] = []  # in a list, so that its weights stay out of checkpoints
         self.step = 0
         self.crop_box: OrientedBox | None = None
-        name = "white" if self.config.background_color == "random" else self.config.background_color
-        self.background_color = get_color(name).float()
+        self.background_color = get_color("black" if self.config.background_color == "black" else "white").float()
         self.info: dict[str, Any] = {}
         self.strategy = DefaultStrategy(
             prune_opa=self.config.cull_alpha_thresh,
@@ -205,6 +204,9 @@ class ObjectSplatModel(SplatfactoModel):
         self.strategy.refine_scale2d_stop_iter = 0 if full else self.config.stop_screen_size_at
         super().step_post_backward(step)
 
+    def set_background(self, background_color: Float[Tensor, "3"]) -> None:
+        """Nothing: the viewer calls this with its own colour during training, and the background is the scene's."""
+
     def _get_background_color(self) -> Float[Tensor, "3"]:
         if self.training and not self.frozen and self.metadata.get("has_alpha", False):
             return torch.rand(3, device=self.device)
@@ -258,6 +260,12 @@ class ObjectSplatModel(SplatfactoModel):
         if not self.training:
             outputs["background"] = background.expand(height, width, 3)
         return outputs
+
+    def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Float[Tensor, "H W 4"]:
+        """The picture with alpha and without background, which ``ns-render --rendered-output-names rgba`` asks for."""
+        alpha = outputs["accumulation"]
+        color = (outputs[output_name] - (1 - alpha) * outputs["background"]) / alpha.clamp_min(1e-6)
+        return torch.cat([color.clamp(0.0, 1.0), alpha], dim=-1)
 
     def render(self, cameras: Cameras) -> Float[Tensor, "F H W 3"]:
         """Pictures of all ``cameras`` (shape (F,), one common size) on white, in [0, 1].
