@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -121,22 +122,38 @@ class Upsample(nn.Module):
 
 
 class PlainMVDream(nn.Module):
-    def __init__(self, channels: int, mult: tuple[int, ...], context: int, heads: int, linear: bool) -> None:
+    def __init__(
+        self,
+        channels: int,
+        mult: tuple[int, ...],
+        context: int,
+        heads: int,
+        linear: bool,
+        *,
+        depth: int = 1,
+        attends: tuple[bool, ...] | None = None,
+    ) -> None:
         super().__init__()
         self.channels = channels
+        attends = attends or (True,) * len(mult)
         width = 4 * channels
 
         def transformer(c: int) -> Transformer:
             return Transformer(c, context, heads, linear)
+
+        def layers(level: int, inputs: int) -> list[nn.Module]:
+            c = mult[level] * channels
+            return [Residual(inputs, c, width), *([transformer(c)] if attends[level] else [])]
 
         self.time_embed = nn.Sequential(nn.Linear(channels, width), nn.SiLU(), nn.Linear(width, width))
         self.camera_embed = nn.Sequential(nn.Linear(16, width), nn.SiLU(), nn.Linear(width, width))
         inputs: list[nn.ModuleList] = [nn.ModuleList([nn.Conv2d(4, channels, 3, padding=1)])]
         skips, c = [channels], channels
         for level, m in enumerate(mult):
-            inputs.append(nn.ModuleList([Residual(c, m * channels, width), transformer(m * channels)]))
-            c = m * channels
-            skips.append(c)
+            for _ in range(depth):
+                inputs.append(nn.ModuleList(layers(level, c)))
+                c = m * channels
+                skips.append(c)
             if level < len(mult) - 1:
                 inputs.append(nn.ModuleList([Downsample(c)]))
                 skips.append(c)
@@ -144,12 +161,10 @@ class PlainMVDream(nn.Module):
         self.middle_block = nn.ModuleList([Residual(c, c, width), transformer(c), Residual(c, c, width)])
         outputs: list[nn.ModuleList] = []
         for level, m in reversed(list(enumerate(mult))):
-            for i in range(2):
-                layers: list[nn.Module] = [Residual(c + skips.pop(), m * channels, width), transformer(m * channels)]
+            for i in range(depth + 1):
+                parts = layers(level, c + skips.pop())
                 c = m * channels
-                if level and i == 1:
-                    layers.append(Upsample(c))
-                outputs.append(nn.ModuleList(layers))
+                outputs.append(nn.ModuleList([*parts, Upsample(c)] if level and i == depth else parts))
         self.output_blocks = nn.ModuleList(outputs)
         self.out = nn.Sequential(nn.GroupNorm(32, c), nn.SiLU(), nn.Conv2d(c, 4, 3, padding=1))
 
@@ -183,13 +198,15 @@ class PlainMVDream(nn.Module):
 
 
 @torch.no_grad()
-def write_golden(path: Path, *, mult: tuple[int, ...], linear: bool, ternary: bool = False, seed: int = 0) -> None:
+def write_golden(
+    path: Path, *, mult: tuple[int, ...], linear: bool, ternary: bool = False, seed: int = 0, **shape: Any
+) -> None:
     """Write a golden file with random weights; ``ternary`` ones compress well."""
     from safetensors.torch import save_file
 
     heads, frames, objects, context = 2, 4, 2, 24
     generator = torch.Generator().manual_seed(seed)
-    network = PlainMVDream(32, mult, context, heads, linear).eval()
+    network = PlainMVDream(32, mult, context, heads, linear, **shape).eval()
     for name, parameter in network.named_parameters():
         if parameter.ndim > 1:
             values = torch.randn(parameter.shape, generator=generator)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from plain_mvdream import FIXTURE, write_golden
+from plain_mvdream import FIXTURE, PlainMVDream, write_golden
 
+from invert3d_ns.prior.conversion import convert_unet
 from invert3d_ns.prior.golden import TOLERANCE, golden_difference
 
 
@@ -24,10 +25,24 @@ def test_stored_golden_file_is_reproduced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("linear", [False, True])
-def test_plain_network_is_reproduced_over_two_levels(tmp_path: Path, linear: bool) -> None:
+@pytest.mark.parametrize("shape", [{}, {"depth": 2, "attends": (True, False)}])
+def test_plain_network_is_reproduced_over_two_levels(tmp_path: Path, linear: bool, shape: dict) -> None:
     path = tmp_path / "golden.safetensors"
-    write_golden(path, mult=(1, 2), linear=linear, seed=3)
+    write_golden(path, mult=(1, 2), linear=linear, seed=3, **shape)
     assert golden_difference(path) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("linear", "context", "heads"), [(False, 768, [8, 8, 8, 8]), (True, 1024, [5, 10, 20, 20])], ids=["sd1.5", "sd2.1"]
+)
+def test_full_size_architecture_is_read_off_the_weights(linear: bool, context: int, heads: list[int]) -> None:
+    with torch.device("meta"):
+        network = PlainMVDream(320, (1, 2, 4, 4), context, 8, linear, depth=2, attends=(True, True, True, False))
+    unet = convert_unet(network.state_dict())
+    assert unet.config["block_out_channels"] == [320, 640, 1280, 1280]
+    assert unet.config["attention_head_dim"] == heads
+    assert unet.config["cross_attention_dim"] == context
+    assert sum(p.numel() for p in unet.parameters()) == sum(p.numel() for p in network.parameters())
 
 
 def test_wrong_number_of_views_is_noticed(tmp_path: Path) -> None:

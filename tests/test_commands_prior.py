@@ -115,6 +115,7 @@ def test_views_writes_a_grid_and_a_video(inverted: tuple[Path, Path], capsys: py
         ({"prompt": "a red cube"}, "<object>"),
         ({"prior": None}, "--prior"),
         ({"azimuths": ()}, "azimuth"),
+        ({"elevation": 90.0}, "elevation"),
         ({"steps": 0}, "--steps"),
         ({"count": -3}, "--count"),
         ({"prompt": "<object> " + "red " * 90}, "would be cut"),

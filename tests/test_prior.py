@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -317,3 +319,22 @@ def test_facts_are_read_from_the_components(tiny_v_prior) -> None:
     assert isinstance(info, PriorInfo)
     assert (info.image_size, info.latent_size, info.token_dim, info.context_length) == (32, 4, 24, 77)
     assert (info.prediction_type, info.guidance_rescale) == ("v_prediction", 0.7)
+
+
+def test_importing_the_prior_imports_no_diffusion_library() -> None:
+    modules = (
+        "prior.multiview, invert3d_ns.prior.checkpoints, invert3d_ns.inversion.embedding, invert3d_ns.commands.views"
+    )
+    code = f"""if True:
+        import sys, invert3d_ns.{modules}
+        print(sorted({{"diffusers", "transformers", "open_clip", "huggingface_hub"}} & set(sys.modules)))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_inversion_benchmark_compares_with_the_bare_forward(tiny_prior) -> None:
+    from invert3d_ns.metrics.bench_inversion import bench_inversion_step
+
+    rows = bench_inversion_step(tiny_prior, quick=True, vectors=4)
+    assert rows[0]["ratio"] == 1 and all(row["ms"] > 0 for row in rows)
+    assert not any(p.requires_grad for p in tiny_prior.parameters())

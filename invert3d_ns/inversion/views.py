@@ -51,11 +51,14 @@ def generate_views(
         sampling: keywords of :meth:`MultiViewPrior.sample`.
 
     Raises:
-        InputError: the embedding is not for this prior, there are no azimuths, or the prompt lacks the placeholder.
+        InputError: the embedding is not for this prior, there are no azimuths, the elevation is out of range, or the
+            prompt lacks the placeholder.
     """
     embedding.check_prior(prior)
     if not azimuths:
         raise InputError("no azimuths are given; give at least one, in degrees")
+    if not -90 < elevation < 90:
+        raise InputError(f"elevation {elevation:g} is out of range; give degrees between -90 and 90, best -30 to 30")
     prompt = prompt or embedding.token
     if embedding.token not in prompt:
         raise InputError(f"the prompt {prompt!r} does not mention the object; put {embedding.token} where it belongs")
