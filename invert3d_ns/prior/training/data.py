@@ -47,7 +47,7 @@ class WorldViews:
 
     def images(self, objects: Tensor | slice | list[int]) -> Float[Tensor, "B F 3 H W"]:
         """Views of some objects, RGB in [0, 1]."""
-        return torch.from_numpy(np.ascontiguousarray(self.rgb[objects])).permute(0, 1, 4, 2, 3).float() / 255
+        return torch.from_numpy(np.array(self.rgb[objects])).permute(0, 1, 4, 2, 3).float() / 255
 
 
 def render_set(

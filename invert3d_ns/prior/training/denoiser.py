@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from invert3d_ns.prior.info import PriorInfo
 from invert3d_ns.prior.training.data import WorldViews
 from invert3d_ns.prior.training.loop import Stage
-from invert3d_ns.prior.training.text import build_text_encoder, build_tokenizer
+from invert3d_ns.prior.training.text import build_text_encoder, load_or_build_tokenizer
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -66,11 +66,12 @@ def build_scheduler() -> Any:
     )  # fmt: skip
 
 
-def assemble(vae: AutoencoderKL, data: WorldViews, training: dict[str, Any]) -> MultiViewPrior:
-    """A prior around an autoencoder: fresh UNet and text tower, vocabulary from the captions of ``data``."""
+def assemble(folder: Path, vae: AutoencoderKL, data: WorldViews, training: dict[str, Any]) -> MultiViewPrior:
+    """A prior around an autoencoder: fresh UNet and text tower, vocabulary from the captions of ``data`` or from ``folder``."""
     from invert3d_ns.prior.multiview import MultiViewPrior
 
-    tokenizer = build_tokenizer(caption for wordings in data.captions for caption in wordings)
+    captions = (caption for wordings in data.captions for caption in wordings)
+    tokenizer = load_or_build_tokenizer(folder / "tokenizer", captions)
     unet, text_encoder, scheduler = build_unet(), build_text_encoder(tokenizer), build_scheduler()
     info = PriorInfo.from_components(
         "bundled", unet, vae, text_encoder, tokenizer, scheduler, init_word="object", inversion_learning_rate=2e-2,

@@ -45,6 +45,6 @@ def train_prior(
         "data_seed": DATA_SEED, "command": "invert3d train prior", "psnr": round(whole, 2),
         "psnr_foreground": round(foreground, 2),
     }  # fmt: skip
-    prior = assemble(vae, data, training).to(device)
+    prior = assemble(folder, vae, data, training).to(device)
     train_denoiser(folder, prior, data, denoiser_steps, seed=seed)
     return prior

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from invert3d_ns.files import atomic_path
+
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -27,6 +29,24 @@ ARCHITECTURE: dict[str, Any] = {
     "projection_dim": 128,
     "hidden_act": "quick_gelu",
 }
+
+
+def load_or_build_tokenizer(folder: Path, captions: Iterable[str]) -> CLIPTokenizer:
+    """The vocabulary of an unfinished training in ``folder``, or a new one, kept there: ties between merges fall differently each
+    time, and a resumed text tower must find its words where they were.
+    """
+    from transformers import CLIPTokenizer
+
+    if (folder / "merges.txt").exists():
+        return CLIPTokenizer(
+            str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77, bos_token="<|startoftext|>",
+            eos_token="<|endoftext|>", pad_token="<|endoftext|>", unk_token="<|endoftext|>",
+        )  # fmt: skip
+    tokenizer = build_tokenizer(captions)
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        tokenizer.backend_tokenizer.model.save(str(temporary))
+    return tokenizer
 
 
 def build_tokenizer(captions: Iterable[str]) -> CLIPTokenizer:

@@ -1,0 +1,140 @@
+"""Training of the bundled models, at sizes that take seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from invert3d_ns.cli import main
+from invert3d_ns.metrics.judge import Judge
+from invert3d_ns.prior.multiview import MultiViewPrior
+from invert3d_ns.prior.training.autoencoder import normalise_latents
+from invert3d_ns.prior.training.data import world_views
+from invert3d_ns.prior.training.denoiser import build_scheduler
+from invert3d_ns.prior.training.loop import Stage, warmup_stable_decay
+from invert3d_ns.prior.training.text import build_text_encoder, build_tokenizer, load_or_build_tokenizer
+
+
+def _run(arguments: list[str]) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    return int(stopped.value.code or 0)
+
+
+def _tiny(out: Path, *extra: str) -> list[str]:
+    return ["train", "prior", "--out", str(out), "--objects", "8", "--autoencoder-steps", "2", "--denoiser-steps", "2", *extra]
+
+
+def test_training_ends_with_a_prior_that_loads_and_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(_tiny(tmp_path)) == 0
+    assert str(tmp_path / "prior") in capsys.readouterr().out.replace("\n", "")
+    prior = MultiViewPrior.from_pretrained(tmp_path / "prior")
+    assert prior.info.prediction_type == "v_prediction"
+    assert prior.info.training["steps"] == 2
+    views = prior.sample("a red ball", torch.zeros(1, 4, 16), steps=2)
+    assert views.shape == (1, 4, 3, 64, 64) and views.isfinite().all()
+    shards = list((tmp_path / "prior").rglob("*.safetensors"))
+    assert shards and max(s.stat().st_size for s in shards) <= 16 * 2**20
+    # Again: everything is trained already, and more steps go on from there.
+    assert _run(_tiny(tmp_path)[:-1] + ["3"]) == 0
+    assert MultiViewPrior.from_pretrained(tmp_path / "prior").info.training["steps"] == 3
+
+
+def test_a_resumed_stage_equals_an_unbroken_one(tmp_path: Path) -> None:
+    def train(folder: Path, *stops: int) -> nn.Linear:
+        for stop in stops:
+            torch.manual_seed(0)
+            stage = Stage("s", folder, model := nn.Linear(3, 1), 8, 1e-2, log_every=2)
+            stage.steps, total = stop, stage.steps
+            target = torch.arange(3.0)
+
+            def loss(step: int, model: nn.Linear = model, target: torch.Tensor = target) -> dict[str, torch.Tensor]:
+                x = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
+                return {"loss": (model(x)[:, 0] - x @ target).square().mean()}
+
+            # The schedule must not know of the interruption.
+            stage.run(loss) if stop == total else _run_until(stage, loss, stop, total)
+        stage.use_average()
+        return model
+
+    broken, whole = train(tmp_path / "a", 4, 8), train(tmp_path / "b", 8)
+    torch.testing.assert_close(broken.weight, whole.weight, rtol=0, atol=0)
+
+
+def _run_until(stage: Stage, loss, stop: int, total: int) -> None:
+    stage.steps = total
+    stage._remaining = lambda: iter(range(stage.done, stop))  # type: ignore[method-assign]
+    stage.run(loss)
+
+
+def test_learning_rate_rises_stays_and_falls() -> None:
+    values = [warmup_stable_decay(step, 1000) for step in range(1000)]
+    assert values[0] == pytest.approx(0.01) and values[99] == values[500] == 1.0
+    assert values[-1] < 0.03 and all(a >= b for a, b in zip(values[650:], values[651:]))
+
+
+def test_normalised_latents_have_unit_spread_and_the_same_reconstruction(tmp_path: Path) -> None:
+    from diffusers import AutoencoderKL
+
+    from invert3d_ns.prior.training.autoencoder import ARCHITECTURE
+
+    torch.manual_seed(0)
+    data = world_views(tmp_path, 16, seed=3)
+    model = AutoencoderKL(**{**ARCHITECTURE, "block_out_channels": (8, 8, 8, 8), "latent_channels": 4}).eval()
+    images = data.images(torch.arange(16)).flatten(0, 1)
+
+    def reconstruct() -> torch.Tensor:
+        return model.decode(model.encode(images * 2 - 1).latent_dist.mode()).sample
+
+    with torch.no_grad():
+        before = reconstruct()
+        spread = model.encode(images * 2 - 1).latent_dist.std
+        latents = model.encode(images * 2 - 1).latent_dist.mean.std((0, 2, 3))
+        normalise_latents(model, data, count=16)
+        torch.testing.assert_close(reconstruct(), before, rtol=1e-4, atol=1e-4)
+        posterior = model.encode(images * 2 - 1).latent_dist
+        torch.testing.assert_close(posterior.std, spread / latents.view(1, -1, 1, 1), rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(posterior.mean.mean((0, 2, 3)), torch.zeros(4), atol=1e-3, rtol=0)
+        torch.testing.assert_close(posterior.mean.std((0, 2, 3)), torch.ones(4), atol=1e-2, rtol=0)
+
+
+def test_schedule_ends_in_pure_noise_and_predicts_v() -> None:
+    scheduler = build_scheduler()
+    assert scheduler.alphas_cumprod[-1] == 0.0
+    assert scheduler.config.prediction_type == "v_prediction"
+    scheduler.set_timesteps(20)
+    assert scheduler.timesteps[0] == 999
+
+
+def test_tokenizer_keeps_caption_words_whole_and_takes_any_text(tmp_path: Path) -> None:
+    captions = ["a red chair with blue legs", "a purple checkered ball"] * 3
+    tokenizer = build_tokenizer(captions)
+    words = tokenizer.convert_ids_to_tokens(tokenizer("a red chair with blue legs")["input_ids"])
+    assert words == ["<|startoftext|>", "a</w>", "red</w>", "chair</w>", "with</w>", "blue</w>", "legs</w>", "<|endoftext|>"]
+    odd = tokenizer("Zebra's xylophone, 42!")["input_ids"]
+    assert len(odd) > 8 and tokenizer.unk_token_id not in odd[1:-1]
+    assert build_text_encoder(tokenizer)(torch.tensor([odd])).last_hidden_state.shape == (1, len(odd), 128)
+    kept = load_or_build_tokenizer(tmp_path / "tokenizer", captions)
+    assert load_or_build_tokenizer(tmp_path / "tokenizer", ["another text"]).get_vocab() == kept.get_vocab()
+
+
+def test_the_judge_is_right_about_true_renders() -> None:
+    from invert3d_ns.metrics.prior_quality import grade_true_renders
+
+    name, colour = grade_true_renders(Judge.load(), objects=24)
+    assert name >= 0.97 and colour >= 0.97
+
+
+def test_the_judge_can_be_trained_again(tmp_path: Path) -> None:
+    assert _run(["train", "judge", "--out", str(tmp_path), "--objects", "8", "--judge-steps", "2"]) == 0
+    assert Judge.load(tmp_path / "judge.safetensors").name(torch.rand(2, 3, 32, 32))[0].shape == (2,)
+
+
+def test_bad_numbers_are_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(["train", "prior", "--out", str(tmp_path / "x"), "--objects", "0"]) == 1
+    error = capsys.readouterr().err
+    assert "--objects" in error and error.count("\n") == 1
+    assert not (tmp_path / "x").exists()
