@@ -271,7 +271,25 @@ def test_damaged_folder(tiny_prior, tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(InputError) as error:
         load_prior(tmp_path / "prior")
-    assert_one_line(error, "unet", "damaged")
+    assert_one_line(error, "unet", "truncated")
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_missing_shard_is_never_filled_with_random_weights(tiny_prior, tmp_path: Path, part: str) -> None:
+    save_prior(tiny_prior, tmp_path / "prior", max_shard_size="20KB")
+    sorted((tmp_path / "prior" / part).glob("*.safetensors"))[-1].unlink()
+    with pytest.raises(InputError) as error:
+        load_prior(tmp_path / "prior")
+    assert_one_line(error, part.replace("text_encoder", "text encoder"), "missing")
+
+
+def test_scheduler_of_another_kind(tiny_prior, tmp_path: Path) -> None:
+    save_prior(tiny_prior, tmp_path / "prior")
+    path = tmp_path / "prior" / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"_class_name": "DiffusionPipeline"}))
+    with pytest.raises(InputError) as error:
+        load_prior(tmp_path / "prior")
+    assert_one_line(error, "not a scheduler")
 
 
 def test_newer_folder_format(tiny_prior, tmp_path: Path) -> None:

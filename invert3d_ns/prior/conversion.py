@@ -79,7 +79,7 @@ def convert_unet(
     renamed = {UNET_PREFIX + re.sub(r"^camera_embed\.", "label_emb.0.", key): value for key, value in unet.items()}
     with torch.device("meta"):
         model = UNet2DConditionModel(**config)
-    _load(model, convert_ldm_unet_checkpoint(renamed, config), "UNet", assign=True)
+    load_strictly(model, convert_ldm_unet_checkpoint(renamed, config), "UNet", assign=True)
     return model
 
 
@@ -107,7 +107,7 @@ def convert_vae(state: Mapping[str, Tensor], sample_size: int = 256) -> Autoenco
     }
     model = AutoencoderKL(**config)
     converted = convert_ldm_vae_checkpoint(weights, config)
-    _load(model, {key: value for key, value in converted.items() if key in model.state_dict()}, "autoencoder")
+    load_strictly(model, {key: value for key, value in converted.items() if key in model.state_dict()}, "autoencoder")
     return model
 
 
@@ -170,7 +170,7 @@ def load_text_encoder(model: CLIPTextModel, weights: Mapping[str, Tensor]) -> No
     own = model.state_dict()
     prefix = "text_model." if any(key.startswith("text_model.") for key in own) else ""
     named = {prefix + key.removeprefix("text_model."): value for key, value in weights.items()}
-    _load(model, {key: value for key, value in named.items() if key in own}, "text encoder")
+    load_strictly(model, {key: value for key, value in named.items() if key in own}, "text encoder")
 
 
 def _is_unet_key(key: str, state: Mapping[str, Tensor]) -> bool:
@@ -227,7 +227,12 @@ def _count(state: Mapping[str, Any], pattern: str) -> int:
     return 1 + max((int(m.group(1)) for key in state if (m := re.match(pattern, key))), default=-1)
 
 
-def _load(model: nn.Module, weights: Mapping[str, Tensor], part: str, *, assign: bool = False) -> None:
+def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], part: str, *, assign: bool = False) -> None:
+    """Load every weight of ``model`` and nothing else; ``assign`` takes the tensors themselves, for models on "meta".
+
+    Raises:
+        InputError: weights are missing, too many or of other shapes; ``part`` is what the message calls the model.
+    """
     try:
         missing, unexpected = model.load_state_dict(dict(weights), strict=False, assign=assign)
     except RuntimeError as error:

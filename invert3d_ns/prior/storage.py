@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from invert3d_ns.errors import InputError
 from invert3d_ns.files import atomic_path
 from invert3d_ns.prior.info import PriorInfo
+from invert3d_ns.prior.weights import read_safetensors
 
 if TYPE_CHECKING:
     from invert3d_ns.prior.multiview import MultiViewPrior
@@ -101,32 +103,52 @@ def load_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Multi
     Raises:
         InputError: a part is missing, truncated, or does not fit its config.
     """
-    import diffusers
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+    from invert3d_ns.prior.conversion import load_strictly, load_text_encoder
     from invert3d_ns.prior.multiview import MultiViewPrior
 
     info = read_info(folder)
     part = "unet"
-    options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
+    kinds: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
+    networks: dict[str, Any] = {}
     try:
         with quiet_libraries():
-            unet = UNet2DConditionModel.from_pretrained(
-                folder / part, torch_dtype=dtype, low_cpu_mem_usage=False, **options
-            )
-            part = "vae"
-            vae = AutoencoderKL.from_pretrained(folder / part, torch_dtype=dtype, low_cpu_mem_usage=False, **options)
+            # Not from_pretrained: it fills weights that a damaged folder lacks with random numbers, and takes time to
+            # draw random numbers that it then overwrites.
+            for part, kind in kinds.items():
+                with torch.device("meta"):
+                    networks[part] = kind.from_config(kind.load_config(folder / part, local_files_only=True))
+                load_strictly(networks[part], _read_shards(folder / part, dtype), part, assign=True)
             part = "text_encoder"
-            text_encoder = CLIPTextModel.from_pretrained(folder / part, dtype=torch.float32, **options)
+            text_encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(folder / part, local_files_only=True))
+            load_text_encoder(text_encoder, _read_shards(folder / part, torch.float32))
             part = "tokenizer"
             tokenizer = CLIPTokenizer.from_pretrained(folder / part, local_files_only=True)
             part = "scheduler"
-            scheduler_name = json.loads((folder / part / "scheduler_config.json").read_text())["_class_name"]
-            scheduler = getattr(diffusers, scheduler_name).from_pretrained(folder / part, local_files_only=True)
+            scheduler = _load_scheduler(folder / part)
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"the prior in {folder} is damaged: {part} cannot be loaded ({reason}); convert or download it again"
         ) from error
-    return MultiViewPrior(unet, vae, text_encoder, tokenizer, scheduler, info).to(device)  # type: ignore[arg-type]
+    prior = MultiViewPrior(**networks, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler, info=info)
+    return prior.to(device)
+
+
+def _read_shards(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        state.update(read_safetensors(file)[0])
+    return {key: value.to(dtype) for key, value in state.items()}
+
+
+def _load_scheduler(folder: Path) -> Any:
+    import diffusers
+
+    name = json.loads((folder / "scheduler_config.json").read_text(encoding="utf-8"))["_class_name"]
+    kind = getattr(diffusers, name)
+    if not issubclass(kind, diffusers.SchedulerMixin):
+        raise TypeError(f"{name} is not a scheduler")
+    return kind.from_pretrained(folder, local_files_only=True)
