@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -20,10 +22,8 @@ _TABLE: dict[str, Any] = {
     "views": Views, "export": Export, "prior": Prior, "train": Train, "evaluate": Evaluate, "bench": Bench,
 }  # fmt: skip
 
-Command = Any  # the union of the table's values, which tyro turns into subcommands
-for _name, _kind in _TABLE.items():
-    _entry = Annotated[_kind, tyro.conf.subcommand(_name)]
-    Command = _entry if Command is Any else Command | _entry
+_ENTRIES: list[Any] = [Annotated[kind, tyro.conf.subcommand(name)] for name, kind in _TABLE.items()]
+Command: Any = functools.reduce(operator.or_, _ENTRIES)  # a union, which tyro turns into subcommands
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

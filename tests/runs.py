@@ -60,7 +60,7 @@ def train(config) -> Path:
 
 
 def train_and_die(*deaths: dict[str, Any]) -> None:
-    """Train in processes of their own, at the same time, that die of SIGKILL: when a step is done, or while it is saved.
+    """Train in processes of their own, at the same time, that die of SIGKILL: after a step, or while it is saved.
 
     Args:
         deaths: arguments of :func:`tiny_config`, and either ``die_after_step`` or ``die_saving_step``.

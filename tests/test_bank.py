@@ -63,7 +63,7 @@ def test_views_are_averaged_from_finer_renders(render):
     assert views.shape == (1, 2, 3, 16, 16)
     pooled = torch.nn.functional.avg_pool2d(fine[0], 2)
     assert torch.allclose(views[0], pooled, atol=1e-5)
-    assert 0 <= views.min() and views.max() <= 1
+    assert views.min() >= 0 and views.max() <= 1
 
 
 def test_a_bank_repeats_itself_and_separates_what_is_held_out(render, tiny_prior):

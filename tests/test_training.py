@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,8 @@ def _run(arguments: list[str]) -> int:
 
 
 def _tiny(out: Path, *extra: str) -> list[str]:
-    return ["train", "prior", "--out", str(out), "--objects", "8", "--autoencoder-steps", "2", "--denoiser-steps", "2", *extra]
+    steps = ["--autoencoder-steps", "2", "--denoiser-steps", "2"]
+    return ["train", "prior", "--out", str(out), "--objects", "8", *steps, *extra]
 
 
 def test_training_ends_with_a_prior_that_loads_and_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,7 +41,7 @@ def test_training_ends_with_a_prior_that_loads_and_samples(tmp_path: Path, capsy
     shards = list((tmp_path / "prior").rglob("*.safetensors"))
     assert shards and max(s.stat().st_size for s in shards) <= 16 * 2**20
     # Again: everything is trained already, and more steps go on from there.
-    assert _run(_tiny(tmp_path)[:-1] + ["3"]) == 0
+    assert _run([*_tiny(tmp_path)[:-1], "3"]) == 0
     assert MultiViewPrior.from_pretrained(tmp_path / "prior").info.training["steps"] == 3
 
 
@@ -73,11 +75,12 @@ def _run_until(stage: Stage, loss, stop: int, total: int) -> None:
 def test_learning_rate_rises_stays_and_falls() -> None:
     values = [warmup_stable_decay(step, 1000) for step in range(1000)]
     assert values[0] == pytest.approx(0.01) and values[99] == values[500] == 1.0
-    assert values[-1] < 0.03 and all(a >= b for a, b in zip(values[650:], values[651:]))
+    assert values[-1] < 0.03 and all(a >= b for a, b in pairwise(values[650:]))
 
 
 def test_normalised_latents_have_unit_spread_and_the_same_reconstruction(tmp_path: Path) -> None:
     from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
     from invert3d_ns.prior.training.autoencoder import ARCHITECTURE
 
@@ -86,16 +89,19 @@ def test_normalised_latents_have_unit_spread_and_the_same_reconstruction(tmp_pat
     model = AutoencoderKL(**{**ARCHITECTURE, "block_out_channels": (8, 8, 8, 8), "latent_channels": 4}).eval()
     images = data.images(torch.arange(16)).flatten(0, 1)
 
+    def encode() -> DiagonalGaussianDistribution:
+        return model.encode(images * 2 - 1, return_dict=False)[0]
+
     def reconstruct() -> torch.Tensor:
-        return model.decode(model.encode(images * 2 - 1).latent_dist.mode()).sample
+        return model.decode(encode().mode(), return_dict=False)[0]
 
     with torch.no_grad():
         before = reconstruct()
-        spread = model.encode(images * 2 - 1).latent_dist.std
-        latents = model.encode(images * 2 - 1).latent_dist.mean.std((0, 2, 3))
+        spread = encode().std
+        latents = encode().mean.std((0, 2, 3))
         normalise_latents(model, data, count=16)
         torch.testing.assert_close(reconstruct(), before, rtol=1e-4, atol=1e-4)
-        posterior = model.encode(images * 2 - 1).latent_dist
+        posterior = encode()
         torch.testing.assert_close(posterior.std, spread / latents.view(1, -1, 1, 1), rtol=1e-3, atol=1e-5)
         torch.testing.assert_close(posterior.mean.mean((0, 2, 3)), torch.zeros(4), atol=1e-3, rtol=0)
         torch.testing.assert_close(posterior.mean.std((0, 2, 3)), torch.ones(4), atol=1e-2, rtol=0)
@@ -113,7 +119,8 @@ def test_tokenizer_keeps_caption_words_whole_and_takes_any_text(tmp_path: Path) 
     captions = ["a red chair with blue legs", "a purple checkered ball"] * 3
     tokenizer = build_tokenizer(captions)
     words = tokenizer.convert_ids_to_tokens(tokenizer("a red chair with blue legs")["input_ids"])
-    assert words == ["<|startoftext|>", "a</w>", "red</w>", "chair</w>", "with</w>", "blue</w>", "legs</w>", "<|endoftext|>"]
+    whole = ["a</w>", "red</w>", "chair</w>", "with</w>", "blue</w>", "legs</w>"]
+    assert words == ["<|startoftext|>", *whole, "<|endoftext|>"]
     odd = tokenizer("Zebra's xylophone, 42!")["input_ids"]
     assert len(odd) > 8 and tokenizer.unk_token_id not in odd[1:-1]
     assert build_text_encoder(tokenizer)(torch.tensor([odd])).last_hidden_state.shape == (1, len(odd), 128)

@@ -40,11 +40,9 @@ def test_azimuths_see_the_sides_that_the_convention_names() -> None:
     plates = [Primitive("box", c, (0.2, 0.2, 0.2), name, rounding=0.01) for name, c in sides.items()]
     views = render([_object(plates, paint)], _cameras(0.0, 90.0, 180.0, 270.0), size=32)
     centre = views.rgb[0, :, 16, 16] / 255.0
-    for seen, name in zip(centre, sides):
-        expected = np.array(COLOURS[paint[name]])
-        assert np.argmax(seen @ np.stack([np.array(COLOURS[c]) / np.linalg.norm(COLOURS[c]) for c in paint.values()]).T) == list(
-            sides
-        ).index(name), (name, seen, expected)
+    for seen, name in zip(centre, sides, strict=True):
+        hues = np.stack([np.array(COLOURS[c]) / np.linalg.norm(COLOURS[c]) for c in paint.values()])
+        assert np.argmax(hues @ seen) == list(sides).index(name), (name, seen, COLOURS[paint[name]])
 
 
 def test_elevation_looks_down_on_the_top() -> None:

@@ -14,8 +14,8 @@ class Bench:
     """Measure speed and write table.md and table.json."""
 
     what: tyro.conf.Positional[Literal["rasterization", "inversion", "startup"]]
-    """rasterization: the CPU kernel beside its torch twin. inversion: a step over a bare UNet forward. startup: what the package
-    adds to `ns-train --help`."""
+    """rasterization: the CPU kernel beside its torch twin. inversion: a step over a bare UNet forward. startup: what
+    the package adds to `ns-train --help`."""
     out: Path
     """Folder to write to."""
     quick: bool = False
@@ -34,9 +34,12 @@ class Bench:
 
             rows = bench_rasterization(self.quick, self.ply)
             figures = {
-                f"{row['case']}_{row['splats']}_{row['pixels']}_{row['backend']}_ms": row["forward_backward_ms"] for row in rows
+                f"{row['case']}_{row['splats']}_{row['pixels']}_{row['backend']}_ms": row["forward_backward_ms"]
+                for row in rows
             }
-            figures["least_speedup"] = min((row["ratio"] for row in rows if row["backend"] == "torch" and "ratio" in row), default=0.0)
+            figures["least_speedup"] = min(
+                (row["ratio"] for row in rows if row["backend"] == "torch" and "ratio" in row), default=0.0
+            )
         elif self.what == "inversion":
             from invert3d_ns.metrics.bench_inversion import bench_inversion_step
             from invert3d_ns.prior.multiview import MultiViewPrior

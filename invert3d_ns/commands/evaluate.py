@@ -14,8 +14,8 @@ class Evaluate:
     """Measure quality and write table.md, table.json and pictures."""
 
     what: tyro.conf.Positional[Literal["prior", "inversion"]]
-    """prior: does it obey words, on held-out combinations of class and colour. inversion: do the learnt words carry objects that
-    the prior never saw, against the init word and a plain caption."""
+    """prior: does it obey words, on held-out combinations of class and colour. inversion: do the learnt words carry
+    objects that the prior never saw, against the init word and a plain caption."""
     out: Path
     """Folder to write to."""
     quick: bool = False
@@ -43,7 +43,9 @@ class Evaluate:
         from invert3d_ns.prior.multiview import MultiViewPrior
 
         if not self.seeds or self.prompts < 1 or self.steps < 1 or self.sampling_steps < 1:
-            raise InputError("nothing to measure; give at least one seed and positive --prompts, --steps and --sampling-steps")
+            raise InputError(
+                "nothing to measure; give at least one seed and positive --prompts, --steps and --sampling-steps"
+            )
         prior = MultiViewPrior.from_pretrained(self.prior)
         return self._prior(prior) if self.what == "prior" else self._inversion(prior)
 
@@ -51,12 +53,13 @@ class Evaluate:
         seeds = " ".join(map(str, self.seeds))
         extra = "" if self.guidance_scale is None else f" --guidance-scale {self.guidance_scale}"
         extra += " --per-view-timesteps" if self.per_view_timesteps else ""
+        extra += " --quick" if self.quick else ""
         return (
             f"invert3d evaluate {self.what} --prior {Path(self.prior).name} --seeds {seeds} --steps {self.steps} "
-            f"--vectors {self.vectors} --sampling-steps {self.sampling_steps}{extra}{' --quick' if self.quick else ''} --out ..."
+            f"--vectors {self.vectors} --sampling-steps {self.sampling_steps}{extra} --out ..."
         )
 
-    def _prior(self, prior) -> int:  # noqa: ANN001
+    def _prior(self, prior) -> int:
         from rich.progress import Progress
 
         from invert3d_ns.metrics.judge import Judge
@@ -67,7 +70,13 @@ class Evaluate:
         judge = Judge.load()
         seeds, count = (list(self.seeds[:1]), 6) if self.quick else (list(self.seeds), self.prompts)
         true_class, true_colour = grade_true_renders(judge, 16 if self.quick else 128)
-        rows = [{"prompts": "judge on true renders", "class %": f"{100 * true_class:.1f}", "colour %": f"{100 * true_colour:.1f}"}]
+        rows = [
+            {
+                "prompts": "judge on true renders",
+                "class %": f"{100 * true_class:.1f}",
+                "colour %": f"{100 * true_colour:.1f}",
+            }
+        ]
         figures: dict[str, float] = {"judge_class": true_class, "judge_colour": true_colour}
         for label, side in (("held-out combinations", True), ("seen combinations", False)):
             cases = prompts(side, count)
@@ -88,7 +97,7 @@ class Evaluate:
         write_report(self.out, title, rows, figures, command=self._command(), seeds=seeds)
         return 0
 
-    def _inversion(self, prior) -> int:  # noqa: ANN001
+    def _inversion(self, prior) -> int:
         from statistics import mean
 
         import torch
@@ -130,7 +139,10 @@ class Evaluate:
             best = {key: [mean(r[key] for r in of[label]) for label in ("z*", "init word", "caption")] for key in wins}
             wins["loss"] += best["loss"][0] < min(best["loss"][1:])
             wins["psnr"] += best["psnr"][0] > max(best["psnr"][1:])
-        figures: dict[str, float] = {f"objects_won_{key}": value for key, value in wins.items()} | {"objects": len(objects)}
+        figures: dict[str, float] = {
+            **{f"objects_won_{key}": value for key, value in wins.items()},
+            "objects": len(objects),
+        }
         for label in dict.fromkeys(r["words"] for r in graded):
             name = label.replace("*", "").replace(",", "").replace(" ", "_")
             for key in wins:

@@ -57,9 +57,10 @@ class Train:
 
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         prior = train_prior(
-            self.out, objects=self.objects, autoencoder_steps=self.autoencoder_steps, denoiser_steps=self.denoiser_steps,
-            seed=self.seed, device=device,
+            self.out, objects=self.objects, autoencoder_steps=self.autoencoder_steps,
+            denoiser_steps=self.denoiser_steps, seed=self.seed, device=device,
         )  # fmt: skip
-        save_prior(prior, self.out / "prior")
-        print(f"Prior: {self.out / 'prior'}. Grade it with: invert3d evaluate prior --prior {self.out / 'prior'} --out report")
+        finished = self.out / "prior"
+        save_prior(prior, finished)
+        print(f"Prior: {finished}. Grade it with: invert3d evaluate prior --prior {finished} --out report")
         return 0

@@ -30,7 +30,7 @@ assert ("invert3d" in nerfstudio.configs.method_configs.all_methods) != {hidden}
 
 
 def bench_startup(quick: bool = False) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Time the import of nerfstudio's methods, which ``ns-train --help`` waits for, with and without the plugin in turns.
+    """Time the import of nerfstudio's methods, which ``ns-train --help`` waits for, with the plugin and without.
 
     Returns:
         A row for each of the two with the median in seconds; ``added_s``, the median difference of a turn.
@@ -40,7 +40,10 @@ def bench_startup(quick: bool = False) -> tuple[list[dict[str, Any]], dict[str, 
         turns.append([_seconds(_TRAIN.format(hidden=hidden)) for hidden in (True, False)])
     turns = turns[1:] if len(turns) > 2 else turns
     without, together = (median(turn[index] for turn in turns) for index in (0, 1))
-    rows = [{"what": "without invert3d_ns", "seconds": round(without, 3)}, {"what": "with", "seconds": round(together, 3)}]
+    rows = [
+        {"what": "without invert3d_ns", "seconds": round(without, 3)},
+        {"what": "with", "seconds": round(together, 3)},
+    ]
     return rows, {"added_s": round(median(turn[1] - turn[0] for turn in turns), 3)}
 
 

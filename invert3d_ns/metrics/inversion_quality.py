@@ -1,4 +1,4 @@
-"""Do the words carry the object? Inversions of objects that the prior never saw, measured on cameras that no step saw."""
+"""Do the words carry the object? Inversions of objects that the prior never saw, graded on cameras that no step saw."""
 
 from __future__ import annotations
 
@@ -40,9 +40,10 @@ def renderer(cloud: SplatCloud) -> Callable[[Cameras], Float[Tensor, "F H W 3"]]
 
     def render(cameras: Cameras) -> Float[Tensor, "F H W 3"]:
         images, _, _ = rasterization(
-            cloud.means, cloud.quats, cloud.scales.exp(), cloud.opacities[:, 0].sigmoid(), 0.5 + SH_C0 * cloud.features_dc,
-            gsplat_viewmats(cameras.camera_to_worlds), cameras.get_intrinsics_matrices(), int(cameras.width[0]),
-            int(cameras.height[0]), backgrounds=torch.ones(len(cameras), 3),
+            cloud.means, cloud.quats, cloud.scales.exp(), cloud.opacities[:, 0].sigmoid(),
+            0.5 + SH_C0 * cloud.features_dc, gsplat_viewmats(cameras.camera_to_worlds),
+            cameras.get_intrinsics_matrices(), int(cameras.width[0]), int(cameras.height[0]),
+            backgrounds=torch.ones(len(cameras), 3),
         )  # fmt: skip
         return images.clamp(0, 1)
 
@@ -57,8 +58,8 @@ def evaluate_object(
     """Invert one unseen object and compare z* with the untouched init word and with the plain caption.
 
     Returns:
-        A row for each of the three with ``loss`` (noise prediction on held-out orbits) and ``psnr`` (generated views against
-        the truth, dB); and the first held-out orbit's true views followed by each one's.
+        A row for each of the three with ``loss`` (noise prediction on held-out orbits) and ``psnr`` (generated views
+        against the truth, dB); and the first held-out orbit's true views followed by each one's.
     """
     from invert3d_ns.inversion.bank import build_bank
     from invert3d_ns.inversion.cti import TOKEN, CameraTextInversion, Objective, fit_words

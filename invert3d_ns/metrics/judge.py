@@ -1,12 +1,13 @@
 """The judge of class and colour: a small classifier that no loss and no training of a prior ever sees.
 
-Own network, because no pretrained one may be assumed and its independence is the point: trained on true renders of other seeds,
-another architecture (plain strided convolutions on pixels) than anything in the prior.
+Own network, because no pretrained one may be assumed and its independence is the point: trained on true renders of
+other seeds, another architecture (plain strided convolutions on pixels) than anything in the prior.
 :meth:`Judge.accuracy` on true renders is reported beside every figure that rests on it.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -32,8 +33,14 @@ class Judge(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         channels = [3, width, 2 * width, 4 * width, 6 * width]
-        for a, b in zip(channels, channels[1:]):
-            layers += [nn.Conv2d(a, b, 4, 2, 1), nn.BatchNorm2d(b), nn.ReLU(), nn.Conv2d(b, b, 3, 1, 1, groups=b), nn.ReLU()]
+        for a, b in pairwise(channels):
+            layers += [
+                nn.Conv2d(a, b, 4, 2, 1),
+                nn.BatchNorm2d(b),
+                nn.ReLU(),
+                nn.Conv2d(b, b, 3, 1, 1, groups=b),
+                nn.ReLU(),
+            ]
         self.features = nn.Sequential(*layers)
         self.classes = nn.Linear(channels[-1] * 16, classes)
         self.colours = nn.Linear(channels[-1] * 16, colours)
@@ -71,7 +78,9 @@ class Judge(nn.Module):
         from safetensors.torch import load_file
 
         if not path.exists():
-            raise InputError(f"the judge's weights {path.name} are missing; run `invert3d train judge` or reinstall the package")
+            raise InputError(
+                f"the judge's weights {path.name} are missing; run `invert3d train judge` or reinstall the package"
+            )
         state = {key: value.float() for key, value in load_file(path).items()}
         judge = cls(len(state["classes.bias"]), len(state["colours.bias"]), len(state["features.0.bias"]))
         judge.load_state_dict(state, strict=False)

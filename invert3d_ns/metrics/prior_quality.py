@@ -70,8 +70,8 @@ def evaluate_prior(
     """Sample every prompt with every seed and grade each view.
 
     Returns:
-        A row for each prompt and seed with the share of its views that show the class, the colour and both; and the views of the
-        first seed.
+        A row for each prompt and seed with the share of its views that show the class, the colour and both; and the
+        views of the first seed.
     """
     from invert3d_ns.prior.training.shapes import CLASSES
     from invert3d_ns.prior.training.world import COLOURS
@@ -88,7 +88,7 @@ def evaluate_prior(
             views = prior.sample(
                 [c.text for c in part], cameras, steps=steps, seed=seed * 100_003 + start, guidance_scale=guidance_scale
             ).cpu()
-            for case, images in zip(part, views):
+            for case, images in zip(part, views, strict=True):
                 a, b = judge.name(images)
                 right = a == list(CLASSES).index(case.name)
                 colour = b == list(COLOURS).index(case.colour)

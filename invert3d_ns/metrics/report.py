@@ -22,7 +22,13 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
 
 
 def write_report(
-    out: Path, title: str, rows: Sequence[Row], figures: Mapping[str, Any], *, command: str, seeds: Sequence[int] = (),
+    out: Path,
+    title: str,
+    rows: Sequence[Row],
+    figures: Mapping[str, Any],
+    *,
+    command: str,
+    seeds: Sequence[int] = (),
     device: str = "cpu",
 ) -> None:
     """Write a table and its headline figures to a folder and show the table.
@@ -47,7 +53,13 @@ def write_report(
     lines += ["| " + " | ".join(str(row.get(column, "")) for column in columns) + " |" for row in rows]
     lines += ["", *(f"- {key}: {value}" for key, value in figures.items()), ""]
     lines += [f"{hardware['processor']}, {hardware['cores']} cores, {hardware['device']}; seeds {list(seeds)}", ""]
-    document = {"title": title, "command": command, "rows": list(rows), "figures": dict(figures), "seeds": list(seeds)} | origin
+    document = {
+        "title": title,
+        "command": command,
+        "rows": list(rows),
+        "figures": dict(figures),
+        "seeds": list(seeds),
+    } | origin
     text = "\n".join(lines)
     for name, content in (("table.md", text), ("table.json", json.dumps(document, indent=2) + "\n")):
         with atomic_path(out / name) as temporary:

@@ -1,10 +1,10 @@
 """Orbit cameras: the one place where the conventions of nerfstudio, gsplat and MVDream meet.
 
 Object frame (also nerfstudio's world): z up, the object centred at the origin and scaled to :data:`OBJECT_RADIUS`.
-A camera at azimuth ``a`` and elevation ``e`` stands at ``r (cos e sin a, -cos e cos a, sin e)`` and looks at the origin, so
-azimuth 0 sees the front and azimuth 90 the side that faces +x. Camera-to-world matrices use OpenGL camera axes (x right, y up,
-looking along -z). That is MVDream's own frame after its change from y-up to z-up, ``(x, -z, y)``; its conditioning vector needs no
-further conversion.
+A camera at azimuth ``a`` and elevation ``e`` stands at ``r (cos e sin a, -cos e cos a, sin e)`` and looks at the
+origin, so azimuth 0 sees the front and azimuth 90 the side that faces +x. Camera-to-world matrices use OpenGL camera
+axes (x right, y up, looking along -z). That is MVDream's own frame after its change from y-up to z-up, ``(x, -z, y)``; its
+conditioning vector needs no further conversion.
 """
 
 from __future__ import annotations
@@ -50,10 +50,8 @@ def orbit_camera_to_world(
     return torch.cat([upper, bottom.expand(*upper.shape[:-2], 1, 4)], dim=-2)
 
 
-def camera_condition(
-    azimuths: Float[Tensor, "*F"], elevations: Float[Tensor, "*F"]
-) -> Float[Tensor, "*F 16"]:
-    """MVDream's camera vector: the camera-to-world matrix with its translation scaled to unit length, flattened row by row."""
+def camera_condition(azimuths: Float[Tensor, "*F"], elevations: Float[Tensor, "*F"]) -> Float[Tensor, "*F 16"]:
+    """MVDream's camera vector: the camera-to-world matrix, its translation scaled to unit length, flattened by rows."""
     return orbit_camera_to_world(azimuths, elevations, radius=1.0).flatten(-2)
 
 
@@ -70,9 +68,9 @@ def camera_condition_from_matrices(camera_to_world: Float[Tensor, "*F r 4"]) -> 
 def random_orbit(
     groups: int, views: int = 4, *, generator: torch.Generator | None = None
 ) -> tuple[Float[Tensor, "G F"], Float[Tensor, "G F"]]:
-    """Azimuths and elevations (degrees) of ``groups`` sets of evenly spaced views that share one random start and elevation.
+    """Azimuths and elevations (degrees) of ``groups`` sets of evenly spaced views with one random start and elevation.
 
-    The start is uniform over the circle and the elevation uniform over :data:`ELEVATION_RANGE` (Invert3D, official code).
+    The start is uniform over the circle, the elevation uniform over :data:`ELEVATION_RANGE` (Invert3D, official code).
     """
     start = torch.rand(groups, 1, generator=generator) * 360.0 - 180.0
     low, high = ELEVATION_RANGE
@@ -81,7 +79,7 @@ def random_orbit(
 
 
 def intrinsics(size: int, fov_y: float = FOV_Y) -> Float[Tensor, "3 3"]:
-    """Pinhole intrinsics (pixels) of a square image of ``size`` pixels with vertical field of view ``fov_y`` in degrees."""
+    """Pinhole intrinsics (pixels) of a square image of ``size`` pixels; ``fov_y``, vertical, is in degrees."""
     focal = 0.5 * size / math.tan(math.radians(fov_y) / 2)
     return torch.tensor([[focal, 0.0, size / 2], [0.0, focal, size / 2], [0.0, 0.0, 1.0]])
 

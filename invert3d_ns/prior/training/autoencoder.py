@@ -31,15 +31,17 @@ KL_WEIGHT = 1e-6
 FOREGROUND_WEIGHT = 3.0
 """Weight of an object's pixels over the background's, which are half of the image and all white."""
 CROP = 32
-"""Side of the crops that most steps train on, in pixels: a quarter of the cost of a view, and nearly all of it object."""
+"""Side of the crops that most steps train on, in pixels: a quarter of the cost of a view, and nearly all of it
+object."""
 CROP_SHARE = 0.8
 """Share of the steps, from the first on, that train on crops; the rest sees whole views."""
 
 
 def reconstruction_loss(output: Float[Tensor, "B 3 H W"], target: Float[Tensor, "B 3 H W"]) -> Float[Tensor, ""]:
-    """Absolute and squared error, the object's pixels weighted up; that of 8x8 means; absolute error of image gradients.
+    """Absolute and squared error, the object's pixels weighted up; that of 8x8 means; absolute error of gradients.
 
-    Images are in [-1, 1]. The means make colours come early: without them the first thousand steps learn brightness only.
+    Images are in [-1, 1]. The means make colours come early: without them the first thousand steps learn brightness
+    only.
     """
     weight = 1 + (FOREGROUND_WEIGHT - 1) * (target.amin(1, keepdim=True) < 0.98).float()
     error = output - target
@@ -74,13 +76,14 @@ def train_autoencoder(folder: Path, data: WorldViews, steps: int, *, batch: int 
         images = torch.stack(
             [
                 torch.from_numpy(data.rgb[i // views, i % views, y : y + side, x : x + side].copy())
-                for i, (y, x) in zip(chosen, corners)
+                for i, (y, x) in zip(chosen, corners, strict=True)
             ]
         )
         target = (images.permute(0, 3, 1, 2).float() / 127.5 - 1).to(device, memory_format=torch.channels_last)
         with torch.autocast(torch.device(device).type, torch.bfloat16):
-            posterior = model.encode(target).latent_dist
-            output = model.decode(posterior.mean + posterior.std * torch.randn_like(posterior.mean)).sample
+            posterior = model.encode(target, return_dict=False)[0]
+            sample = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
+            output = model.decode(sample, return_dict=False)[0]
         reconstruction = reconstruction_loss(output.float(), target)
         kl = posterior.kl().mean()
         mse = (output.detach().float() - target).square().mean() / 4
@@ -94,10 +97,10 @@ def train_autoencoder(folder: Path, data: WorldViews, steps: int, *, batch: int 
 
 @torch.no_grad()
 def normalise_latents(model: AutoencoderKL, data: WorldViews, count: int = 256) -> None:
-    """Make latents zero-mean and unit-variance per channel by an exact change of the two 1x1 quantisation convolutions."""
+    """Make latents zero-mean and unit-variance per channel, exactly, by the two 1x1 quantisation convolutions."""
     device = model.device
     images = data.images(torch.arange(count) * (len(data) // count)).flatten(0, 1).to(device)
-    moments = torch.cat([model.encode(part * 2 - 1).latent_dist.mean for part in images.split(64)])
+    moments = torch.cat([model.encode(part * 2 - 1, return_dict=False)[0].mean for part in images.split(64)])
     mean, std = moments.mean((0, 2, 3)), moments.std((0, 2, 3))
     quant, post = model.quant_conv, model.post_quant_conv
     assert quant is not None and post is not None
@@ -112,7 +115,8 @@ def normalise_latents(model: AutoencoderKL, data: WorldViews, count: int = 256) 
 @torch.no_grad()
 def reconstruction_psnr(model: AutoencoderKL, images: Float[Tensor, "B 3 H W"]) -> tuple[float, float]:
     """PSNR in dB over whole images in [0, 1], and over the objects' pixels only."""
-    output = torch.cat([model.decode(model.encode(x * 2 - 1).latent_dist.mode()).sample for x in images.split(64)])
+    latents = [model.encode(part * 2 - 1, return_dict=False)[0].mode() for part in images.split(64)]
+    output = torch.cat([model.decode(part, return_dict=False)[0] for part in latents])
     error = ((output / 2 + 0.5).clamp(0, 1) - images).square()
     mask = (images.amin(1, keepdim=True) < 0.99).expand_as(images)
     return float(-10 * error.mean().log10()), float(-10 * error[mask].mean().log10())

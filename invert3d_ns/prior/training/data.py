@@ -60,9 +60,18 @@ def render_set(
 
 
 def world_views(
-    folder: Path, count: int, *, seed: int = 0, size: int = 64, views: int = 4, split: str = "train", plain: bool = False
+    folder: Path,
+    count: int,
+    *,
+    seed: int = 0,
+    size: int = 64,
+    views: int = 4,
+    split: str = "train",
+    plain: bool = False,
 ) -> WorldViews:
-    """A set of captioned views; rendered on the first call (about 100 objects a second on two cores), then read from ``folder``."""
+    """A set of captioned views; rendered on the first call (about 100 objects a second on two cores), then read from
+    ``folder``.
+    """
     path = folder / f"world-{split}{'-plain' if plain else ''}-{seed}-{count}x{views}x{size}.npy"
     chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
 
@@ -91,7 +100,13 @@ def world_views(
                 classes += [list(CLASSES).index(o.name) for o in objects]
                 colours += [list(COLOURS).index(o.colour) for o in objects]
         store.flush()
-        table = {"captions": captions, "classes": classes, "colours": colours, "azimuths": azimuths, "elevations": elevations}
+        table = {
+            "captions": captions,
+            "classes": classes,
+            "colours": colours,
+            "azimuths": azimuths,
+            "elevations": elevations,
+        }
         meta.write_text(json.dumps(table))
         partial.replace(path)
     table = json.loads(meta.read_text())

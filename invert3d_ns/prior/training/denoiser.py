@@ -2,10 +2,12 @@
 
 What makes words be obeyed at this size, and why:
 
-- zero terminal SNR and v-prediction (Lin et al. 2023): otherwise colours are read from the noisy latent, not from the words;
-- half of the timesteps drawn from the noisiest part: an 8x8x16 latent still shows its class at a signal-to-noise ratio of 1:80,
-  so only there does the network have to listen to the words;
-- part of the batches hold single views of many objects (as MVDream mixes 2D images in): four times as many captions a step.
+- zero terminal SNR and v-prediction (Lin et al. 2023): otherwise colours are read from the noisy latent, not from the
+  words;
+- half of the timesteps drawn from the noisiest part: an 8x8x16 latent still shows its class at a signal-to-noise ratio
+  of 1:80, so only there does the network have to listen to the words;
+- part of the batches hold single views of many objects (as MVDream mixes 2D images in): four times as many captions a
+  step.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ SINGLE_VIEW_SHARE = 0.4
 """Share of batches that hold single views."""
 NOISY_SHARE = 0.5
 NOISY_FROM = 650
-"""This share of timesteps is uniform over the noisiest part of the schedule, from this step on; the rest over all of it."""
+"""This share of timesteps is uniform over the noisiest part of the schedule, from this step on; the rest over all of
+it."""
 
 
 def build_unet() -> UNet2DConditionModel:
@@ -67,7 +70,7 @@ def build_scheduler() -> Any:
 
 
 def assemble(folder: Path, vae: AutoencoderKL, data: WorldViews, training: dict[str, Any]) -> MultiViewPrior:
-    """A prior around an autoencoder: fresh UNet and text tower, vocabulary from the captions of ``data`` or from ``folder``."""
+    """A prior around an autoencoder: fresh UNet and text tower, vocabulary from ``folder`` or from captions."""
     from invert3d_ns.prior.multiview import MultiViewPrior
 
     captions = (caption for wordings in data.captions for caption in wordings)
@@ -99,15 +102,16 @@ class LatentCache:
             images = torch.from_numpy(self.data.rgb[r.numpy(), c.numpy()]).permute(0, 3, 1, 2).float() / 127.5 - 1
             device = self.vae.device
             with torch.autocast(device.type, torch.bfloat16):
-                latents = self.vae.encode(images.to(device, memory_format=torch.channels_last)).latent_dist.mean
+                posterior = self.vae.encode(images.to(device, memory_format=torch.channels_last), return_dict=False)[0]
+            latents = posterior.mean
             self.latents[r, c] = latents.to("cpu", torch.float16)
             self.known[r, c] = True
         return self.latents[rows, columns].float()
 
 
 def train_denoiser(
-    folder: Path, prior: MultiViewPrior, data: WorldViews, steps: int, *, images: int = 32, lr: float = 1e-3, seed: int = 0,
-    compiled: bool = False,
+    folder: Path, prior: MultiViewPrior, data: WorldViews, steps: int, *, images: int = 32, lr: float = 1e-3,
+    seed: int = 0, compiled: bool = False,
 ) -> None:  # fmt: skip
     """Train the UNet and the text tower in place and leave the averaged weights in them.
 
@@ -135,7 +139,7 @@ def train_denoiser(
     def loss(step: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         single = float(torch.rand((), generator=generator)) < SINGLE_VIEW_SHARE and step < 0.85 * steps
-        count, frames = (images, 1) if single else (images // views, views)
+        count = images if single else images // views
         objects = torch.randint(len(data), (count,), generator=generator)
         seen = (
             torch.randint(views, (count, 1), generator=generator) if single else torch.arange(views).expand(count, -1)
@@ -143,9 +147,8 @@ def train_denoiser(
         latents = cache.get(objects, seen).to(device)
         wording = torch.randint(len(data.captions[0]), (count,), generator=generator).tolist()
         dropped = torch.rand(count, generator=generator) < DROP_CAPTION
-        captions = [
-            "" if d else data.captions[o][w] for o, w, d in zip(objects.tolist(), wording, dropped.tolist())
-        ]
+        drawn = zip(objects.tolist(), wording, dropped.tolist(), strict=True)
+        captions = ["" if without else data.captions[item][which] for item, which, without in drawn]
         noisy = torch.rand(count, generator=generator) < NOISY_SHARE
         low = torch.where(noisy, NOISY_FROM, 0)
         t = low + (torch.rand(count, generator=generator) * (last - low)).long()
@@ -156,7 +159,12 @@ def train_denoiser(
             each = prior.prediction_loss(latents, noise, t.to(device), context, condition, reduction="none").mean(1)
         values = {"loss": each.mean()}
         with torch.no_grad():
-            for name, low_t, high_t in (("t<400", 0, 400), ("t<800", 400, 800), ("t<950", 800, 950), ("t>950", 950, last)):
+            for name, low_t, high_t in (
+                ("t<400", 0, 400),
+                ("t<800", 400, 800),
+                ("t<950", 800, 950),
+                ("t>950", 950, last),
+            ):
                 band = (t >= low_t) & (t < high_t)
                 values[name] = each[band.to(device)].mean() if band.any() else values["loss"].detach()
         return values

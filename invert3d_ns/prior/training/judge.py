@@ -22,7 +22,9 @@ OBJECTS = 4096
 """Objects in the judge's training set."""
 
 
-def train_judge(folder: Path, data: WorldViews, steps: int, *, batch: int = 96, lr: float = 2e-3, seed: int = 0) -> Judge:
+def train_judge(
+    folder: Path, data: WorldViews, steps: int, *, batch: int = 96, lr: float = 2e-3, seed: int = 0
+) -> Judge:
     """Train on class and main colour, with blur and noise so that soft generated views are judged by what they show."""
     from torchvision.transforms.functional import gaussian_blur
 

@@ -16,7 +16,7 @@ CHECKPOINT_EVERY = 200
 
 
 def warmup_stable_decay(step: int, steps: int, warmup: int = 100, decay_share: float = 0.35) -> float:
-    """Factor of the learning rate: linear over ``warmup`` steps, then one, then linear to 2 % over the last share of the steps.
+    """Factor of the learning rate: linear over ``warmup`` steps, then one, then linear to 2 % over the last share.
 
     Unlike a cosine, it lets a run be resumed with another number of steps: all that came before the decay still fits.
     """
@@ -48,7 +48,9 @@ class Stage:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=self.lr, betas=(0.9, 0.98), weight_decay=self.weight_decay, fused=True
         )
-        self.ema = EMAModel(self.model.parameters(), decay=self.ema_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
+        self.ema = EMAModel(
+            self.model.parameters(), decay=self.ema_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.75
+        )
         self.done = 0
         if self.path.exists():
             state = torch.load(self.path, map_location="cpu", weights_only=True)
@@ -76,13 +78,14 @@ class Stage:
         """Train to the last step.
 
         Args:
-            loss: step -> named values, of which "loss" is minimised and all are logged. It must take its randomness from the
-                step, so that a resumed run sees the batches that an unbroken one sees.
+            loss: step -> named values, of which "loss" is minimised and all are logged. It must take its randomness
+                from the step, so that a resumed run sees the batches that an unbroken one sees.
         """
         self.model.train()
         sums: dict[str, float] = {}
         columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TimeRemainingColumn(),
         )  # fmt: skip
         with Progress(*columns) as progress:
             task = progress.add_task(self.name, total=self.steps, completed=self.done)

@@ -27,8 +27,9 @@ class Primitive:
     kind: Kind
     center: tuple[float, float, float]
     size: tuple[float, ...]
-    """ellipsoid: semi-axes; box: half extents; cone: radius at the bottom, at the top, half height; torus: radius of the ring, of
-    the tube; cup: as cone, and thickness of the wall; prism: half width at the base, half length, half height."""
+    """ellipsoid: semi-axes; box: half extents; cone: radius at the bottom, at the top, half height; torus: radius of
+    the ring, of the tube; cup: as cone, and thickness of the wall; prism: half width at the base, half length, half
+    height."""
     part: str = "body"
     """Name of the part; parts of one name share a colour."""
     rounding: float = 0.02
@@ -63,12 +64,17 @@ class Primitive:
         elif self.kind == "ellipsoid":
             latitudes = np.radians([-90, -60, -30, 0, 30, 60, 90])
             local = np.array(
-                [(x * math.cos(p) * math.cos(t), y * math.cos(p) * math.sin(t), z * math.sin(p)) for p in latitudes for t in turn]
+                [
+                    (x * math.cos(p) * math.cos(t), y * math.cos(p) * math.sin(t), z * math.sin(p))
+                    for p in latitudes
+                    for t in turn
+                ]
             )
         elif self.kind == "torus":
             local = np.array([(x * math.cos(t), y * math.sin(t), k) for k in (-z, z) for t in turn])
         else:
-            local = np.array([(r * math.cos(t), r * math.sin(t), k) for r, k in zip(self.size[:2], (-z, z)) for t in turn])
+            ends = ((self.size[0], -z), (self.size[1], z))
+            local = np.array([(r * math.cos(t), r * math.sin(t), k) for r, k in ends for t in turn])
         return local @ self.rotation().T + np.array(self.center)
 
 
@@ -78,7 +84,8 @@ class Shape:
 
     primitives: list[Primitive]
     second: tuple[str, ...] = field(default=())
-    """Parts that may take a second colour, by the names that captions use; never the largest, which has the object's colour."""
+    """Parts that may take a second colour, by the names that captions use; never the largest, which has the object's
+    colour."""
 
 
 Builder = Callable[[np.random.Generator], Shape]
@@ -89,7 +96,9 @@ def _ball(r: np.random.Generator) -> Shape:
 
 
 def _cube(r: np.random.Generator) -> Shape:
-    return Shape([Primitive("box", (0, 0, 0), (1, r.uniform(0.9, 1.1), r.uniform(0.9, 1.1)), rounding=r.uniform(0.03, 0.15))])
+    return Shape(
+        [Primitive("box", (0, 0, 0), (1, r.uniform(0.9, 1.1), r.uniform(0.9, 1.1)), rounding=r.uniform(0.03, 0.15))]
+    )
 
 
 def _cone(r: np.random.Generator) -> Shape:
@@ -117,7 +126,11 @@ def _mug(r: np.random.Generator) -> Shape:
 
 def _chair(r: np.random.Generator) -> Shape:
     w, h, leg = r.uniform(0.5, 0.65), r.uniform(0.7, 1.0), r.uniform(0.06, 0.1)
-    legs = [Primitive("box", (x, y, -0.5), (leg, leg, 0.5), "legs") for x in (-w + leg, w - leg) for y in (-w + leg, w - leg)]
+    legs = [
+        Primitive("box", (x, y, -0.5), (leg, leg, 0.5), "legs")
+        for x in (-w + leg, w - leg)
+        for y in (-w + leg, w - leg)
+    ]
     seat = Primitive("box", (0, 0, 0), (w, w, 0.09), "seat")
     back = Primitive("box", (0, w - 0.08, h * 0.55), (w, 0.08, h * 0.55), "back")
     return Shape([seat, back, *legs], ("legs", "back"))
@@ -125,7 +138,9 @@ def _chair(r: np.random.Generator) -> Shape:
 
 def _table(r: np.random.Generator) -> Shape:
     w, d, leg, h = r.uniform(0.85, 1.0), r.uniform(0.6, 0.9), r.uniform(0.07, 0.11), r.uniform(0.45, 0.6)
-    legs = [Primitive("box", (x, y, -h), (leg, leg, h), "legs") for x in (-w + leg, w - leg) for y in (-d + leg, d - leg)]
+    legs = [
+        Primitive("box", (x, y, -h), (leg, leg, h), "legs") for x in (-w + leg, w - leg) for y in (-d + leg, d - leg)
+    ]
     return Shape([Primitive("box", (0, 0, 0), (w, d, 0.09), "top"), *legs], ("legs",))
 
 
@@ -150,7 +165,9 @@ def _snowman(r: np.random.Generator) -> Shape:
 
 def _house(r: np.random.Generator) -> Shape:
     w, d, h = r.uniform(0.6, 0.75), r.uniform(0.6, 0.8), r.uniform(0.4, 0.55)
-    roof = Primitive("prism", (0, 0, h + 0.28), (w * 1.2, d * 1.15, 0.28), "roof", turn=(0, 0, 90 if r.random() < 0.3 else 0))
+    roof = Primitive(
+        "prism", (0, 0, h + 0.28), (w * 1.2, d * 1.15, 0.28), "roof", turn=(0, 0, 90 if r.random() < 0.3 else 0)
+    )
     door = Primitive("box", (0, -d, -h + 0.25), (0.14, 0.03, 0.25), "door", rounding=0.005)
     return Shape([Primitive("box", (0, 0, 0), (w, d, h), "walls"), roof, door], ("roof", "door"))
 
@@ -159,7 +176,9 @@ def _tree(r: np.random.Generator) -> Shape:
     trunk = Primitive("cone", (0, 0, -0.7), (0.15, 0.12, 0.4), "trunk")
     if r.random() < 0.5:
         w = r.uniform(0.55, 0.7)
-        crown = [Primitive("cone", (0, 0, 0.35 * k - 0.15), (w * (1 - 0.25 * k), 0.03, 0.42), "crown") for k in range(3)]
+        crown = [
+            Primitive("cone", (0, 0, 0.35 * k - 0.15), (w * (1 - 0.25 * k), 0.03, 0.42), "crown") for k in range(3)
+        ]
     else:
         crown = [Primitive("ellipsoid", (0, 0, 0.2), (r.uniform(0.5, 0.65), 0.55, 0.65), "crown")]
     return Shape([*crown, trunk], ("trunk",))
@@ -168,10 +187,14 @@ def _tree(r: np.random.Generator) -> Shape:
 def _car(r: np.random.Generator) -> Shape:
     length, h = r.uniform(0.9, 1.05), r.uniform(0.18, 0.25)
     wheels = [
-        Primitive("cone", (x, y, -0.2), (0.2, 0.2, 0.09), "wheels", turn=(90, 0, 0)) for x in (-0.58, 0.58) for y in (-0.42, 0.42)
+        Primitive("cone", (x, y, -0.2), (0.2, 0.2, 0.09), "wheels", turn=(90, 0, 0))
+        for x in (-0.58, 0.58)
+        for y in (-0.42, 0.42)
     ]
     cabin = Primitive("box", (r.uniform(-0.2, 0.1), 0, 2 * h - 0.02), (0.5, 0.38, h), "cabin", rounding=0.1)
-    return Shape([Primitive("box", (0, 0, 0.02), (length, 0.45, h), rounding=0.08), cabin, *wheels], ("wheels", "cabin"))
+    return Shape(
+        [Primitive("box", (0, 0, 0.02), (length, 0.45, h), rounding=0.08), cabin, *wheels], ("wheels", "cabin")
+    )
 
 
 def _lamp(r: np.random.Generator) -> Shape:
@@ -187,7 +210,8 @@ def _lamp(r: np.random.Generator) -> Shape:
 
 CLASSES: dict[str, Builder] = {
     "ball": _ball, "cube": _cube, "cone": _cone, "cylinder": _cylinder, "ring": _ring, "mug": _mug, "chair": _chair,
-    "table": _table, "mushroom": _mushroom, "snowman": _snowman, "house": _house, "tree": _tree, "car": _car, "lamp": _lamp,
+    "table": _table, "mushroom": _mushroom, "snowman": _snowman, "house": _house, "tree": _tree, "car": _car,
+    "lamp": _lamp,
 }  # fmt: skip
 """Classes that the bundled prior is trained on."""
 
@@ -198,12 +222,31 @@ def _robot(r: np.random.Generator) -> Shape:
     eyes = [Primitive("ellipsoid", (x, -0.3, 0.72), (0.08, 0.06, 0.08), "eyes") for x in (-0.13, 0.13)]
     head = Primitive("box", (0, 0, 0.7), (0.32, 0.28, 0.25), "head", rounding=0.06)
     aerial = Primitive("cone", (0, 0, 1.08), (0.04, 0.04, 0.18), "eyes")
-    return Shape([Primitive("box", (0, 0, -0.02), (0.45, 0.28, 0.45), rounding=0.06), head, aerial, *limbs, *eyes], ("head", "legs", "arms", "eyes"))
+    return Shape(
+        [Primitive("box", (0, 0, -0.02), (0.45, 0.28, 0.45), rounding=0.06), head, aerial, *limbs, *eyes],
+        ("head", "legs", "arms", "eyes"),
+    )
 
 
 def _rocket(r: np.random.Generator) -> Shape:
-    fins = [Primitive("box", (0.42 * math.cos(a), 0.42 * math.sin(a), -0.75), (0.22, 0.04, 0.25), "fins", turn=(0, 0, math.degrees(a))) for a in np.radians([30, 150, 270])]
-    return Shape([Primitive("cone", (0, 0, -0.2), (0.36, 0.36, 0.65)), Primitive("cone", (0, 0, 0.78), (0.36, 0.03, 0.34), "nose"), *fins], ("nose", "fins"))
+    fins = [
+        Primitive(
+            "box",
+            (0.42 * math.cos(a), 0.42 * math.sin(a), -0.75),
+            (0.22, 0.04, 0.25),
+            "fins",
+            turn=(0, 0, math.degrees(a)),
+        )
+        for a in np.radians([30, 150, 270])
+    ]
+    return Shape(
+        [
+            Primitive("cone", (0, 0, -0.2), (0.36, 0.36, 0.65)),
+            Primitive("cone", (0, 0, 0.78), (0.36, 0.03, 0.34), "nose"),
+            *fins,
+        ],
+        ("nose", "fins"),
+    )
 
 
 def _duck(r: np.random.Generator) -> Shape:
@@ -230,8 +273,14 @@ def _boat(r: np.random.Generator) -> Shape:
 
 
 def _cactus(r: np.random.Generator) -> Shape:
-    arms = [Primitive("ellipsoid", (0.48, 0, 0.25), (0.13, 0.13, 0.38), "arms"), Primitive("ellipsoid", (0.3, 0, -0.02), (0.3, 0.12, 0.12), "arms")]
-    arms += [Primitive("ellipsoid", (-0.45, 0, 0.0), (0.12, 0.12, 0.32), "arms"), Primitive("ellipsoid", (-0.28, 0, -0.2), (0.28, 0.11, 0.11), "arms")]
+    arms = [
+        Primitive("ellipsoid", (0.48, 0, 0.25), (0.13, 0.13, 0.38), "arms"),
+        Primitive("ellipsoid", (0.3, 0, -0.02), (0.3, 0.12, 0.12), "arms"),
+    ]
+    arms += [
+        Primitive("ellipsoid", (-0.45, 0, 0.0), (0.12, 0.12, 0.32), "arms"),
+        Primitive("ellipsoid", (-0.28, 0, -0.2), (0.28, 0.11, 0.11), "arms"),
+    ]
     pot = Primitive("cone", (0, 0, -0.85), (0.32, 0.44, 0.25), "pot")
     return Shape([Primitive("ellipsoid", (0, 0, 0.05), (0.25, 0.25, 0.85)), *arms, pot], ("pot",))
 
@@ -276,7 +325,7 @@ def pack(
     turn = Primitive("box", (0, 0, 0), (1, 1, 1), turn=(0, 0, yaw)).rotation()
     names = list(dict.fromkeys(p.part for p in shape.primitives))
     rows = np.zeros((len(shape.primitives), PRIMITIVE_FLOATS), np.float32)
-    for row, p in zip(rows, shape.primitives):
+    for row, p in zip(rows, shape.primitives, strict=True):
         size = np.array((*p.size, 0, 0, 0, 0)[:4]) * scale
         row[0] = KINDS.index(p.kind)
         row[1:4] = turn @ ((np.array(p.center) - center) * scale)

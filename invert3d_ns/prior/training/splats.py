@@ -1,4 +1,4 @@
-"""Objects of the procedural world as splats: for the bundled demo scene and for inversions of objects that no prior saw."""
+"""Objects of the procedural world as splats: for the demo scene and for inversions of objects that no prior saw."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from invert3d_ns.prior.training.shapes import UNSEEN_CLASSES, pack
 from invert3d_ns.prior.training.world import COLOURS, WorldObject, render
 from invert3d_ns.scenes.cameras import FOV_Y, orbit_camera_to_world
 from invert3d_ns.scenes.ply import SH_C0, SplatCloud
-
 
 
 def demo_object() -> WorldObject:
@@ -42,7 +41,9 @@ def splats_of(item: WorldObject, *, spacing: float = 0.016, size: int = 192, vie
     m = cameras.numpy()
     points = np.einsum("fij,fhwj->fhwi", m[:, :3, :3], rays * views_of.depth[0][..., None]) + m[:, None, None, :3, 3]
     points, normals, colours = points[solid], views_of.normals[0][solid], views_of.rgb[0][solid] / 255.0
-    _, inverse, counts = np.unique(np.floor(points / spacing).astype(int), axis=0, return_inverse=True, return_counts=True)
+    _, inverse, counts = np.unique(
+        np.floor(points / spacing).astype(int), axis=0, return_inverse=True, return_counts=True
+    )
     inverse = inverse.reshape(-1)
 
     def mean(x: np.ndarray) -> np.ndarray:
@@ -63,6 +64,7 @@ def splats_of(item: WorldObject, *, spacing: float = 0.016, size: int = 192, vie
     scales = np.log(np.array([0.42, 0.42, 0.1]) * spacing)[None].repeat(count, 0)
     tensor = lambda a: torch.as_tensor(np.ascontiguousarray(a), dtype=torch.float32)  # noqa: E731
     return SplatCloud(
-        means=tensor(points), scales=tensor(scales), quats=tensor(xyzw[:, [3, 0, 1, 2]]), opacities=torch.full((count, 1), 4.0),
-        features_dc=tensor((colours - 0.5) / SH_C0), features_rest=torch.zeros(count, 0, 3),
+        means=tensor(points), scales=tensor(scales), quats=tensor(xyzw[:, [3, 0, 1, 2]]),
+        opacities=torch.full((count, 1), 4.0), features_dc=tensor((colours - 0.5) / SH_C0),
+        features_rest=torch.zeros(count, 0, 3),
     )  # fmt: skip

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
 VOCABULARY_SIZE = 640
 """Characters, their end-of-word twins, merges, and two special tokens."""
-EVERYDAY_WORDS = (
-    "a an the and with of in on that is it its style photo picture object thing toy wooden shiny soft small big tall wide "
-    "left right front back top bottom side view made from like painting drawing sketch night van gogh watercolor pixel art"
-).split()
+EVERYDAY_WORDS = [
+    "a", "an", "the", "and", "with", "of", "in", "on", "that", "is", "it", "its", "style", "photo", "picture", "object",
+    "thing", "toy", "wooden", "shiny", "soft", "small", "big", "tall", "wide", "left", "right", "front", "back", "top",
+    "bottom", "side", "view", "made", "from", "like", "painting", "drawing", "sketch", "night", "van", "gogh",
+    "watercolor", "pixel", "art",
+]  # fmt: skip
 """Words beyond the captions' that get a token of their own, so that prompts of users stay short."""
 ARCHITECTURE: dict[str, Any] = {
     "hidden_size": 128,
@@ -32,8 +34,8 @@ ARCHITECTURE: dict[str, Any] = {
 
 
 def load_or_build_tokenizer(folder: Path, captions: Iterable[str]) -> CLIPTokenizer:
-    """The vocabulary of an unfinished training in ``folder``, or a new one, kept there: ties between merges fall differently each
-    time, and a resumed text tower must find its words where they were.
+    """The vocabulary of an unfinished training in ``folder``, or a new one, kept there: ties between merges fall
+    differently each time, and a resumed text tower must find its words where they were.
     """
     from transformers import CLIPTokenizer
 
@@ -50,7 +52,7 @@ def load_or_build_tokenizer(folder: Path, captions: Iterable[str]) -> CLIPTokeni
 
 
 def build_tokenizer(captions: Iterable[str]) -> CLIPTokenizer:
-    """Byte-pair encoding in CLIP's form, learnt from captions. Any text can be encoded; unknown words fall into characters."""
+    """Byte-pair encoding in CLIP's form, learnt from captions. Any text can be encoded: unknown words as characters."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
 
@@ -65,7 +67,11 @@ def build_tokenizer(captions: Iterable[str]) -> CLIPTokenizer:
         initial_alphabet=[chr(c) for c in range(33, 127)],
         show_progress=False,
     )
-    corpus = [*captions, *(EVERYDAY_WORDS * 50), *"!\"#$%&'()*+,-./0123456789:;<=>?@[]^_{|}~ abcdefghijklmnopqrstuvwxyz"]
+    corpus = [
+        *captions,
+        *(EVERYDAY_WORDS * 50),
+        *"!\"#$%&'()*+,-./0123456789:;<=>?@[]^_{|}~ abcdefghijklmnopqrstuvwxyz",
+    ]
     tokenizer.train_from_iterator(sorted(corpus), trainer)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.model.save(folder)
@@ -85,8 +91,5 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """A fresh text tower for a vocabulary."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id, **ARCHITECTURE,
-    )  # fmt: skip
-    return CLIPTextModel(config)
+    special: dict[str, Any] = {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return CLIPTextModel(CLIPTextConfig(vocab_size=len(tokenizer), **special, **ARCHITECTURE))

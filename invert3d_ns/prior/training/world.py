@@ -1,7 +1,7 @@
 """The procedural world: captioned, coloured objects, drawn from a seed, and their exact renders.
 
-Own renderer (sphere tracing in C), because a training set of 100,000 views with masks, depth and part labels has to come from the
-package alone, in minutes on two cores, with no mesh assets and no OpenGL context.
+Own renderer (sphere tracing in C), because a training set of 100,000 views with masks, depth and part labels has to
+come from the package alone, in minutes on two cores, with no mesh assets and no OpenGL context.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ PATTERNS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Patterns and the words for them."""
 SYNONYMS: dict[str, tuple[str, ...]] = {
-    "ball": ("ball", "sphere"), "cube": ("cube", "box"), "ring": ("ring", "donut"), "mug": ("mug", "cup"), "car": ("car", "toy car"),
+    "ball": ("ball", "sphere"), "cube": ("cube", "box"), "ring": ("ring", "donut"), "mug": ("mug", "cup"),
+    "car": ("car", "toy car"),
 }  # fmt: skip
 """Other words for a class; the class's own name where none is given."""
 LIGHT = (-0.45, -0.65, 0.61)
@@ -64,8 +65,9 @@ class WorldObject:
             adjectives += " " + PATTERNS[self.pattern][rng.integers(len(PATTERNS[self.pattern]))]
         tail = ""
         if self.second is not None and rng.random() < 0.8:
-            what = self.part if self.part else {"striped": "stripes", "spotted": "spots", "checkered": "checks"}[self.pattern]
-            tail = f" with {_article(self.second) if what == self.part and not what.endswith('s') else ''}{self.second} {what}"
+            what = self.part or {"striped": "stripes", "spotted": "spots", "checkered": "checks"}[self.pattern]
+            one = what == self.part and not what.endswith("s")
+            tail = f" with {_article(self.second) if one else ''}{self.second} {what}"
         article = _article(adjectives).strip()
         form = rng.random()
         if form < 0.55:
@@ -78,7 +80,7 @@ class WorldObject:
 
 
 def held_out(name: str, colour: str) -> bool:
-    """Whether a combination of class and colour of the largest part is kept from training (one in ten, fixed for ever)."""
+    """Whether a combination of class and colour of the largest part is kept from training (one in ten, for ever)."""
     return hashlib.sha256(f"{name}/{colour}".encode()).digest()[0] < 26
 
 
@@ -103,7 +105,11 @@ def sample_object(
     while True:
         chosen = name or names[rng.integers(len(names))]
         main = colour or colours[rng.integers(len(colours))]
-        if split == "any" or (name is not None and colour is not None) or held_out(chosen, main) == (split == "held-out"):
+        if (
+            split == "any"
+            or (name is not None and colour is not None)
+            or held_out(chosen, main) == (split == "held-out")
+        ):
             break
     shape = (CLASSES | UNSEEN_CLASSES)[chosen](rng)
     parts = list(dict.fromkeys(p.part for p in shape.primitives))
@@ -179,7 +185,7 @@ def render(
     count, views = camera_to_world.shape[:2]
     most = max(len(o.primitives) for o in objects)
     table = np.zeros((count, most, PRIMITIVE_FLOATS), np.float32)
-    for row, item in zip(table, objects):
+    for row, item in zip(table, objects, strict=True):
         row[: len(item.primitives)] = item.primitives
     counts = np.array([len(o.primitives) for o in objects], np.int32)
     cameras = np.ascontiguousarray(camera_to_world.numpy(), np.float32)
@@ -190,8 +196,8 @@ def render(
     pointer = lambda a: ctypes.c_void_p(a.ctypes.data)  # noqa: E731
     library.sdf_render(
         pointer(table), pointer(counts), most, pointer(cameras), count, views, size, samples,
-        ctypes.c_float(math.tan(math.radians(FOV_Y) / 2)), pointer(light), pointer(rgba), pointer(depth), pointer(normals),
-        pointer(parts), threads or torch.get_num_threads(),
+        ctypes.c_float(math.tan(math.radians(FOV_Y) / 2)), pointer(light), pointer(rgba), pointer(depth),
+        pointer(normals), pointer(parts), threads or torch.get_num_threads(),
     )  # fmt: skip
     normals /= np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-9)
     return Renders(rgba[..., :3], rgba[..., 3], depth, normals, parts)
@@ -201,6 +207,7 @@ def _library() -> ctypes.CDLL:
     spec = importlib.util.find_spec("invert3d_ns.prior.training._sdf")
     if spec is None or spec.origin is None:
         raise InputError(
-            "the renderer of the training world was not compiled; install a C compiler and reinstall with `pip install -e .`"
+            "the renderer of the training world was not compiled; "
+            "install a C compiler and reinstall with `pip install -e .`"
         )
     return ctypes.CDLL(spec.origin)
