@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from invert3d_ns.scenes.ply import UpAxis
+from invert3d_ns.scenes.axes import UpAxis
 
 
 @dataclass

@@ -12,10 +12,11 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserCo
 from torch import Tensor
 
 from invert3d_ns.errors import InputError
+from invert3d_ns.scenes.axes import UpAxis
 from invert3d_ns.scenes.cameras import orbit_cameras
 from invert3d_ns.scenes.folders import FolderScene, find_layout, scene_metadata
 from invert3d_ns.scenes.normalization import to_object_frame, transform_splats, turn
-from invert3d_ns.scenes.ply import SplatCloud, UpAxis, declared_up_axis, read_splats
+from invert3d_ns.scenes.ply import SplatCloud, declared_up_axis, read_splats
 
 DEMO_SCENE = Path(__file__).parents[1] / "data" / "demo.ply"
 """The scene that is inverted when no data is given."""

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from invert3d_ns.errors import InputError
+from invert3d_ns.scenes.axes import UpAxis
 from invert3d_ns.scenes.cameras import OBJECT_RADIUS
-from invert3d_ns.scenes.ply import SplatCloud, UpAxis
+from invert3d_ns.scenes.ply import SplatCloud
 
 # Rows are the images of the axes of the file. Each is a proper rotation that turns the up axis to +z; y to z is the
 # change (x, -z, y) of MVDream and LGM, whose objects face +z in the file and so -y, the azimuth-0 camera, in the object

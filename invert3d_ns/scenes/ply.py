@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -14,16 +14,13 @@ from torch import Tensor
 
 from invert3d_ns.errors import InputError
 from invert3d_ns.files import atomic_path
+from invert3d_ns.scenes.axes import UpAxis
 
 SH_C0 = 0.28209479177387814
 """The constant spherical-harmonic basis function: colour = 0.5 + SH_C0 * features_dc."""
 
 _REQUIRED = ["x", "y", "z", "opacity", *(f"scale_{i}" for i in range(3)), *(f"rot_{i}" for i in range(4))]
 _REST_COUNTS = {0: 0, 9: 1, 24: 2, 45: 3}
-
-
-UpAxis = Literal["x", "-x", "y", "-y", "z", "-z"]
-"""The axis of a file that points up."""
 
 
 @dataclass

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from invert3d_ns.scenes.cameras import OBJECT_RADIUS, gsplat_viewmats
 from invert3d_ns.scenes.ply import SplatCloud
+from invert3d_ns.scenes.ssim import ssim
 
 _GAUSSIANS = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
 
@@ -81,7 +82,6 @@ class ObjectSplatModel(SplatfactoModel):
         weights.
         """
         from nerfstudio.utils.colors import get_color
-        from pytorch_msssim import SSIM
         from torchmetrics.image import PeakSignalNoiseRatio
 
         self.metadata: dict[str, Any] = self.kwargs.get("metadata") or {}
@@ -99,7 +99,7 @@ class ObjectSplatModel(SplatfactoModel):
 
         self.camera_optimizer = self.config.camera_optimizer.setup(num_cameras=self.num_train_data, device="cpu")
         self.psnr = PeakSignalNoiseRatio(data_range=1.0)
-        self.ssim = SSIM(data_range=1.0, size_average=True, channel=3)
+        self.ssim = ssim
         self._lpips: list[nn.Module] = []  # in a list, so that its weights stay out of checkpoints
         self.step = 0
         self.crop_box: OrientedBox | None = None
