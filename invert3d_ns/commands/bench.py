@@ -27,8 +27,10 @@ class Bench:
 
     def run(self) -> int:
         """Measure, write, show."""
-        from invert3d_ns.metrics.report import write_report
+        from invert3d_ns.metrics.report import check_folder, write_report
 
+        check_folder(self.out)
+        device = "cpu"
         if self.what == "rasterization":
             from invert3d_ns.metrics.bench_rasterization import bench_rasterization
 
@@ -44,12 +46,13 @@ class Bench:
             from invert3d_ns.metrics.bench_inversion import bench_inversion_step
             from invert3d_ns.prior.multiview import MultiViewPrior
 
-            rows = bench_inversion_step(MultiViewPrior.from_pretrained(self.prior), self.quick)
+            prior = MultiViewPrior.from_pretrained(self.prior)
+            rows, device = bench_inversion_step(prior, self.quick), str(prior.device)
             figures = {"step_over_forward": next(row["ratio"] for row in rows if row["what"] == "inversion step")}
         else:
             from invert3d_ns.metrics.bench_startup import bench_startup
 
             rows, figures = bench_startup(self.quick)
         command = f"invert3d bench {self.what}{' --quick' if self.quick else ''} --out ..."
-        write_report(self.out, f"Speed: {self.what}", rows, figures, command=command)
+        write_report(self.out, f"Speed: {self.what}", rows, figures, command=command, device=device)
         return 0

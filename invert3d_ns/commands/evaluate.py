@@ -40,23 +40,26 @@ class Evaluate:
     def run(self) -> int:
         """Measure, write, show."""
         from invert3d_ns.errors import InputError
+        from invert3d_ns.metrics.report import check_folder
         from invert3d_ns.prior.multiview import MultiViewPrior
 
         if not self.seeds or self.prompts < 1 or self.steps < 1 or self.sampling_steps < 1:
             raise InputError(
                 "nothing to measure; give at least one seed and positive --prompts, --steps and --sampling-steps"
             )
+        check_folder(self.out)
         prior = MultiViewPrior.from_pretrained(self.prior)
         return self._prior(prior) if self.what == "prior" else self._inversion(prior)
 
     def _command(self) -> str:
         seeds = " ".join(map(str, self.seeds))
+        own = f"--prompts {self.prompts}" if self.what == "prior" else f"--steps {self.steps} --vectors {self.vectors}"
         extra = "" if self.guidance_scale is None else f" --guidance-scale {self.guidance_scale}"
         extra += " --per-view-timesteps" if self.per_view_timesteps else ""
         extra += " --quick" if self.quick else ""
         return (
-            f"invert3d evaluate {self.what} --prior {Path(self.prior).name} --seeds {seeds} --steps {self.steps} "
-            f"--vectors {self.vectors} --sampling-steps {self.sampling_steps}{extra} --out ..."
+            f"invert3d evaluate {self.what} --prior {Path(self.prior).name} --seeds {seeds} {own} "
+            f"--sampling-steps {self.sampling_steps}{extra} --out ..."
         )
 
     def _prior(self, prior) -> int:
@@ -94,7 +97,8 @@ class Evaluate:
             figures |= {f"{name}_{key}": sum(values) / len(values) for key, values in means.items()}
             write_grid(self.out / f"{name}.png", views.flatten(0, 1), columns=16, least=64)
         title = f"Views that show what the prompt says, prior {prior.info.name}"
-        write_report(self.out, title, rows, figures, command=self._command(), seeds=seeds)
+        device = str(prior.device)
+        write_report(self.out, title, rows, figures, command=self._command(), seeds=seeds, device=device)
         return 0
 
     def _inversion(self, prior) -> int:
@@ -109,7 +113,7 @@ class Evaluate:
 
         seeds = list(self.seeds[:1]) if self.quick else list(self.seeds)
         objects = list(OBJECTS)[:1] if self.quick else list(OBJECTS)
-        steps, groups = (40, 8) if self.quick else (self.steps, 48)
+        steps, groups = (min(self.steps, 40), 8) if self.quick else (self.steps, 48)
         variants = [False, True] if self.per_view_timesteps else [False]
         graded, pictures = [], []
         with Progress() as bar:
@@ -150,5 +154,6 @@ class Evaluate:
         # Each object in four rows of views: the truth, init word, caption, z*.
         write_grid(self.out / "views.png", torch.cat(pictures).flatten(0, 1), columns=4, least=96)
         title = f"Inversion of objects that prior {prior.info.name} never saw, held-out cameras"
-        write_report(self.out, title, table, figures, command=self._command(), seeds=seeds)
+        device = str(prior.device)
+        write_report(self.out, title, table, figures, command=self._command(), seeds=seeds, device=device)
         return 0

@@ -5,8 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from importlib.metadata import entry_points
 from statistics import median
 from typing import Any
+
+from invert3d_ns.errors import InputError
 
 # The plugin is hidden in the same way as it is found: through the entry points of installed packages.
 _TRAIN = """
@@ -34,7 +37,12 @@ def bench_startup(quick: bool = False) -> tuple[list[dict[str, Any]], dict[str, 
 
     Returns:
         A row for each of the two with the median in seconds; ``added_s``, the median difference of a turn.
+
+    Raises:
+        InputError: nerfstudio cannot find the plugin.
     """
+    if not any(entry.value.startswith("invert3d_ns") for entry in entry_points(group="nerfstudio.method_configs")):
+        raise InputError("nerfstudio does not find the plugin; install the package with `pip install -e .`")
     turns = []
     for _ in range(2 if quick else 8):
         turns.append([_seconds(_TRAIN.format(hidden=hidden)) for hidden in (True, False)])

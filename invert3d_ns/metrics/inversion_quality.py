@@ -82,7 +82,7 @@ def evaluate_object(
         views = prior.sample(
             prompt, bank.heldout_cameras, words={TOKEN: words} if prompt == TOKEN else None, steps=sampling_steps,
             seed=seed, guidance_scale=guidance_scale,
-        )  # fmt: skip
+        ).cpu()  # fmt: skip
         rows.append({
             "object": name, "seed": seed, "words": label, "loss": inversion.heldout_loss(condition, bank, draws=8),
             "psnr": psnr(views, bank.heldout_images),

@@ -3,8 +3,8 @@
 Object frame (also nerfstudio's world): z up, the object centred at the origin and scaled to :data:`OBJECT_RADIUS`.
 A camera at azimuth ``a`` and elevation ``e`` stands at ``r (cos e sin a, -cos e cos a, sin e)`` and looks at the
 origin, so azimuth 0 sees the front and azimuth 90 the side that faces +x. Camera-to-world matrices use OpenGL camera
-axes (x right, y up, looking along -z). That is MVDream's own frame after its change from y-up to z-up, ``(x, -z, y)``; its
-conditioning vector needs no further conversion.
+axes (x right, y up, looking along -z). That is MVDream's own frame after its change from y-up to z-up, ``(x, -z, y)``;
+its conditioning vector needs no further conversion.
 """
 
 from __future__ import annotations
