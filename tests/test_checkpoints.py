@@ -148,6 +148,7 @@ def test_saved_weights_are_half_precision_shards(tiny_prior, tmp_path: Path) -> 
     save_prior(tiny_prior, tmp_path / "prior", max_shard_size="60KB")
     shards = list((tmp_path / "prior" / "unet").glob("*.safetensors"))
     assert len(shards) > 1
+    assert all(shard.stat().st_mode & 0o044 for shard in shards)
     assert {value.dtype for shard in shards for value in load_file(shard).values()} == {torch.float16}
     loaded = load_prior(tmp_path / "prior", "cpu")
     for a, b in zip(loaded.unet.state_dict().values(), tiny_prior.unet.state_dict().values(), strict=True):

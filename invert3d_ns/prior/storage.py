@@ -68,6 +68,9 @@ def save_prior(
         prior.tokenizer.backend_tokenizer.model.save(str(temporary / "tokenizer"))
         prior.scheduler.save_pretrained(temporary / "scheduler")  # type: ignore[attr-defined]
         document = {"format_version": FORMAT_VERSION, **dataclasses.asdict(prior.info)}
+        # safetensors writes files that only their owner may read, also inside a package that others install.
+        for file in temporary.rglob("*.safetensors"):
+            file.chmod(0o644)
         (temporary / "prior.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
