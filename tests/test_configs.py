@@ -129,5 +129,5 @@ def _entry_points() -> dict[str, dict[str, str]]:
     if sys.version_info >= (3, 11):
         import tomllib
     else:
-        import tomli as tomllib
+        import tomli as tomllib  # pyright: ignore[reportMissingImports]  # comes with pytest before Python 3.11
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]

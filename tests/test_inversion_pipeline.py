@@ -13,6 +13,7 @@ from synthetic import make_cloud
 from invert3d_ns.errors import InputError
 from invert3d_ns.inversion.cti import CameraTextInversion, fit_words
 from invert3d_ns.inversion.embedding import ObjectEmbedding
+from invert3d_ns.inversion.pipeline import InversionPipeline
 from invert3d_ns.prior.checkpoints import save_prior
 from invert3d_ns.scenes.normalization import to_object_frame
 from invert3d_ns.scenes.ply import write_splats
@@ -151,6 +152,8 @@ def test_inference_loads_a_run_without_its_prior(posed_run, material, monkeypatc
 
     _, pipeline, _, step = eval_setup(folder / "config.yml", test_mode="inference")
     assert step == SPLAT_STEPS + STEPS - 1
+    assert isinstance(pipeline, InversionPipeline) and pipeline.words is not None
+    assert pipeline.datamanager.train_dataset is not None
     saved = ObjectEmbedding.load(folder / "embedding.safetensors").vectors
     assert torch.equal(pipeline.words.detach(), saved)
     camera = pipeline.datamanager.train_dataset.cameras[:1]

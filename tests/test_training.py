@@ -93,7 +93,7 @@ def test_normalised_latents_have_unit_spread_and_the_same_reconstruction(tmp_pat
         return model.encode(images * 2 - 1, return_dict=False)[0]
 
     def reconstruct() -> torch.Tensor:
-        return model.decode(encode().mode(), return_dict=False)[0]
+        return model.decode(encode().mode(), return_dict=False)[0]  # type: ignore[arg-type]
 
     with torch.no_grad():
         before = reconstruct()

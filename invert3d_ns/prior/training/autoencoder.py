@@ -83,7 +83,8 @@ def train_autoencoder(folder: Path, data: WorldViews, steps: int, *, batch: int 
         with torch.autocast(torch.device(device).type, torch.bfloat16):
             posterior = model.encode(target, return_dict=False)[0]
             sample = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
-            output = model.decode(sample, return_dict=False)[0]
+            # diffusers declares FloatTensor, which in torch no longer has instances of its own.
+            output = model.decode(sample, return_dict=False)[0]  # type: ignore[arg-type]
         reconstruction = reconstruction_loss(output.float(), target)
         kl = posterior.kl().mean()
         mse = (output.detach().float() - target).square().mean() / 4
@@ -116,7 +117,7 @@ def normalise_latents(model: AutoencoderKL, data: WorldViews, count: int = 256) 
 def reconstruction_psnr(model: AutoencoderKL, images: Float[Tensor, "B 3 H W"]) -> tuple[float, float]:
     """PSNR in dB over whole images in [0, 1], and over the objects' pixels only."""
     latents = [model.encode(part * 2 - 1, return_dict=False)[0].mode() for part in images.split(64)]
-    output = torch.cat([model.decode(part, return_dict=False)[0] for part in latents])
+    output = torch.cat([model.decode(part, return_dict=False)[0] for part in latents])  # type: ignore[arg-type]
     error = ((output / 2 + 0.5).clamp(0, 1) - images).square()
     mask = (images.amin(1, keepdim=True) < 0.99).expand_as(images)
     return float(-10 * error.mean().log10()), float(-10 * error[mask].mean().log10())
