@@ -83,7 +83,7 @@ def train_autoencoder(folder: Path, data: WorldViews, steps: int, *, batch: int 
         with torch.autocast(torch.device(device).type, torch.bfloat16):
             posterior = model.encode(target, return_dict=False)[0]
             sample = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
-            # diffusers declares FloatTensor, which in torch no longer has instances of its own.
+            # diffusers declares FloatTensor, a float32 tensor on a CPU, but takes any tensor.
             output = model.decode(sample, return_dict=False)[0]  # type: ignore[arg-type]
         reconstruction = reconstruction_loss(output.float(), target)
         kl = posterior.kl().mean()
