@@ -1,0 +1,242 @@
+"""`invert3d evaluate` and `invert3d bench`, as typed, with a tiny prior whose weights are random."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from invert3d_ns.cli import main
+from invert3d_ns.metrics import inversion_quality
+from invert3d_ns.metrics.inversion_quality import OBJECTS, evaluate_object, unseen_object
+from invert3d_ns.metrics.judge import Judge
+from invert3d_ns.metrics.prior_quality import evaluate_prior, prompts, summary
+from invert3d_ns.metrics.report import spread
+from invert3d_ns.prior.checkpoints import save_prior
+from invert3d_ns.prior.training.shapes import CLASSES, UNSEEN_CLASSES
+from invert3d_ns.prior.training.world import COLOURS, held_out
+
+
+@pytest.fixture(scope="module")
+def prior_folder(tiny_v_prior, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("material") / "tiny"
+    save_prior(tiny_v_prior, folder, dtype=torch.float32)
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_object():
+    """Every inversion here is of the same splats, which take a second to make."""
+    cloud = unseen_object("robot")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inversion_quality, "unseen_object", lambda name, seed=5: cloud)
+        yield
+
+
+def _run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    return int(stopped.value.code or 0)
+
+
+def _read(out: Path, *pictures: str) -> dict:
+    """table.json of a report that is complete."""
+    assert sorted(path.name for path in out.iterdir()) == sorted(["table.json", "table.md", *pictures])
+    document = json.loads((out / "table.json").read_text())
+    assert {"torch", "invert3d_ns", "python"} <= document["versions"].keys()
+    assert document["hardware"]["processor"] and document["hardware"]["cores"] >= 1
+    text = (out / "table.md").read_text()
+    assert document["title"] in text and document["command"] in text
+    for row in document["rows"]:
+        assert "| " + " | ".join(str(value) for value in row.values()) in text
+    for key, value in document["figures"].items():
+        assert f"- {key}: {value}" in text
+    return document
+
+
+def test_evaluate_prior(prior_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "a" / "report"
+    options = ("--quick", "--prior", prior_folder, "--sampling-steps", 1, "--seeds", 3, 4)
+    assert _run("evaluate", "prior", *options, "--out", out) == 0
+    document = _read(out, "held_out.png", "seen.png")
+    assert str(out) in capsys.readouterr().out.replace("\n", "")
+    # A quick run is one of the first seed only, and says so.
+    assert document["seeds"] == [3] and "--quick" in document["command"]
+    labels = [row["prompts"] for row in document["rows"]]
+    assert labels == ["judge on true renders", "held-out combinations (6)", "seen combinations (6)"]
+    sides = {f"{side}_{what}" for side, what in product(("held_out", "seen"), ("class", "colour", "both"))}
+    assert document["figures"].keys() == sides | {"judge_class", "judge_colour"}
+    assert all(0 <= value <= 1 for value in document["figures"].values())
+    assert document["figures"]["judge_class"] > 0.9
+    with Image.open(out / "seen.png") as picture:
+        # Six prompts of four 32-pixel views, each enlarged to 64 pixels, sixteen in a row.
+        assert picture.size == (16 * 64, 2 * 64)
+
+
+def test_evaluate_inversion(prior_folder: Path, tmp_path: Path) -> None:
+    options = ("--quick", "--prior", prior_folder, "--steps", 2, "--vectors", 2, "--sampling-steps", 1)
+    assert _run("evaluate", "inversion", *options, "--seeds", 1, "--per-view-timesteps", "--out", tmp_path / "r") == 0
+    document = _read(tmp_path / "r", "views.png")
+    assert document["seeds"] == [1]
+    assert "--steps 2 --vectors 2 --sampling-steps 1 --per-view-timesteps --quick" in document["command"]
+    labels = ["init word", "caption", "z*", "z*, a timestep a view"]
+    assert [row["words"] for row in document["rows"]] == labels
+    figures = document["figures"]
+    assert figures["objects"] == 1 and figures["objects_won_loss"] in (0, 1) and figures["objects_won_psnr"] in (0, 1)
+    for row, name in zip(document["rows"], ("init_word", "caption", "z", "z_a_timestep_a_view"), strict=True):
+        assert float(row["held-out loss"]) == pytest.approx(figures[f"loss_{name}"], abs=1e-4)
+        assert float(row["PSNR dB"]) == pytest.approx(figures[f"psnr_{name}"], abs=1e-2)
+    with Image.open(tmp_path / "r" / "views.png") as picture:
+        assert picture.size == (4 * 96, 4 * 96)
+
+
+@pytest.mark.parametrize("what", ["inversion", "rasterization"])
+def test_bench(what: str, prior_folder: Path, tmp_path: Path) -> None:
+    assert _run("bench", what, "--quick", "--prior", prior_folder, "--out", tmp_path / "r") == 0
+    document = _read(tmp_path / "r")
+    rows, figures = document["rows"], document["figures"]
+    if what == "inversion":
+        ratios = {row["what"]: row["ratio"] for row in rows}
+        assert ratios["bare forward"] == 1.0
+        assert figures["step_over_forward"] == ratios["inversion step"] > 1.0
+        assert rows[0]["prior"] == "tiny-v_prediction"
+    else:
+        assert {row["backend"] for row in rows} <= {"kernel", "torch"}
+        assert all(figures[key] > 0 for key in figures if key.endswith("_ms"))
+        assert "least_speedup" in figures
+
+
+def test_bench_startup_compares_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from invert3d_ns.metrics import bench_startup
+
+    def seconds(code: str) -> float:
+        compile(code, "startup", "exec")
+        return 1.0 if "if True:" in code else 1.25
+
+    monkeypatch.setattr(bench_startup, "_seconds", seconds)
+    monkeypatch.setattr(bench_startup, "entry_points", lambda group: [_Entry()])
+    assert _run("bench", "startup", "--quick", "--out", tmp_path / "r") == 0
+    assert _read(tmp_path / "r")["figures"] == {"added_s": 0.25}
+
+
+class _Entry:
+    value = "invert3d_ns.configs:invert3d"
+
+
+def test_bench_startup_without_an_installed_package(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from invert3d_ns.metrics import bench_startup
+
+    monkeypatch.setattr(bench_startup, "entry_points", lambda group: [])
+    assert _run("bench", "startup", "--out", tmp_path / "r") == 1
+    assert "pip install" in capsys.readouterr().err and not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["evaluate", "prior", "--prior", "nonsense"], "unknown prior 'nonsense'"),
+        (["evaluate", "inversion", "--prior", "nonsense"], "unknown prior 'nonsense'"),
+        (["evaluate", "prior", "--prior", "PRIOR", "--seeds"], "at least one seed"),
+        (["evaluate", "prior", "--prior", "PRIOR", "--prompts", "0"], "--prompts"),
+        (["evaluate", "inversion", "--prior", "PRIOR", "--steps", "0"], "--steps"),
+        (["evaluate", "inversion", "--prior", "PRIOR", "--quick", "--vectors", "99"], "99"),
+        (["bench", "inversion", "--prior", "nonsense"], "unknown prior 'nonsense'"),
+        (["bench", "rasterization", "--ply", "nowhere.ply"], "nowhere.ply"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    arguments: list[str], says: str, prior_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(prior_folder) if argument == "PRIOR" else argument for argument in arguments]
+    assert _run(*arguments, "--out", tmp_path / "r") == 1
+    error = capsys.readouterr().err
+    assert says in error and error.startswith("Error: ") and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [["evaluate", "prior"], ["evaluate", "inversion"], ["bench", "rasterization"]])
+@pytest.mark.parametrize("inside", ["", "report"])
+def test_a_file_in_the_way_is_said_before_anything_is_measured(
+    command: list[str], inside: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    # No such prior either: had it been looked for first, the message would be about it.
+    assert _run(*command, "--prior", "nonsense", "--out", tmp_path / "file" / inside) == 1
+    error = capsys.readouterr().err
+    assert "is a file" in error and "--out" in error and error.count("\n") == 1
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_spread() -> None:
+    assert spread([0.123456]) == "0.12"
+    assert spread([1.0, 2.0, 3.0]) == "2.00 ± 1.00"
+    assert spread([1.0, 2.0], 3) == "1.500 ± 0.707"
+
+
+def test_prompts_are_split_like_training_is() -> None:
+    kept, seen = prompts(True), prompts(False)
+    pairs = [(p.name, p.colour) for p in kept + seen]
+    assert sorted(pairs) == sorted(product(CLASSES, COLOURS))
+    assert all(p.held_out and held_out(p.name, p.colour) for p in kept)
+    assert not any(p.held_out or held_out(p.name, p.colour) for p in seen)
+    assert prompts(False, 7) == seen[:7] and prompts(False, seed=1) != seen
+    assert {p.text for p in seen} >= {"a red ball"} or held_out("ball", "red")
+    assert all(p.text == f"{'an' if p.colour == 'orange' else 'a'} {p.colour} {p.name}" for p in kept + seen)
+
+
+def test_summary_is_a_number_a_seed() -> None:
+    rows = [
+        {"seed": seed, "class": a, "colour": b, "both": c}
+        for seed, a, b, c in ((1, 1.0, 0.5, 0.5), (0, 0.0, 1.0, 0.0), (1, 0.5, 0.5, 0.0), (0, 1.0, 1.0, 1.0))
+    ]
+    assert summary(rows) == {"class": [0.5, 0.75], "colour": [1.0, 0.5], "both": [0.5, 0.25]}
+
+
+def test_every_prompt_is_graded_with_every_seed(tiny_prior) -> None:
+    cases, counts = prompts(True, 3), []
+    judge = Judge.load()
+    rows, views = evaluate_prior(
+        tiny_prior, judge, cases, [5, 6], steps=1, batch=2, progress=lambda *count: counts.append(count)
+    )
+    assert [(row["seed"], row["prompt"]) for row in rows] == [(s, c.text) for s in (5, 6) for c in cases]
+    assert views.shape == (3, 4, 3, 32, 32) and counts == [(2, 6), (3, 6), (5, 6), (6, 6)]
+    # The pictures are the views that were graded: views of another size are judged at the judge's own.
+    for row, case, images in zip(rows, cases, views, strict=False):
+        name, colour = judge.name(torch.nn.functional.interpolate(images, (64, 64), mode="area"))
+        right, hue = name == list(CLASSES).index(case.name), colour == list(COLOURS).index(case.colour)
+        assert (row["class"], row["colour"]) == (right.float().mean().item(), hue.float().mean().item())
+        assert row["both"] == (right & hue).float().mean().item()
+
+
+def test_words_that_were_not_trained_are_the_init_word(tiny_v_prior) -> None:
+    rows, views = evaluate_object(tiny_v_prior, "robot", 0, steps=0, vectors=1, sampling_steps=1, groups=2)
+    assert [row["words"] for row in rows] == ["init word", "caption", "z*"]
+    init, caption, words = rows
+    assert words["loss"] == pytest.approx(init["loss"], rel=1e-5)
+    assert words["psnr"] == pytest.approx(init["psnr"], rel=1e-4)
+    assert caption["loss"] != pytest.approx(init["loss"], rel=1e-5)
+    # True views first; then each one's, in the order of the rows.
+    assert views.shape == (4, 4, 3, 32, 32)
+    torch.testing.assert_close(views[3], views[1], rtol=0, atol=1e-4)
+    green = views[0].mean((0, 2, 3))
+    assert green.argmax() == 1 and (views[0, :, :, 0, 0] == 1).all()
+
+
+def test_training_moves_only_the_words_and_repeats_by_seed(tiny_v_prior) -> None:
+    options = {"vectors": 1, "sampling_steps": 1, "groups": 2}
+    first, _ = evaluate_object(tiny_v_prior, "robot", 0, steps=2, **options)
+    again, _ = evaluate_object(tiny_v_prior, "robot", 0, steps=2, **options)
+    untrained, _ = evaluate_object(tiny_v_prior, "robot", 0, steps=0, **options)
+    assert first == again
+    assert first[:2] == untrained[:2] and first[2]["loss"] != untrained[2]["loss"]
+
+
+def test_inverted_objects_are_of_classes_that_no_training_holds() -> None:
+    assert set(OBJECTS) <= set(UNSEEN_CLASSES) and not set(OBJECTS) & set(CLASSES)
+    assert all(caption == f"a {colour} {name}" for name, (colour, caption) in OBJECTS.items())
