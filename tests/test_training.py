@@ -140,6 +140,16 @@ def test_the_judge_can_be_trained_again(tmp_path: Path) -> None:
     assert Judge.load(tmp_path / "judge.safetensors").name(torch.rand(2, 3, 32, 32))[0].shape == (2,)
 
 
+def test_the_demo_scene_can_be_made_again(tmp_path: Path) -> None:
+    from invert3d_ns.scenes.assets import DEMO_SCENE
+    from invert3d_ns.scenes.ply import read_splats
+
+    assert _run(["train", "demo", "--out", str(tmp_path)]) == 0
+    made, shipped = read_splats(tmp_path / "demo.ply"), read_splats(DEMO_SCENE)
+    torch.testing.assert_close(made.means, shipped.means, atol=1e-4, rtol=0)
+    torch.testing.assert_close(made.features_dc, shipped.features_dc, atol=1e-2, rtol=0)
+
+
 def test_bad_numbers_are_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(["train", "prior", "--out", str(tmp_path / "x"), "--objects", "0"]) == 1
     error = capsys.readouterr().err

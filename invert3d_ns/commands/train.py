@@ -11,10 +11,11 @@ import tyro
 
 @dataclass
 class Train:
-    """Train the bundled prior, or the judge that grades it, on the procedural world. Run again to resume."""
+    """Make what the package ships: prior, judge, demo scene. A training that is run again resumes."""
 
-    what: tyro.conf.Positional[Literal["prior", "judge"]]
-    """prior: autoencoder, then denoiser and text tower. judge: the classifier that evaluations use."""
+    what: tyro.conf.Positional[Literal["prior", "judge", "demo"]]
+    """prior: autoencoder, then denoiser and text tower. judge: the classifier that evaluations use. demo: the demo
+    scene."""
     out: Path = Path("outputs/prior")
     """Folder for checkpoints, the training set and, at the end, the finished model."""
     objects: int = 14336
@@ -37,7 +38,16 @@ class Train:
         for name in ("objects", "autoencoder_steps", "denoiser_steps", "judge_steps"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give 1 or more")
-        return self._judge() if self.what == "judge" else self._prior()
+        return {"prior": self._prior, "judge": self._judge, "demo": self._demo}[self.what]()
+
+    def _demo(self) -> int:
+        from invert3d_ns.prior.training.splats import demo_object, splats_of
+        from invert3d_ns.scenes.normalization import from_object_frame
+        from invert3d_ns.scenes.ply import write_splats
+
+        write_splats(self.out / "demo.ply", from_object_frame(splats_of(demo_object()), "y"))
+        print(f"Demo scene: {self.out / 'demo.ply'}")
+        return 0
 
     def _judge(self) -> int:
         from invert3d_ns.prior.training.data import world_views

@@ -99,7 +99,7 @@ def train_autoencoder(folder: Path, data: WorldViews, steps: int, *, batch: int 
 @torch.no_grad()
 def normalise_latents(model: AutoencoderKL, data: WorldViews, count: int = 256) -> None:
     """Make latents zero-mean and unit-variance per channel, exactly, by the two 1x1 quantisation convolutions."""
-    device = model.device
+    device, count = model.device, min(count, len(data))
     images = data.images(torch.arange(count) * (len(data) // count)).flatten(0, 1).to(device)
     moments = torch.cat([model.encode(part * 2 - 1, return_dict=False)[0].mean for part in images.split(64)])
     mean, std = moments.mean((0, 2, 3)), moments.std((0, 2, 3))

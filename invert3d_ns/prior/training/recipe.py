@@ -35,7 +35,7 @@ def train_prior(
         device: where to train.
     """
     data = world_views(folder / "data", objects, seed=DATA_SEED)
-    held_out = world_views(folder / "data", 64, seed=HELD_OUT_SEED, split="held-out")
+    held_out = world_views(folder / "data", min(64, objects), seed=HELD_OUT_SEED, split="held-out")
     vae = train_autoencoder(folder, data, autoencoder_steps, seed=seed, device=device)
     whole, foreground = reconstruction_psnr(vae, held_out.images(slice(None)).flatten(0, 1).to(device))
     show(f"autoencoder on held-out objects: {whole:.1f} dB, {foreground:.1f} dB on their pixels")
