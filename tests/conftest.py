@@ -9,8 +9,8 @@ from pathlib import Path
 # Before torch loads its OpenMP: on a busy machine, threads that spin while they wait make small operations 500x slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import pytest
+import torch
 
 
 @pytest.fixture(scope="session")
