@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -28,6 +29,9 @@ Command: Any = functools.reduce(operator.or_, _ENTRIES)  # a union, which tyro t
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one subcommand; exit status 1 and one line on bad input."""
+    # OpenMP threads that spin while they wait make torch many times slower on a busy machine. The variable is read when
+    # torch is loaded, which the imports of this file do not do.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     command = tyro.cli(Command, prog="invert3d", description="Edit and create 3D with words.", args=arguments)
     try:
         status = command.run()

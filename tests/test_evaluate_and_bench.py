@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from itertools import product
 from pathlib import Path
@@ -229,10 +230,10 @@ def test_words_that_were_not_trained_are_the_init_word(tiny_v_prior) -> None:
 
 
 def test_training_moves_only_the_words_and_repeats_by_seed(tiny_v_prior) -> None:
-    options = {"vectors": 1, "sampling_steps": 1, "groups": 2}
-    first, _ = evaluate_object(tiny_v_prior, "robot", 0, steps=2, **options)
-    again, _ = evaluate_object(tiny_v_prior, "robot", 0, steps=2, **options)
-    untrained, _ = evaluate_object(tiny_v_prior, "robot", 0, steps=0, **options)
+    evaluate = functools.partial(evaluate_object, tiny_v_prior, "robot", 0, vectors=1, sampling_steps=1, groups=2)
+    first, _ = evaluate(steps=2)
+    again, _ = evaluate(steps=2)
+    untrained, _ = evaluate(steps=0)
     assert first == again
     assert first[:2] == untrained[:2] and first[2]["loss"] != untrained[2]["loss"]
 

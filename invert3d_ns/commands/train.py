@@ -22,7 +22,7 @@ class Train:
     """Objects in the training set, four views each."""
     autoencoder_steps: int = 3600
     """Steps of the autoencoder (0.25 to 0.5 s each on one core)."""
-    denoiser_steps: int = 8000
+    denoiser_steps: int = 5200
     """Steps of the denoiser (0.7 s each on one core). A finished run may be resumed with more."""
     judge_steps: int = 1500
     """Steps of the judge (0.2 s each on one core)."""

@@ -138,7 +138,7 @@ def train_denoiser(
 
     def loss(step: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        single = float(torch.rand((), generator=generator)) < SINGLE_VIEW_SHARE and step < 0.85 * steps
+        single = float(torch.rand((), generator=generator)) < SINGLE_VIEW_SHARE
         count = images if single else images // views
         objects = torch.randint(len(data), (count,), generator=generator)
         seen = (
