@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import numpy as np
@@ -240,7 +241,7 @@ def test_no_space_to_save_is_told_and_keeps_the_last_checkpoint(posed_run, mater
     def fill_up(self, step):
         observe(self, step)
         if step == 3:
-            monkeypatch.setattr(module.os, "fsync", full)
+            monkeypatch.setattr(os, "fsync", full)
 
     monkeypatch.setattr(module.InversionTrainer, "_observe", fill_up)
     with pytest.raises(InputError, match="No space left on device"):

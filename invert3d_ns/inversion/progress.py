@@ -44,8 +44,13 @@ class ProgressWriter(writer.LocalWriter):
         """Print a line about ``step`` if it is time for one."""
         for event in writer.EVENT_STORAGE:
             self._take(event["name"], event["event"])
-        if not any(event["name"] == writer.EventName.ITER_TRAIN_TIME.value for event in writer.EVENT_STORAGE):
+        # nerfstudio passes the step of the oldest event, which need not be the step that was just made.
+        steps = [
+            event["step"] for event in writer.EVENT_STORAGE if event["name"] == writer.EventName.ITER_TRAIN_TIME.value
+        ]
+        if not steps:
             return
+        step = steps[-1]
         now = time.monotonic()
         if now - self._printed < self._seconds_per_line and step + 1 < self._last:
             return

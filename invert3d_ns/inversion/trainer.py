@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import os
-import pickle
-import shutil
 import signal
 import threading
 import time
@@ -29,8 +25,8 @@ from nerfstudio.utils.writer import EventName, TimeWriter
 from rich.progress import Progress
 
 from invert3d_ns.errors import InputError
-from invert3d_ns.files import atomic_path
 from invert3d_ns.inversion import report
+from invert3d_ns.inversion.checkpoints import clear_leftovers, find_checkpoint, read_checkpoint, write_checkpoint
 from invert3d_ns.inversion.pipeline import InversionPipeline
 from invert3d_ns.inversion.progress import ProgressWriter
 
@@ -316,17 +312,8 @@ class InversionTrainer(Trainer):
         }
         if self.device.startswith("cuda"):
             state["inversion"]["random"]["cuda"] = torch.cuda.get_rng_state(self.device)
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
         path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
-        # nerfstudio's commands take every name in the checkpoint folder for a checkpoint, so it is written beside it.
-        complete = self.base_dir / path.name
-        with atomic_path(complete) as temporary, temporary.open("wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
-        os.replace(complete, path)
+        write_checkpoint(state, path)
         if self.config.save_only_latest_checkpoint:
             for old in self.checkpoint_dir.glob("*.ckpt"):
                 if old != path:
@@ -334,17 +321,12 @@ class InversionTrainer(Trainer):
         self._saved_at = time.monotonic()
 
     def _load_checkpoint(self) -> None:
-        for leftover in self.base_dir.glob(".*.*"):  # what an earlier process was writing when it was killed
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-        path = self._checkpoint_to_load()
+        clear_leftovers(self.base_dir)
+        path = find_checkpoint(self.config, self.checkpoint_dir)
         if path is None:
             return
-        try:
-            state = torch.load(path, map_location="cpu")
-            extras = state["inversion"]
-        except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
-            raise InputError(f"{path} is damaged or no checkpoint of invert3d; choose another one to load") from error
+        state = read_checkpoint(path)
+        extras = state["inversion"]
         if extras["splat_steps"] != self.pipeline.splat_steps:
             raise InputError(
                 f"{path} belongs to a run with {extras['splat_steps']} splat steps, not {self.pipeline.splat_steps}; "
@@ -373,20 +355,6 @@ class InversionTrainer(Trainer):
         torch.set_rng_state(extras["random"]["torch"])
         if self.device.startswith("cuda") and "cuda" in extras["random"]:
             torch.cuda.set_rng_state(extras["random"]["cuda"], self.device)
-
-    def _checkpoint_to_load(self) -> Path | None:
-        """The checkpoint named by --load-checkpoint or --load-dir, else the latest of this very run."""
-        if self.config.load_checkpoint is not None:
-            if not self.config.load_checkpoint.is_file():
-                raise InputError(f"no checkpoint at {self.config.load_checkpoint}; check --load-checkpoint")
-            return self.config.load_checkpoint
-        folder = self.config.load_dir or self.checkpoint_dir
-        steps = {int(path.stem.removeprefix("step-")): path for path in folder.glob("step-*.ckpt")}
-        if self.config.load_dir is not None and not steps:
-            raise InputError(f"no checkpoint in {folder}; give the nerfstudio_models folder of a run to --load-dir")
-        if self.config.load_step is not None and self.config.load_step not in steps:
-            raise InputError(f"no checkpoint of step {self.config.load_step} in {folder}; there are {sorted(steps)}")
-        return steps[self.config.load_step if self.config.load_step is not None else max(steps)] if steps else None
 
 
 def _random_state(datamanager: Any) -> Any:
