@@ -65,7 +65,7 @@ def evaluate_object(
     from invert3d_ns.inversion.cti import TOKEN, CameraTextInversion, Objective, fit_words
     from invert3d_ns.inversion.report import psnr
 
-    bank = build_bank(renderer(unseen_object(name)), prior, groups=groups, heldout_groups=4, seed=seed)
+    bank = build_bank(renderer(unseen_object(name)), prior, groups=groups, heldout_groups=2, seed=seed)
     inversion = CameraTextInversion(prior, Objective(per_view_timesteps=per_view_timesteps), seed=seed)
     initial = inversion.initial_words(vectors, prior.info.init_word)
     words = fit_words(

@@ -78,7 +78,7 @@ def assemble(folder: Path, vae: AutoencoderKL, data: WorldViews, training: dict[
     unet, text_encoder, scheduler = build_unet(), build_text_encoder(tokenizer), build_scheduler()
     info = PriorInfo.from_components(
         "bundled", unet, vae, text_encoder, tokenizer, scheduler, init_word="object", inversion_learning_rate=2e-2,
-        guidance_scale=5.0, training=training,
+        guidance_scale=2.5, training=training,
     )  # fmt: skip
     return MultiViewPrior(unet, vae, text_encoder, tokenizer, scheduler, info, frozen=False)
 
