@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
 import json
 import os
 import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -149,19 +152,23 @@ def test_render_spiral_from_the_shell_needs_no_diffusion_model(runs, tmp_path):
     arguments = ["spiral", "--load-config", str(runs["ball.ply"]), "--output-path", str(tmp_path / "a.mp4")]
     arguments += ["--seconds", "0.5", "--frame-rate", "8", "--radius", "0.5"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": ""}
-    environment.setdefault("NERFSTUDIO_METHOD_CONFIGS", REGISTER)
+    if "invert3d" not in importlib.metadata.entry_points(group="nerfstudio.method_configs").names:
+        environment["NERFSTUDIO_METHOD_CONFIGS"] = REGISTER
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, timeout=300
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, timeout=900
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     assert (tmp_path / "a.mp4").stat().st_size > 500
 
 
-def test_ns_export_writes_splats_that_read_back(runs, tmp_path):
-    try:
-        from nerfstudio.scripts.exporter import ExportGaussianSplat
-    except (ImportError, OSError) as error:
-        pytest.skip(f"ns-export cannot be imported here: {error}")
+def test_ns_export_writes_splats_that_read_back(runs, tmp_path, monkeypatch):
+    for name in ("open3d", "pymeshlab"):  # for meshes only; bare machines lack the system libraries that these load
+        try:
+            importlib.import_module(name)
+        except (ImportError, OSError):
+            monkeypatch.setitem(sys.modules, name, MagicMock())
+    from nerfstudio.scripts.exporter import ExportGaussianSplat
+
     ExportGaussianSplat(load_config=runs["ball.ply"], output_dir=tmp_path, output_filename="a.ply").main()
     again, _ = read_object(tmp_path / "a.ply")
     expected, _ = to_object_frame(make_cloud(150))
