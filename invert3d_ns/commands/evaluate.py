@@ -102,13 +102,12 @@ class Evaluate:
         return 0
 
     def _inversion(self, prior) -> int:
-        from statistics import mean
 
         import torch
         from rich.progress import Progress
 
-        from invert3d_ns.metrics.inversion_quality import OBJECTS, evaluate_object
-        from invert3d_ns.metrics.report import spread, write_report
+        from invert3d_ns.metrics.inversion_quality import OBJECTS, evaluate_object, tabulate
+        from invert3d_ns.metrics.report import write_report
         from invert3d_ns.pictures import write_grid
 
         seeds = list(self.seeds[:1]) if self.quick else list(self.seeds)
@@ -131,26 +130,7 @@ class Evaluate:
                         graded += rows
                         if seed == seeds[0] and not per_view:
                             pictures.append(views)
-        table, wins = [], {"loss": 0, "psnr": 0}
-        for name in objects:
-            of = {label: [r for r in graded if r["object"] == name and r["words"] == label] for label in
-                  dict.fromkeys(r["words"] for r in graded)}  # fmt: skip
-            for label, runs in of.items():
-                table.append({
-                    "object": name, "words": label, "held-out loss": spread([r["loss"] for r in runs], 4),
-                    "PSNR dB": spread([r["psnr"] for r in runs]),
-                })  # fmt: skip
-            best = {key: [mean(r[key] for r in of[label]) for label in ("z*", "init word", "caption")] for key in wins}
-            wins["loss"] += best["loss"][0] < min(best["loss"][1:])
-            wins["psnr"] += best["psnr"][0] > max(best["psnr"][1:])
-        figures: dict[str, float] = {
-            **{f"objects_won_{key}": value for key, value in wins.items()},
-            "objects": len(objects),
-        }
-        for label in dict.fromkeys(r["words"] for r in graded):
-            name = label.replace("*", "").replace(",", "").replace(" ", "_")
-            for key in wins:
-                figures[f"{key}_{name}"] = round(mean(r[key] for r in graded if r["words"] == label), 4)
+        table, figures = tabulate(graded)
         # Each object in four rows of views: the truth, init word, caption, z*.
         write_grid(self.out / "views.png", torch.cat(pictures).flatten(0, 1), columns=4, least=96)
         title = f"Inversion of objects that prior {prior.info.name} never saw, held-out cameras"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from invert3d_ns.metrics.report import spread
 
 if TYPE_CHECKING:
     from nerfstudio.cameras.cameras import Cameras
@@ -20,6 +23,8 @@ OBJECTS: dict[str, tuple[str, str]] = {
     "cactus": ("purple", "a purple cactus"), "dumbbell": ("blue", "a blue dumbbell"),
 }  # fmt: skip
 """Classes that no training render holds: main colour, and the plain caption that z* has to beat."""
+RIVALS = ("z*", "init word", "caption")
+"""Kinds of words that are compared, the first against the others."""
 
 
 def unseen_object(name: str, seed: int = 5) -> SplatCloud:
@@ -66,8 +71,9 @@ def evaluate_object(
     from invert3d_ns.inversion.report import psnr
 
     bank = build_bank(renderer(unseen_object(name)), prior, groups=groups, heldout_groups=2, seed=seed)
-    inversion = CameraTextInversion(prior, Objective(per_view_timesteps=per_view_timesteps), seed=seed)
-    initial = inversion.initial_words(vectors, prior.info.init_word)
+    objective = Objective(per_view_timesteps, tuple(prior.info.inversion_timesteps))
+    inversion = CameraTextInversion(prior, objective, seed=seed)
+    initial = inversion.initial_words(vectors, prior.info.init_word, prior.info.inversion_jitter)
     words = fit_words(
         inversion, bank, initial, steps=steps,
         callback=None if progress is None else lambda step, _: progress(step + 1, steps),
@@ -89,3 +95,28 @@ def evaluate_object(
         })  # fmt: skip
         pictures.append(views[0])
     return rows, torch.stack(pictures)
+
+
+def tabulate(graded: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, str]], dict[str, float]]:
+    """Rows of :func:`evaluate_object` over objects and seeds as a table, and its headline figures.
+
+    Returns:
+        A row for each object and kind of words with mean ± spread over seeds; and, for loss and PSNR, on how many
+        objects the mean of z* beats both others, and each kind's mean.
+    """
+    objects, labels = (list(dict.fromkeys(row[key] for row in graded)) for key in ("object", "words"))
+    table: list[dict[str, str]] = []
+    figures: dict[str, float] = {"objects_won_loss": 0, "objects_won_psnr": 0, "objects": len(objects)}
+    for name in objects:
+        of = {label: [r for r in graded if (r["object"], r["words"]) == (name, label)] for label in labels}
+        for label, runs in of.items():
+            loss, quality = ([r[key] for r in runs] for key in ("loss", "psnr"))
+            table.append({"object": name, "words": label, "held-out loss": spread(loss, 4), "PSNR dB": spread(quality)})
+        loss, quality = ([mean(r[key] for r in of[label]) for label in RIVALS] for key in ("loss", "psnr"))
+        figures["objects_won_loss"] += loss[0] < min(loss[1:])
+        figures["objects_won_psnr"] += quality[0] > max(quality[1:])
+    for label in labels:
+        name = label.replace("*", "").replace(",", "").replace(" ", "_")
+        for key in ("loss", "psnr"):
+            figures[f"{key}_{name}"] = round(mean(r[key] for r in graded if r["words"] == label), 4)
+    return table, figures

@@ -41,6 +41,10 @@ class PriorInfo:
     """The word that pseudo-words start from."""
     inversion_learning_rate: float = 5e-3
     """Default learning rate of pseudo-words; the default is that of Invert3D's official code."""
+    inversion_timesteps: tuple[float, float] = (0.0, 1.0)
+    """Default range of diffusion steps that inversion draws from, as fractions (0: clean, 1: pure noise)."""
+    inversion_jitter: float = 0.0
+    """Default standard deviation of the noise on initial pseudo-words, in units of their length."""
     guidance_scale: float = 7.5
     """Default classifier-free guidance scale."""
     guidance_rescale: float = 0.0
