@@ -165,6 +165,7 @@ def fit_words(
     *,
     steps: int,
     learning_rate: float | None = None,
+    decay: bool = True,
     groups: int = 1,
     callback: Callable[[int, Mapping[str, Tensor]], None] | None = None,
 ) -> Float[Tensor, "N D"]:
@@ -173,15 +174,22 @@ def fit_words(
     The pipeline of ``ns-train invert3d`` takes the same steps and reaches the same vectors.
 
     Args:
+        learning_rate: of the first step; the prior's own choice if None.
+        decay: let the learning rate fall to zero along half a cosine. The official code keeps it constant.
+        groups: orbits in each step.
         callback: called after each step with its number and the loss terms.
     """
     vectors = Parameter(words.detach().clone())
     optimizer = torch.optim.AdamW([vectors], lr=learning_rate or inversion.prior.info.inversion_learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: (np.cos(np.pi * step / steps) + 1.0) * 0.5 if decay else 1.0
+    )
     for step in range(steps):
         optimizer.zero_grad()
         terms = inversion.loss(vectors, bank, step, groups)
         torch.stack(list(terms.values())).sum().backward()
         optimizer.step()
+        schedule.step()
         if callback is not None:
             callback(step, terms)
     return vectors.detach()

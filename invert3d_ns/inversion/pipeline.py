@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from nerfstudio.engine.optimizers import OptimizerConfig
+from nerfstudio.engine.schedulers import CosineDecaySchedulerConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from torch import Tensor
 from torch.nn import Parameter
@@ -51,10 +52,13 @@ class InversionPipelineConfig(VanillaPipelineConfig):
     """Number of pseudo-words N that are learnt. Fewer are easier to edit, more reconstruct better."""
     init_word: str | None = None
     """The word that every vector starts from; the prior's own choice (object) if not given."""
-    init_jitter: float = 0.0
-    """Standard deviation of Gaussian noise added to the initial vectors, in units of their length."""
+    init_jitter: float | None = None
+    """Standard deviation of Gaussian noise added to the initial vectors, in units of their length; the prior's own
+    choice if not given (none for MVDream, as in the official code)."""
     lr: float | None = None
     """Learning rate of the words; the prior's own choice if not given (5e-3 for MVDream)."""
+    lr_decay: bool = True
+    """Let the learning rate of the words fall to zero along half a cosine. The official code keeps it constant."""
     norm_penalty: float = 0.0
     """Weight of a penalty on the squared length of the vectors, which keeps them near real words."""
     resolution: int | None = None
@@ -67,8 +71,9 @@ class InversionPipelineConfig(VanillaPipelineConfig):
     """Orbits in each training step."""
     per_view_timesteps: bool = False
     """Draw a diffusion timestep for each view, as the official code does, rather than one for all views of an orbit."""
-    timestep_range: tuple[float, float] = (0.0, 1.0)
-    """Fractions of the diffusion process between which timesteps are drawn (0: clean, 1: pure noise)."""
+    timestep_range: tuple[float, float] | None = None
+    """Fractions of the diffusion process between which timesteps are drawn (0: clean, 1: pure noise); the prior's own
+    choice if not given (all for MVDream, the noisier half for bundled: only there does it have to listen to words)."""
     heldout_every: int = 50
     """Steps between measurements of the held-out loss; 0 for only at the end."""
     preview_every: int = 100
@@ -120,6 +125,11 @@ class InversionPipeline(VanillaPipeline):
         word = self.config.init_word
         return self._inversion().prior.info.init_word if word is None else word
 
+    def init_jitter(self) -> float:
+        """The noise on the initial vectors, in units of their length."""
+        jitter = self.config.init_jitter
+        return self._inversion().prior.info.inversion_jitter if jitter is None else jitter
+
     def _inversion(self) -> CameraTextInversion:
         assert self.inversion is not None, "load_prior() comes first"
         return self.inversion
@@ -135,7 +145,9 @@ class InversionPipeline(VanillaPipeline):
         config = self.config
         prior = MultiViewPrior.from_pretrained(config.prior, device="cpu")
         check_size(config.resolution or prior.info.image_size, prior)
-        objective = Objective(config.per_view_timesteps, config.timestep_range, config.norm_penalty)
+        objective = Objective(
+            config.per_view_timesteps, config.timestep_range or prior.info.inversion_timesteps, config.norm_penalty
+        )
         self.inversion = CameraTextInversion(prior, objective, seed=seed)
         self.inversion.initial_words(config.vectors, self.init_word())
 
@@ -155,7 +167,7 @@ class InversionPipeline(VanillaPipeline):
             size=config.resolution, seed=inversion.seed, progress=progress,
         )  # fmt: skip
         if self.words is None:
-            initial = inversion.initial_words(config.vectors, self.init_word(), config.init_jitter)
+            initial = inversion.initial_words(config.vectors, self.init_word(), self.init_jitter())
             self.words = Parameter(initial.to(self.device))
         elif self.words.shape != (config.vectors, inversion.prior.info.token_dim):
             raise InputError(
@@ -163,9 +175,12 @@ class InversionPipeline(VanillaPipeline):
                 f"{inversion.prior.info.name!r} are asked for; resume with the settings that the run was started with"
             )
 
-    def words_optimizer(self) -> AdamWOptimizerConfig:
-        """The optimizer of phase 2: AdamW (official code) at the prior's learning rate unless the user gave one."""
-        return AdamWOptimizerConfig(lr=self.config.lr or self._inversion().prior.info.inversion_learning_rate)
+    def words_optimizer(self) -> dict[str, Any]:
+        """AdamW (official code) from the prior's learning rate or the user's, and its decay, if any."""
+        config = self.config
+        lr = self._inversion().prior.info.inversion_learning_rate if config.lr is None else config.lr
+        schedule = CosineDecaySchedulerConfig(warm_up_end=0, learning_rate_alpha=0.0, max_steps=max(config.steps, 1))
+        return {"optimizer": AdamWOptimizerConfig(lr=lr), "scheduler": schedule if config.lr_decay else None}
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """Parameters that the current phase optimises; the other phase's are absent and cost nothing."""

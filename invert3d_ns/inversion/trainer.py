@@ -89,7 +89,7 @@ class InversionTrainer(Trainer):
         """Optimizers of the current phase only."""
         groups = self.pipeline.get_param_groups()
         if self.pipeline.phase == "words":
-            configs = {"words": {"optimizer": self.pipeline.words_optimizer(), "scheduler": None}} if groups else {}
+            configs = {"words": self.pipeline.words_optimizer()} if groups else {}
         else:
             configs = self.config.optimizers.copy()
         return Optimizers(configs, groups)
@@ -161,6 +161,7 @@ class InversionTrainer(Trainer):
             self.optimizers = self.setup_optimizers()
             if self._resumed is not None:
                 self.optimizers.load_optimizers(self._resumed["optimizers"])
+                self.optimizers.load_schedulers(self._resumed["schedulers"])
                 self._resumed = None
         self.seconds["bank"] += time.perf_counter() - started
         self._progress("words", self.pipeline.splat_steps, self._last_step())
