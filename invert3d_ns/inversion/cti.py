@@ -182,7 +182,7 @@ def fit_words(
     vectors = Parameter(words.detach().clone())
     optimizer = torch.optim.AdamW([vectors], lr=learning_rate or inversion.prior.info.inversion_learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: (np.cos(np.pi * step / steps) + 1.0) * 0.5 if decay else 1.0
+        optimizer, lambda step: (np.cos(np.pi * step / max(steps, 1)) + 1.0) * 0.5 if decay else 1.0
     )
     for step in range(steps):
         optimizer.zero_grad()

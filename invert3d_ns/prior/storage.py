@@ -87,7 +87,9 @@ def read_info(folder: Path) -> PriorInfo:
         if version > FORMAT_VERSION:
             raise InputError(f"{path} has format version {version}, newer than this package knows; update invert3d-ns")
         known = {field.name for field in dataclasses.fields(PriorInfo)}
-        return PriorInfo(**{key: value for key, value in document.items() if key in known})
+        # JSON has no tuples.
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in document.items()}
+        return PriorInfo(**{key: value for key, value in values.items() if key in known})
     except FileNotFoundError:
         raise InputError(
             f"{folder} is not a prior: it has no prior.json; give a folder that `invert3d prior convert` wrote"
