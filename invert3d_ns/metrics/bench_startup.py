@@ -19,14 +19,10 @@ if {hidden}:
     found = metadata.entry_points
     def without(**selection):
         chosen = found(**selection)
+        if not selection.get("group", "").startswith("nerfstudio."):
+            return chosen
         return type(chosen)(entry for entry in chosen if not entry.value.startswith("invert3d_ns"))
     metadata.entry_points = without
-    import importlib_metadata
-    found_too = importlib_metadata.entry_points
-    def without_too(**selection):
-        chosen = found_too(**selection)
-        return type(chosen)(entry for entry in chosen if not entry.value.startswith("invert3d_ns"))
-    importlib_metadata.entry_points = without_too
 import nerfstudio.configs.method_configs
 assert ("invert3d" in nerfstudio.configs.method_configs.all_methods) != {hidden}
 """

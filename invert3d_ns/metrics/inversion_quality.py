@@ -71,7 +71,7 @@ def evaluate_object(
     from invert3d_ns.inversion.report import psnr
 
     bank = build_bank(renderer(unseen_object(name)), prior, groups=groups, heldout_groups=2, seed=seed)
-    objective = Objective(per_view_timesteps, tuple(prior.info.inversion_timesteps))
+    objective = Objective(per_view_timesteps, prior.info.inversion_timesteps)
     inversion = CameraTextInversion(prior, objective, seed=seed)
     initial = inversion.initial_words(vectors, prior.info.init_word, prior.info.inversion_jitter)
     words = fit_words(
