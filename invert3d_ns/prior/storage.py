@@ -88,7 +88,9 @@ def read_info(folder: Path) -> PriorInfo:
             raise InputError(f"{path} has format version {version}, newer than this package knows; update invert3d-ns")
         known = {field.name for field in dataclasses.fields(PriorInfo)}
         # JSON has no tuples.
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in document.items()}
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in document.items()
+        }
         return PriorInfo(**{key: value for key, value in values.items() if key in known})
     except FileNotFoundError:
         raise InputError(
