@@ -11,21 +11,35 @@ import tyro
 
 @dataclass
 class Train:
-    """Make what the package ships: prior, judge, demo scene. A training that is run again resumes."""
+    """Make what the package ships: prior, CLIP, judge, demo scene. A training that is run again resumes."""
 
-    what: tyro.conf.Positional[Literal["prior", "judge", "demo"]]
-    """prior: autoencoder, then denoiser and text tower. judge: the classifier that evaluations use. demo: the demo
-    scene."""
+    what: tyro.conf.Positional[Literal["prior", "clip", "judge", "demo"]]
+    """prior: autoencoder, then denoiser and text tower. clip: the bundled CLIP. judge: the classifier that evaluations
+    use. demo: the demo scene."""
     out: Path = Path("outputs/prior")
-    """Folder for checkpoints, the training set and, at the end, the finished model."""
-    objects: int = 14336
-    """Objects in the training set, four views each."""
-    autoencoder_steps: int = 3600
-    """Steps of the autoencoder (0.25 to 0.5 s each on one core)."""
-    denoiser_steps: int = 5200
-    """Steps of the denoiser (0.7 s each on one core). A finished run may be resumed with more."""
-    judge_steps: int = 1500
-    """Steps of the judge (0.2 s each on one core)."""
+    """Folder for checkpoints, the training set, sample grids and, at the end, the finished model."""
+    stage: Literal["all", "data", "autoencoder", "decoder", "denoiser"] = "all"
+    """For prior: stop after this one. decoder and denoiser may run side by side, once the autoencoder is trained."""
+    objects: int = 12288
+    """Objects in the training set, eight views each (200 views a second and core are rendered)."""
+    autoencoder_steps: int = 4000
+    """Steps of the autoencoder (0.3 to 0.5 s each on one core)."""
+    decoder_steps: int = 4000
+    """Steps of its decoder alone (0.2 to 0.4 s each on one core)."""
+    denoiser_steps: int = 8000
+    """Steps of the denoiser (0.8 s each on one core). A finished run may be resumed with more."""
+    images: int = 32
+    """Views in a step of the denoiser."""
+    clip_steps: int = 3000
+    """Steps of CLIP."""
+    judge_steps: int = 4000
+    """Steps of the judge."""
+    evaluate: bool = True
+    """For prior: write the table of `invert3d evaluate prior` at the end."""
+    gates: bool = True
+    """For prior: stop when a stage is not good enough to train the next one on."""
+    compile: bool = False
+    """Run networks through torch.compile: worth it on CUDA."""
     seed: int = 0
     """Of weights, batches and noise."""
     device: str | None = None
@@ -35,10 +49,12 @@ class Train:
         """Train what is not trained yet and write the finished model."""
         from invert3d_ns.errors import InputError
 
-        for name in ("objects", "autoencoder_steps", "denoiser_steps", "judge_steps"):
+        for name in (
+            "objects", "autoencoder_steps", "decoder_steps", "denoiser_steps", "images", "clip_steps", "judge_steps",
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give 1 or more")
-        return {"prior": self._prior, "judge": self._judge, "demo": self._demo}[self.what]()
+        return {"prior": self._prior, "clip": self._clip, "judge": self._judge, "demo": self._demo}[self.what]()
 
     def _demo(self) -> int:
         from invert3d_ns.prior.training.splats import demo_object, splats_of
@@ -59,18 +75,31 @@ class Train:
         print(f"Judge: {self.out / 'judge.safetensors'}")
         return 0
 
+    def _clip(self) -> int:
+        raise NotImplementedError
+
     def _prior(self) -> int:
-        import torch
-
         from invert3d_ns.prior.storage import save_prior
-        from invert3d_ns.prior.training.recipe import train_prior
+        from invert3d_ns.prior.training.recipe import Recipe
 
-        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        prior = train_prior(
-            self.out, objects=self.objects, autoencoder_steps=self.autoencoder_steps,
-            denoiser_steps=self.denoiser_steps, seed=self.seed, device=device,
+        recipe = Recipe(
+            self.out, objects=self.objects, autoencoder_steps=self.autoencoder_steps, decoder_steps=self.decoder_steps,
+            denoiser_steps=self.denoiser_steps, images=self.images, seed=self.seed, device=self._device(),
+            compiled=self.compile, gates=self.gates,
         )  # fmt: skip
+        prior = recipe.run(self.stage)
+        if prior is None or self.stage != "all":
+            return 0
         finished = self.out / "prior"
         save_prior(prior, finished)
-        print(f"Prior: {finished}. Grade it with: invert3d evaluate prior --prior {finished} --out report")
+        print(f"Prior: {finished}")
+        if self.evaluate:
+            from invert3d_ns.commands.evaluate import Evaluate
+
+            return Evaluate("prior", out=self.out / "report", prior=str(finished)).run()
         return 0
+
+    def _device(self) -> str:
+        import torch
+
+        return self.device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -34,7 +34,8 @@ def unseen_object(name: str, seed: int = 5) -> SplatCloud:
     from invert3d_ns.prior.training.splats import splats_of
     from invert3d_ns.prior.training.world import sample_object
 
-    return splats_of(sample_object(np.random.default_rng(seed), name=name, colour=OBJECTS[name][0]))
+    rng = np.random.default_rng(seed)
+    return splats_of(sample_object(rng, name=name, colour=OBJECTS[name][0], style="photo", upright=True))
 
 
 def renderer(cloud: SplatCloud) -> Callable[[Cameras], Float[Tensor, "F H W 3"]]:

@@ -7,16 +7,18 @@ What makes words be obeyed at this size, and why:
 - half of the timesteps drawn from the noisiest part: an 8x8x16 latent still shows its class at a signal-to-noise ratio
   of 1:80, so only there does the network have to listen to the words;
 - part of the batches hold single views of many objects (as MVDream mixes 2D images in): four times as many captions a
-  step.
+  step. Another part holds eight views of few objects, or four from any side, so that more views, and unevenly spaced
+  ones, can be asked for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from invert3d_ns.prior.info import PriorInfo
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
 
 ARCHITECTURE: dict[str, Any] = {
     "sample_size": 8,
-    "in_channels": 16,
-    "out_channels": 16,
+    "in_channels": 32,
+    "out_channels": 32,
     "block_out_channels": (128, 192),
     "down_block_types": ("CrossAttnDownBlock2D",) * 2,
     "up_block_types": ("CrossAttnUpBlock2D",) * 2,
@@ -43,9 +45,12 @@ ARCHITECTURE: dict[str, Any] = {
     "class_embed_type": "projection",
     "projection_class_embeddings_input_dim": 16,
 }
+MUON = True
 DROP_CAPTION = 0.1
-SINGLE_VIEW_SHARE = 0.4
-"""Share of batches that hold single views."""
+SINGLE_VIEW_SHARE, ALL_VIEWS_SHARE = 0.4, 0.12
+"""Shares of batches that hold single views, and that hold every view of an object; the rest holds four."""
+SCATTERED_SHARE = 0.25
+"""Share of the batches of four views that are any four of an object's, not an evenly spaced orbit."""
 NOISY_SHARE = 0.5
 NOISY_FROM = 650
 """This share of timesteps is uniform over the noisiest part of the schedule, from this step on; the rest over all of
@@ -110,9 +115,25 @@ class LatentCache:
         return self.latents[rows, columns].float()
 
 
+def draw_views(images: int, views: int, generator: torch.Generator) -> tuple[int, Int[Tensor, "B F"]]:
+    """How many objects a batch of ``images`` views holds, and which of their ``views`` stored views of each."""
+    kind, scattered = torch.rand(2, generator=generator).tolist()
+    if kind < SINGLE_VIEW_SHARE:
+        return images, torch.randint(views, (images, 1), generator=generator)
+    if views <= 4 or kind > 1 - ALL_VIEWS_SHARE:
+        count = max(images // views, 1)
+        return count, torch.arange(views).expand(count, -1)
+    count = max(images // 4, 1)
+    if scattered < SCATTERED_SHARE:
+        return count, torch.rand(count, views, generator=generator).argsort(1)[:, :4]
+    step = views // 4
+    first = torch.randint(step, (count, 1), generator=generator)
+    return count, first + step * torch.arange(4)
+
+
 def train_denoiser(
     folder: Path, prior: MultiViewPrior, data: WorldViews, steps: int, *, images: int = 32, lr: float = 1e-3,
-    seed: int = 0, compiled: bool = False,
+    seed: int = 0, compiled: bool = False, sample: Callable[[int], None] | None = None,
 ) -> None:  # fmt: skip
     """Train the UNet and the text tower in place and leave the averaged weights in them.
 
@@ -125,13 +146,16 @@ def train_denoiser(
         lr: peak learning rate.
         seed: of weights, batches and noise.
         compiled: run the UNet through ``torch.compile``.
+        sample: called now and then, the averaged weights in place, with the number of steps done.
     """
     device = prior.device
     prior.vae.requires_grad_(False)
     cache = LatentCache(data, prior.vae, prior.info.latent_size, prior.info.latent_channels)
     cameras = data.cameras()
     model = nn.ModuleDict({"unet": prior.unet, "text": prior.text_encoder})
-    stage = Stage("denoiser", folder, model, steps, lr)
+    stage = Stage(
+        "denoiser", folder, model, steps, lr, muon=MUON, sample=sample and (lambda _, done: sample(done)),
+    )  # fmt: skip
     views = data.rgb.shape[1]
     last = len(prior.alphas_cumprod)
     if compiled:
@@ -139,12 +163,8 @@ def train_denoiser(
 
     def loss(step: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        single = float(torch.rand((), generator=generator)) < SINGLE_VIEW_SHARE
-        count = images if single else images // views
+        count, seen = draw_views(images, views, generator)
         objects = torch.randint(len(data), (count,), generator=generator)
-        seen = (
-            torch.randint(views, (count, 1), generator=generator) if single else torch.arange(views).expand(count, -1)
-        )
         latents = cache.get(objects, seen).to(device)
         wording = torch.randint(len(data.captions[0]), (count,), generator=generator).tolist()
         dropped = torch.rand(count, generator=generator) < DROP_CAPTION

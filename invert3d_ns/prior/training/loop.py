@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
+
+from invert3d_ns.prior.training.muon import Muon, split_parameters
 
 CHECKPOINT_EVERY = 200
 """Steps between checkpoints."""
@@ -40,22 +43,33 @@ class Stage:
     ema_decay: float = 0.998
     clip: float = 1.0
     log_every: int = 50
+    muon: bool = False
+    """Train hidden matrices and kernels with Muon, the rest with AdamW at the same learning rate times ``adam_share``;
+    else AdamW trains all."""
+    adam_share: float = 0.4
+    sample: Callable[[nn.Module, int], None] | None = None
+    """Called with the averaged weights in place at every ``sample_every``-th step and at the last: sample grids."""
+    sample_every: int = 1000
     history: list[dict[str, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         from diffusers.training_utils import EMAModel
 
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=self.lr, betas=(0.9, 0.98), weight_decay=self.weight_decay, fused=True
-        )
-        self.ema = EMAModel(
-            self.model.parameters(), decay=self.ema_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.75
-        )
+        hidden, rest = split_parameters(self.model) if self.muon else ([], self._trained())
+        adam_lr = self.lr * (self.adam_share if self.muon else 1.0)
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.98), weight_decay=self.weight_decay, fused=True)
+        ]
+        if hidden:
+            self.optimizers.append(Muon(hidden, lr=self.lr, weight_decay=self.weight_decay))
+        self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+        self.ema = EMAModel(self._trained(), decay=self.ema_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
         self.done = 0
         if self.path.exists():
             state = torch.load(self.path, map_location="cpu", weights_only=True)
             self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(kept)
             self.ema.load_state_dict(state["ema"])
             self.ema.to(next(self.model.parameters()).device)
             self.done, self.history = state["done"], state["history"]
@@ -68,8 +82,13 @@ class Stage:
     def save(self) -> None:
         """Write the checkpoint beside the old one, then take its place."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        state: dict[str, Any] = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        state |= {"ema": self.ema.state_dict(), "done": self.done, "history": self.history}
+        state: dict[str, Any] = {
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "ema": self.ema.state_dict(),
+            "done": self.done,
+            "history": self.history,
+        }
         partial = self.path.with_suffix(".partial")
         torch.save(state, partial)
         partial.replace(self.path)
@@ -90,14 +109,16 @@ class Stage:
         with Progress(*columns) as progress:
             task = progress.add_task(self.name, total=self.steps, completed=self.done)
             for step in self._remaining():
-                for group in self.optimizer.param_groups:
-                    group["lr"] = self.lr * warmup_stable_decay(step, self.steps)
+                factor = warmup_stable_decay(step, self.steps)
                 values = loss(step)
                 values["loss"].backward()
-                nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-                self.optimizer.step()
-                self.optimizer.zero_grad(set_to_none=True)
-                self.ema.step(self.model.parameters())
+                nn.utils.clip_grad_norm_(self._trained(), self.clip)
+                for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
+                    for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                        group["lr"] = peak * factor
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
+                self.ema.step(self._trained())
                 for key, value in values.items():
                     sums[key] = sums.get(key, 0.0) + float(value.detach()) / self.log_every
                 if (step + 1) % self.log_every == 0:
@@ -108,13 +129,32 @@ class Stage:
                 self.done = step + 1
                 if self.done % CHECKPOINT_EVERY == 0:
                     self.save()
+                if self.sample is not None and (self.done % self.sample_every == 0 or self.done == self.steps):
+                    with self.averaged():
+                        self.sample(self.model, self.done)
                 progress.update(task, completed=self.done)
         self.save()
 
     def _remaining(self) -> Iterator[int]:
         yield from range(self.done, self.steps)
 
+    def _trained(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The running average of the weights in place of the weights, for as long as the context lasts."""
+        self.ema.store(self._trained())
+        self.ema.copy_to(self._trained())
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.ema.restore(self._trained())
+            self.model.train()
+
     def use_average(self) -> None:
         """Replace the model's weights by their running average (for evaluation and export)."""
-        self.ema.copy_to(self.model.parameters())
+        self.ema.copy_to(self._trained())
         self.model.eval()

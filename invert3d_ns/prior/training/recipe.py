@@ -2,49 +2,134 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from rich import print as show
 
-from invert3d_ns.prior.training.autoencoder import reconstruction_psnr, train_autoencoder
-from invert3d_ns.prior.training.data import world_views
+from invert3d_ns.errors import InputError
+from invert3d_ns.prior.training.autoencoder import (
+    finish_decoder,
+    reconstruction_psnr,
+    train_autoencoder,
+)
+from invert3d_ns.prior.training.data import WorldViews, world_views
 from invert3d_ns.prior.training.denoiser import assemble, train_denoiser
+from invert3d_ns.scenes.cameras import camera_condition
 
 if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
     from invert3d_ns.prior.multiview import MultiViewPrior
 
 DATA_SEED = 1
 """Seed of the training set; evaluations and the judge use others."""
 HELD_OUT_SEED = 77
 """Seed of the held-out objects that stages are checked on."""
+VIEWS = 8
+"""Views of each object in the training set."""
+AUTOENCODER_GATE = 26.0
+"""Foreground PSNR in dB, on held-out objects, below which no denoiser is trained on an autoencoder."""
+SAMPLES = (
+    "a red chair", "a blue striped mug with white stripes", "a green house with a yellow roof",
+    "a pencil sketch of a car", "a purple airplane in van gogh style", "a neon sign of an orange tree",
+)  # fmt: skip
+"""Prompts of the sample grids that are drawn while the denoiser trains."""
+
+StageName = Literal["all", "data", "autoencoder", "decoder", "denoiser"]
 
 
-def train_prior(
-    folder: Path, *, objects: int, autoencoder_steps: int, denoiser_steps: int, seed: int = 0, device: str = "cpu"
-) -> MultiViewPrior:
-    """Render the world, train the autoencoder, then the denoiser with its text tower.
+@dataclass
+class Recipe:
+    """Everything that decides how a prior comes out."""
 
-    Args:
-        folder: for the training set and the checkpoints; a second call goes on where the first stopped.
-        objects: size of the training set.
-        autoencoder_steps: of stage 1.
-        denoiser_steps: of stage 2.
-        seed: of weights, batches and noise.
-        device: where to train.
-    """
-    data = world_views(folder / "data", objects, seed=DATA_SEED)
-    held_out = world_views(folder / "data", min(64, objects), seed=HELD_OUT_SEED, split="held-out")
-    vae = train_autoencoder(folder, data, autoencoder_steps, seed=seed, device=device)
-    whole, foreground = reconstruction_psnr(vae, held_out.images(slice(None)).flatten(0, 1).to(device))
-    show(f"autoencoder on held-out objects: {whole:.1f} dB, {foreground:.1f} dB on their pixels")
-    torch.manual_seed(seed)
-    training = {
-        "steps": denoiser_steps, "autoencoder_steps": autoencoder_steps, "objects": objects, "seed": seed,
-        "data_seed": DATA_SEED, "command": "invert3d train prior", "psnr": round(whole, 2),
-        "psnr_foreground": round(foreground, 2),
-    }  # fmt: skip
-    prior = assemble(folder, vae, data, training).to(device)
-    train_denoiser(folder, prior, data, denoiser_steps, seed=seed)
-    return prior
+    folder: Path
+    """For the training set and the checkpoints; a second call goes on where the first stopped."""
+    objects: int
+    """Size of the training set."""
+    autoencoder_steps: int
+    decoder_steps: int
+    """More steps for the decoder alone, after the encoder is frozen."""
+    denoiser_steps: int
+    images: int = 32
+    """Views in a step of the denoiser."""
+    seed: int = 0
+    """Of weights, batches and noise."""
+    device: str = "cpu"
+    compiled: bool = False
+    """Run networks through torch.compile."""
+    gates: bool = True
+    """Stop when a stage is not good enough to train the next one on."""
+
+    def data(self) -> WorldViews:
+        """The training set."""
+        return world_views(self.folder / "data", self.objects, seed=DATA_SEED, views=VIEWS)
+
+    def run(self, stage: StageName = "all") -> MultiViewPrior | None:
+        """Train what is not trained yet, up to the stage of that name; "all" gives the finished prior.
+
+        "decoder" and "denoiser" may run at the same time, in two processes.
+
+        Raises:
+            InputError: a stage fell short of its gate.
+        """
+        data = self.data()
+        if stage == "data":
+            return None
+        vae = train_autoencoder(
+            self.folder, data, self.autoencoder_steps, seed=self.seed, device=self.device, compiled=self.compiled
+        )
+        foreground = self._grade("autoencoder", vae)[1]
+        if self.gates and foreground < AUTOENCODER_GATE:
+            raise InputError(
+                f"the autoencoder reached {foreground:.1f} dB on the pixels of held-out objects, its gate is "
+                f"{AUTOENCODER_GATE} dB; train it longer (--autoencoder-steps) or pass --no-gates"
+            )
+        if stage == "autoencoder":
+            return None
+        if stage in ("all", "decoder"):
+            finish_decoder(
+                self.folder, vae, data, self.decoder_steps, seed=self.seed, device=self.device, compiled=self.compiled
+            )
+        if stage == "decoder":
+            self._grade("finished decoder", vae)
+            return None
+        return self._denoise(data, vae)
+
+    def _denoise(self, data: WorldViews, vae: AutoencoderKL) -> MultiViewPrior:
+        psnr = self._grade("autoencoder that the denoiser is shown with", vae)
+        torch.manual_seed(self.seed)
+        training: dict[str, Any] = {
+            "steps": self.denoiser_steps, "images": self.images, "autoencoder_steps": self.autoencoder_steps,
+            "decoder_steps": self.decoder_steps, "objects": self.objects, "views": VIEWS, "seed": self.seed,
+            "data_seed": DATA_SEED, "command": "invert3d train prior", "psnr": round(psnr[0], 2),
+            "psnr_foreground": round(psnr[1], 2),
+        }  # fmt: skip
+        prior = assemble(self.folder, vae, data, training).to(self.device)
+        train_denoiser(
+            self.folder, prior, data, self.denoiser_steps, images=self.images, seed=self.seed, compiled=self.compiled,
+            sample=lambda done: sample_grid(prior, self.folder / "samples" / f"{done:06d}.png"),
+        )  # fmt: skip
+        return prior
+
+    def _grade(self, what: str, vae: AutoencoderKL) -> tuple[float, float]:
+        held_out = world_views(
+            self.folder / "data", min(64, self.objects), seed=HELD_OUT_SEED, split="held-out", views=4
+        )
+        images, masks = held_out.images(slice(None)).flatten(0, 1), held_out.masks(slice(None)).flatten(0, 1)
+        whole, foreground = reconstruction_psnr(vae, images.to(self.device), masks.to(self.device))
+        show(f"{what}, held-out objects: {whole:.1f} dB, {foreground:.1f} dB on their pixels")
+        return whole, foreground
+
+
+def sample_grid(prior: MultiViewPrior, path: Path) -> None:
+    """Write four views of each of :data:`SAMPLES`."""
+    from invert3d_ns.pictures import write_grid
+
+    azimuths = torch.arange(4) * 90.0 + 30.0
+    cameras = camera_condition(azimuths, torch.tensor(15.0)).expand(len(SAMPLES), -1, -1)
+    views = prior.sample(SAMPLES, cameras, steps=20, seed=0).cpu()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_grid(path, views.flatten(0, 1), columns=8, least=96)

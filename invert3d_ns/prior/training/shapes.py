@@ -1,92 +1,13 @@
-"""Shapes of the procedural world: each class is a function from a random generator to coloured primitives.
-
-A shape is built z-up with its front facing -y (azimuth 0 of :mod:`invert3d_ns.scenes.cameras`), in units of its own;
-:func:`pack` centres it and scales it to the radius that every scene is normalised to.
-"""
+"""Classes of the procedural world: each is a function from a random generator to a shape."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
 
-Kind = Literal["ellipsoid", "box", "cone", "torus", "cup", "prism"]
-KINDS: tuple[Kind, ...] = ("ellipsoid", "box", "cone", "torus", "cup", "prism")
-PRIMITIVE_FLOATS = 32
-"""Numbers that describe one primitive to the renderer (layout in ``csrc/sdf.c``)."""
-
-
-@dataclass
-class Primitive:
-    """One solid: a kind, where it stands, its half sizes, and the part of the object that it belongs to."""
-
-    kind: Kind
-    center: tuple[float, float, float]
-    size: tuple[float, ...]
-    """ellipsoid: semi-axes; box: half extents; cone: radius at the bottom, at the top, half height; torus: radius of
-    the ring, of the tube; cup: as cone, and thickness of the wall; prism: half width at the base, half length, half
-    height."""
-    part: str = "body"
-    """Name of the part; parts of one name share a colour."""
-    rounding: float = 0.02
-    turn: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """Rotations about x, y, z in degrees, in that order."""
-
-    def rotation(self) -> Float[np.ndarray, "3 3"]:
-        """Local to object axes."""
-        a, b, c = np.radians(self.turn)
-        rx = np.array([[1, 0, 0], [0, math.cos(a), -math.sin(a)], [0, math.sin(a), math.cos(a)]])
-        ry = np.array([[math.cos(b), 0, math.sin(b)], [0, 1, 0], [-math.sin(b), 0, math.cos(b)]])
-        rz = np.array([[math.cos(c), -math.sin(c), 0], [math.sin(c), math.cos(c), 0], [0, 0, 1]])
-        return rz @ ry @ rx
-
-    def half_extents(self) -> tuple[float, float, float]:
-        """Half sizes of the local axis-aligned box."""
-        s = self.size
-        if self.kind == "torus":
-            return s[0] + s[1], s[0] + s[1], s[1]
-        if self.kind in ("cone", "cup"):
-            return max(s[0], s[1]), max(s[0], s[1]), s[2]
-        return s[0], s[1], s[2]
-
-    def support(self) -> Float[np.ndarray, "P 3"]:
-        """Points whose hull encloses the solid closely, in object coordinates."""
-        x, y, z = self.half_extents()
-        turn = np.linspace(0, 2 * math.pi, 16, endpoint=False)
-        if self.kind == "box":
-            local = np.array([(i, j, k) for i in (-x, x) for j in (-y, y) for k in (-z, z)])
-        elif self.kind == "prism":
-            local = np.array([(i, j, -z) for i in (-x, x) for j in (-y, y)] + [(0, -y, z), (0, y, z)])
-        elif self.kind == "ellipsoid":
-            latitudes = np.radians([-90, -60, -30, 0, 30, 60, 90])
-            local = np.array(
-                [
-                    (x * math.cos(p) * math.cos(t), y * math.cos(p) * math.sin(t), z * math.sin(p))
-                    for p in latitudes
-                    for t in turn
-                ]
-            )
-        elif self.kind == "torus":
-            local = np.array([(x * math.cos(t), y * math.sin(t), k) for k in (-z, z) for t in turn])
-        else:
-            ends = ((self.size[0], -z), (self.size[1], z))
-            local = np.array([(r * math.cos(t), r * math.sin(t), k) for r, k in ends for t in turn])
-        return local @ self.rotation().T + np.array(self.center)
-
-
-@dataclass
-class Shape:
-    """The primitives of one object and which of its parts a caption may name, most telling first."""
-
-    primitives: list[Primitive]
-    second: tuple[str, ...] = field(default=())
-    """Parts that may take a second colour, by the names that captions use; never the largest, which has the object's
-    colour."""
-
+from invert3d_ns.prior.training.primitives import Primitive, Shape
 
 Builder = Callable[[np.random.Generator], Shape]
 
@@ -121,6 +42,7 @@ def _mug(r: np.random.Generator) -> Shape:
             Primitive("torus", (0.72, 0, 0), (h * 0.55, 0.1), "handle", turn=(90, 0, 0)),
         ],
         ("handle",),
+        main="body",
     )
 
 
@@ -133,7 +55,7 @@ def _chair(r: np.random.Generator) -> Shape:
     ]
     seat = Primitive("box", (0, 0, 0), (w, w, 0.09), "seat")
     back = Primitive("box", (0, w - 0.08, h * 0.55), (w, 0.08, h * 0.55), "back")
-    return Shape([seat, back, *legs], ("legs", "back"))
+    return Shape([seat, back, *legs], ("legs", "back"), main="seat")
 
 
 def _table(r: np.random.Generator) -> Shape:
@@ -141,13 +63,13 @@ def _table(r: np.random.Generator) -> Shape:
     legs = [
         Primitive("box", (x, y, -h), (leg, leg, h), "legs") for x in (-w + leg, w - leg) for y in (-d + leg, d - leg)
     ]
-    return Shape([Primitive("box", (0, 0, 0), (w, d, 0.09), "top"), *legs], ("legs",))
+    return Shape([Primitive("box", (0, 0, 0), (w, d, 0.09), "top"), *legs], ("legs",), main="top")
 
 
 def _mushroom(r: np.random.Generator) -> Shape:
     w = r.uniform(0.7, 0.95)
     stem = Primitive("cone", (0, 0, -0.45), (r.uniform(0.25, 0.35), 0.22, 0.55), "stem")
-    return Shape([Primitive("ellipsoid", (0, 0, 0.2), (w, w, 0.42), "cap"), stem], ("stem",))
+    return Shape([Primitive("ellipsoid", (0, 0, 0.2), (w, w, 0.42), "cap"), stem], ("stem",), main="cap")
 
 
 def _snowman(r: np.random.Generator) -> Shape:
@@ -160,6 +82,7 @@ def _snowman(r: np.random.Generator) -> Shape:
             Primitive("cone", (0, -top - 0.12, 0.8), (0.08, 0.01, 0.16), "nose", turn=(90, 0, 0), rounding=0.005),
         ],
         ("head", "nose"),
+        main="body",
     )
 
 
@@ -169,7 +92,8 @@ def _house(r: np.random.Generator) -> Shape:
         "prism", (0, 0, h + 0.28), (w * 1.2, d * 1.15, 0.28), "roof", turn=(0, 0, 90 if r.random() < 0.3 else 0)
     )
     door = Primitive("box", (0, -d, -h + 0.25), (0.14, 0.03, 0.25), "door", rounding=0.005)
-    return Shape([Primitive("box", (0, 0, 0), (w, d, h), "walls"), roof, door], ("roof", "door"))
+    chimney = Primitive("box", (w * 0.6, d * 0.3, h + 0.45), (0.1, 0.1, 0.24), "roof")
+    return Shape([Primitive("box", (0, 0, 0), (w, d, h), "walls"), roof, chimney, door], ("roof", "door"), main="walls")
 
 
 def _tree(r: np.random.Generator) -> Shape:
@@ -181,7 +105,7 @@ def _tree(r: np.random.Generator) -> Shape:
         ]
     else:
         crown = [Primitive("ellipsoid", (0, 0, 0.2), (r.uniform(0.5, 0.65), 0.55, 0.65), "crown")]
-    return Shape([*crown, trunk], ("trunk",))
+    return Shape([*crown, trunk], ("trunk",), main="crown")
 
 
 def _car(r: np.random.Generator) -> Shape:
@@ -191,9 +115,11 @@ def _car(r: np.random.Generator) -> Shape:
         for x in (-0.58, 0.58)
         for y in (-0.42, 0.42)
     ]
-    cabin = Primitive("box", (r.uniform(-0.2, 0.1), 0, 2 * h - 0.02), (0.5, 0.38, h), "cabin", rounding=0.1)
+    cabin = Primitive("box", (r.uniform(0.15, 0.28), 0, 2 * h - 0.02), (0.48, 0.38, h), "cabin", rounding=0.1)
     return Shape(
-        [Primitive("box", (0, 0, 0.02), (length, 0.45, h), rounding=0.08), cabin, *wheels], ("wheels", "cabin")
+        [Primitive("box", (0, 0, 0.02), (length, 0.45, h), rounding=0.08), cabin, *wheels],
+        ("wheels", "cabin"),
+        main="body",
     )
 
 
@@ -205,15 +131,45 @@ def _lamp(r: np.random.Generator) -> Shape:
             Primitive("cone", (0, 0, -0.95), (0.42, 0.38, 0.07), "base"),
         ],
         ("base",),
+        main="shade",
     )
+
+
+def _bottle(r: np.random.Generator) -> Shape:
+    w, h = r.uniform(0.36, 0.46), r.uniform(0.5, 0.6)
+    return Shape(
+        [
+            Primitive("cone", (0, 0, -0.35), (w, w, h), "body", rounding=0.05),
+            Primitive("cone", (0, 0, h - 0.35 + 0.14), (w * 0.95, 0.15, 0.16), "body"),
+            Primitive("cone", (0, 0, h + 0.1), (0.15, 0.15, 0.2), "neck"),
+            Primitive("cone", (0, 0, h + 0.32), (0.19, 0.19, 0.1), "cap"),
+        ],
+        ("cap", "neck"), main="body",
+    )  # fmt: skip
+
+
+def _airplane(r: np.random.Generator) -> Shape:
+    span, chord = r.uniform(0.85, 1.0), r.uniform(0.2, 0.27)
+    return Shape(
+        [
+            Primitive("ellipsoid", (0, 0, 0), (0.2, 1.0, 0.2), "body"),
+            Primitive("box", (0, -0.1, 0), (span, chord, 0.045), "wings"),
+            Primitive("box", (0, 0.82, 0.28), (0.045, 0.16, 0.26), "tail"),
+            Primitive("box", (0, 0.82, 0.06), (0.36, 0.14, 0.04), "tail"),
+            Primitive("ellipsoid", (0, -0.95, 0), (0.11, 0.13, 0.11), "nose"),
+        ],
+        ("wings", "tail", "nose"), main="body",
+    )  # fmt: skip
 
 
 CLASSES: dict[str, Builder] = {
     "ball": _ball, "cube": _cube, "cone": _cone, "cylinder": _cylinder, "ring": _ring, "mug": _mug, "chair": _chair,
     "table": _table, "mushroom": _mushroom, "snowman": _snowman, "house": _house, "tree": _tree, "car": _car,
-    "lamp": _lamp,
+    "lamp": _lamp, "bottle": _bottle, "airplane": _airplane,
 }  # fmt: skip
 """Classes that the bundled prior is trained on."""
+FRONTED = ("mug", "chair", "snowman", "house", "car", "airplane")
+"""Classes whose azimuth can be read off a view: no half turn or less maps them onto themselves."""
 
 
 def _robot(r: np.random.Generator) -> Shape:
@@ -294,48 +250,3 @@ UNSEEN_CLASSES: dict[str, Builder] = {
     "robot": _robot, "rocket": _rocket, "duck": _duck, "boat": _boat, "cactus": _cactus, "dumbbell": _dumbbell,
 }  # fmt: skip
 """Classes that no training caption or render ever holds: for inversion tests and the demo scene."""
-
-
-def pack(
-    shape: Shape,
-    colours: dict[str, tuple[float, float, float]],
-    *,
-    second_colour: tuple[float, float, float] = (1.0, 1.0, 1.0),
-    pattern: int = 0,
-    pattern_parts: tuple[str, ...] = (),
-    frequency: float = 3.0,
-    radius: float = 0.9,
-    yaw: float = 0.0,
-) -> Float[np.ndarray, "P 32"]:
-    """Centre a shape, scale it to a bounding sphere of ``radius``, and lay it out for the renderer.
-
-    Args:
-        shape: the object, in units of its own.
-        colours: RGB in [0, 1] of each part.
-        second_colour: RGB in [0, 1] of the pattern.
-        pattern: 0 plain, 1 stripes, 2 dots, 3 checks.
-        pattern_parts: names of the parts that carry the pattern.
-        frequency: repeats of the pattern per world unit after scaling.
-        radius: of the bounding sphere, in world units.
-        yaw: rotation of the whole object about z, in degrees.
-    """
-    points = np.concatenate([p.support() for p in shape.primitives])
-    center = (points.min(0) + points.max(0)) / 2
-    scale = radius / np.linalg.norm(points - center, axis=1).max()
-    turn = Primitive("box", (0, 0, 0), (1, 1, 1), turn=(0, 0, yaw)).rotation()
-    names = list(dict.fromkeys(p.part for p in shape.primitives))
-    rows = np.zeros((len(shape.primitives), PRIMITIVE_FLOATS), np.float32)
-    for row, p in zip(rows, shape.primitives, strict=True):
-        size = np.array((*p.size, 0, 0, 0, 0)[:4]) * scale
-        row[0] = KINDS.index(p.kind)
-        row[1:4] = turn @ ((np.array(p.center) - center) * scale)
-        row[4:13] = (turn @ p.rotation()).ravel()
-        row[13:17] = size
-        row[17] = min(p.rounding * scale, 0.5 * size[:3][size[:3] > 0].min())
-        row[18:21] = colours[p.part]
-        row[21:24] = second_colour
-        row[24] = pattern if p.part in pattern_parts else 0
-        row[25] = frequency
-        row[26] = names.index(p.part)
-        row[27] = np.linalg.norm(p.half_extents()) * scale
-    return rows

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
-from invert3d_ns.prior.training.shapes import UNSEEN_CLASSES, pack
+from invert3d_ns.prior.training.primitives import pack
+from invert3d_ns.prior.training.shapes import UNSEEN_CLASSES
 from invert3d_ns.prior.training.world import COLOURS, WorldObject, render
 from invert3d_ns.scenes.cameras import FOV_Y, orbit_camera_to_world
 from invert3d_ns.scenes.ply import SH_C0, SplatCloud

@@ -19,8 +19,16 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from invert3d_ns.errors import InputError
-from invert3d_ns.prior.training.shapes import CLASSES, PRIMITIVE_FLOATS, UNSEEN_CLASSES, pack
+from invert3d_ns.prior.training.captions import MATERIALS, PATTERNS, SYNONYMS, describe, varied_caption
+from invert3d_ns.prior.training.primitives import PRIMITIVE_FLOATS, pack
+from invert3d_ns.prior.training.shapes import CLASSES, UNSEEN_CLASSES
+from invert3d_ns.prior.training.styles import STYLES
 from invert3d_ns.scenes.cameras import FOV_Y, OBJECT_RADIUS
+
+__all__ = [
+    "COLOURS", "MATERIALS", "PATTERNS", "STYLES", "SYNONYMS", "Renders", "WorldObject", "held_out", "render",
+    "sample_object",
+]  # fmt: skip
 
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.86, 0.10, 0.10), "orange": (1.00, 0.52, 0.05), "yellow": (0.98, 0.88, 0.12), "green": (0.13, 0.65, 0.18),
@@ -28,15 +36,9 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "brown": (0.45, 0.26, 0.12), "gray": (0.55, 0.55, 0.57), "black": (0.09, 0.09, 0.10), "white": (0.97, 0.97, 0.97),
 }  # fmt: skip
 """RGB in [0, 1] of every colour that captions name."""
-PATTERNS: dict[str, tuple[str, ...]] = {
-    "plain": (), "striped": ("striped",), "spotted": ("spotted", "dotted"), "checkered": ("checkered",),
-}  # fmt: skip
-"""Patterns and the words for them."""
-SYNONYMS: dict[str, tuple[str, ...]] = {
-    "ball": ("ball", "sphere"), "cube": ("cube", "box"), "ring": ("ring", "donut"), "mug": ("mug", "cup"),
-    "car": ("car", "toy car"),
-}  # fmt: skip
-"""Other words for a class; the class's own name where none is given."""
+PHOTO_SHARE, PATTERN_SHARE, PART_SHARE = 0.4, 0.4, 0.6
+"""Shares of objects that are drawn as photos, that have a pattern, and of plain ones with a part in a colour of its
+own."""
 LIGHT = (-0.45, -0.65, 0.61)
 """Direction to the light, in the object frame (from the front, left and above)."""
 
@@ -55,33 +57,31 @@ class WorldObject:
     part: str | None
     """The part that has the second colour."""
     primitives: Float[np.ndarray, "P 32"]
+    style: str = "photo"
+    """Name in STYLES; the renderer draws every object as a photo, :mod:`.styles` turns that into the style."""
+    material: str = "matte"
+    size: str = "normal"
+    pose: str = "upright"
+    main: str | None = None
+    """What captions may call the largest part."""
 
     def caption(self, rng: np.random.Generator) -> str:
-        """A description in one of several wordings; details are sometimes left out, class and colour never."""
-        words = SYNONYMS.get(self.name, (self.name,))
-        noun = words[0] if rng.random() < 0.7 else words[rng.integers(len(words))]
-        adjectives = self.colour
-        if self.pattern != "plain":
-            adjectives += " " + PATTERNS[self.pattern][rng.integers(len(PATTERNS[self.pattern]))]
-        tail = ""
-        if self.second is not None and rng.random() < 0.8:
-            what = self.part or {"striped": "stripes", "spotted": "spots", "checkered": "checks"}[self.pattern]
-            one = what == self.part and not what.endswith("s")
-            tail = f" with {_article(self.second) if one else ''}{self.second} {what}"
-        article = _article(adjectives).strip()
-        form = rng.random()
-        if form < 0.55:
-            return f"{article} {adjectives} {noun}{tail}"
-        if form < 0.7:
-            return f"{adjectives} {noun}{tail}"
-        if form < 0.85:
-            return f"a photo of {article} {adjectives} {noun}{tail}"
-        return f"a {noun} that is {adjectives}{tail}"
+        """One of many wordings; details are left out at times."""
+        return varied_caption(self, rng)
+
+    def description(self) -> str:
+        """Everything that captions can say of the object, always in the same words."""
+        return describe(self)
 
 
-def held_out(name: str, colour: str) -> bool:
-    """Whether a combination of class and colour of the largest part is kept from training (one in ten, for ever)."""
-    return hashlib.sha256(f"{name}/{colour}".encode()).digest()[0] < 26
+def held_out(name: str, colour: str, pattern: str = "plain", style: str = "photo") -> bool:
+    """Whether a combination is kept from training, for ever: it is decided by hashes of the words.
+
+    One in ten pairs of class and colour of the largest part is held out in whatever pattern and style, and so is one
+    in ten combinations of all four.
+    """
+    pair = hashlib.sha256(f"{name}/{colour}".encode()).digest()[0] < 26
+    return pair or hashlib.sha256(f"{name}/{colour}/{pattern}/{style}".encode()).digest()[0] < 26
 
 
 def sample_object(
@@ -89,7 +89,10 @@ def sample_object(
     *,
     name: str | None = None,
     colour: str | None = None,
+    pattern: str | None = None,
+    style: str | None = None,
     plain: bool = False,
+    upright: bool = False,
     split: str = "train",
 ) -> WorldObject:
     """Draw an object.
@@ -98,52 +101,61 @@ def sample_object(
         rng: source of every choice.
         name: class, seen or unseen; drawn from the seen ones when not given.
         colour: colour of the largest part; drawn when not given.
-        plain: one colour, no pattern.
+        pattern: drawn when not given: plain in six of ten.
+        style: drawn when not given: a photo in four of ten.
+        plain: one colour, no pattern, matte, upright, of normal size, and a photo unless ``style`` is given.
+        upright: of normal size and standing as usual.
         split: "train" and "held-out" draw combinations from that side of :func:`held_out`; "any" from both.
     """
-    names, colours = list(CLASSES), list(COLOURS)
+    names, colours, styles = list(CLASSES), list(COLOURS), list(STYLES)
+    pick = lambda options: options[rng.integers(len(options))]  # noqa: E731
     while True:
-        chosen = name or names[rng.integers(len(names))]
-        main = colour or colours[rng.integers(len(colours))]
+        chosen, main = name or pick(names), colour or pick(colours)
+        look = style or ("photo" if plain or rng.random() < PHOTO_SHARE else pick(styles[1:]))
+        print_ = pattern or ("plain" if plain or rng.random() > PATTERN_SHARE else pick(list(PATTERNS)[1:]))
+        if pattern is None and print_ == "checkered" and main in ("white", "black"):
+            continue  # white checks on red and red checks on white are one thing
         if (
             split == "any"
-            or (name is not None and colour is not None)
-            or held_out(chosen, main) == (split == "held-out")
+            or None not in (name, colour, pattern, style)
+            or held_out(chosen, main, print_, look) == (split == "held-out")
         ):
             break
     shape = (CLASSES | UNSEEN_CLASSES)[chosen](rng)
     parts = list(dict.fromkeys(p.part for p in shape.primitives))
     tint = lambda c: tuple(np.clip(np.array(COLOURS[c]) * rng.uniform(0.9, 1.1) + rng.uniform(-0.03, 0.03, 3), 0, 1))  # noqa: E731
-    body = tint(main)
-    paint = dict.fromkeys(parts, body)
-    second, part, pattern = None, None, "plain"
-    draw = 0.0 if plain else rng.random()
-    if draw > 0.75:
-        pattern = list(PATTERNS)[rng.integers(1, len(PATTERNS))]
-        second = _other_colour(rng, main)
-    elif draw > 0.4 and shape.second:
+    paint = dict.fromkeys(parts, tint(main))
+    second = part = None
+    if print_ != "plain":
+        second = _pattern_colour(rng, main)
+    elif not plain and shape.second and rng.random() < PART_SHARE:
         part = shape.second[rng.integers(min(2, len(shape.second)))]
-        second = _other_colour(rng, main)
+        second = pick([c for c in COLOURS if c != main])
         paint[part] = tint(second)
+    material = "matte" if plain or rng.random() < 0.7 else pick(("shiny", "metallic"))
+    steady = plain or upright or rng.random() < 0.85
+    size = "normal" if steady or rng.random() < 0.5 else "small"
+    pose = "upright" if steady or size == "small" else pick(("upside down", "lying"))
     rows = pack(
         shape,
         paint,
         second_colour=tint(second) if second else (1.0, 1.0, 1.0),
-        pattern=list(PATTERNS).index(pattern),
+        pattern=list(PATTERNS).index(print_),
         pattern_parts=tuple(parts),
-        frequency=rng.uniform(3.0, 4.5) if pattern != "spotted" else rng.uniform(2.6, 3.6),
-        radius=OBJECT_RADIUS * rng.uniform(0.88, 1.0),
-        yaw=rng.uniform(-12, 12),
+        frequency=rng.uniform(3.0, 4.2) if print_ != "spotted" else rng.uniform(2.6, 3.4),
+        radius=OBJECT_RADIUS * (rng.uniform(0.88, 1.0) if size == "normal" else rng.uniform(0.58, 0.68)),
+        turn=({"upright": 0.0, "upside down": 180.0, "lying": -90.0}[pose], 0.0, rng.uniform(-12, 12)),
+        material=list(MATERIALS).index(material),
     )
-    return WorldObject(chosen, main, pattern, second, part, rows)
+    return WorldObject(chosen, main, print_, second, part, rows, look, material, size, pose, shape.main)
 
 
-def _article(words: str) -> str:
-    return "an " if words[0] in "aeiou" else "a "
-
-
-def _other_colour(rng: np.random.Generator, colour: str) -> str:
-    return [c for c in COLOURS if c != colour][rng.integers(len(COLOURS) - 1)]
+def _pattern_colour(rng: np.random.Generator, main: str) -> str:
+    """Colour of a pattern: white or black on most colours, so that it is plain which of the two is the object's."""
+    if main in ("white", "black"):
+        options = [c for c in COLOURS if c not in ("white", "black", "gray")]
+        return options[rng.integers(len(options))]
+    return "white" if rng.random() < 0.75 else "black"
 
 
 @dataclass

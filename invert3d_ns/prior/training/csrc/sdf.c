@@ -14,10 +14,11 @@
 
 enum { ELLIPSOID, BOX, CONE, TORUS, CUP, PRISM };
 enum { PLAIN, STRIPES, DOTS, CHECKS };
+enum { MATTE, SHINY, METALLIC };
 
 #define PRIMITIVE_FLOATS 32
 /* layout of one primitive: 0 kind, 1-3 centre, 4-12 rotation local->world (row major), 13-16 size, 17 rounding, 18-20 colour,
- * 21-23 second colour, 24 pattern, 25 pattern frequency, 26 part label, 27 bounding radius */
+ * 21-23 second colour, 24 pattern, 25 pattern frequency, 26 part label, 27 bounding radius, 28 material */
 
 typedef struct {
     const float *primitives;   /* [objects][most][32] */
@@ -113,7 +114,8 @@ static void surface_colour(const float *p, const float x[3], float out[3]) {
         to_local(p, x, q);
         int second = 0;
         if (pattern == STRIPES) {
-            second = ((int)floorf(q[2] * f + 1000.5f)) & 1;
+            float a = q[2] * f * 0.5f + 0.25f; /* narrower than the ground, which tells the two colours apart */
+            second = a - floorf(a) < 0.42f;
         } else if (pattern == CHECKS) {
             second = ((int)floorf(q[0] * f + 1000.5f) + (int)floorf(q[1] * f + 1000.5f) + (int)floorf(q[2] * f + 1000.5f)) & 1;
         } else {
@@ -175,7 +177,21 @@ static void render_view(const Job *job, int index) {
                 float diffuse = fmaxf(normal[0] * job->light[0] + normal[1] * job->light[1] + normal[2] * job->light[2], 0);
                 float shade = 0.62f + 0.10f * normal[2] + 0.36f * diffuse, colour[3];
                 surface_colour(primitives + nearest * PRIMITIVE_FLOATS, x, colour);
-                for (int a = 0; a < 3; a++) sum[a] += fminf(colour[a] * shade, 1), normal_sum[a] += normal[a];
+                int material = (int)primitives[nearest * PRIMITIVE_FLOATS + 28];
+                float highlight = 0;
+                if (material != MATTE) { /* Blinn-Phong highlight; metal also mirrors a bright sky over a dark ground */
+                    float half_way[3], along = normal[0] * d[0] + normal[1] * d[1] + normal[2] * d[2];
+                    for (int a = 0; a < 3; a++) half_way[a] = job->light[a] - d[a];
+                    float l = sqrtf(half_way[0] * half_way[0] + half_way[1] * half_way[1] + half_way[2] * half_way[2]);
+                    float facing = 0;
+                    for (int a = 0; a < 3; a++) facing += normal[a] * half_way[a] / fmaxf(l, 1e-6f);
+                    highlight = powf(fmaxf(facing, 0), material == SHINY ? 40.f : 16.f) * (material == SHINY ? 0.75f : 0.45f);
+                    if (material == METALLIC) {
+                        float sky = clampf(0.5f + 2.f * (d[2] - 2 * along * normal[2]), 0, 1);
+                        shade *= 0.5f + 0.75f * sky * sky * (3 - 2 * sky);
+                    }
+                }
+                for (int a = 0; a < 3; a++) sum[a] += fminf(colour[a] * shade + highlight, 1), normal_sum[a] += normal[a];
                 depth += t / length;
                 label = (int)primitives[nearest * PRIMITIVE_FLOATS + 26];
                 hits++;
