@@ -1,0 +1,137 @@
+"""Styles of the procedural world: what each keeps of an object, and what tells them apart."""
+
+from __future__ import annotations
+
+import colorsys
+import dataclasses
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from invert3d_ns.errors import InputError
+from invert3d_ns.prior.training.styles import COLOURLESS, STYLES, apply_styles
+from invert3d_ns.prior.training.world import COLOURS, Renders, WorldObject, render, sample_object
+from invert3d_ns.scenes.cameras import orbit_camera_to_world
+
+COLOUR, PATTERN = slice(18, 21), 24
+"""Columns of a primitive's row."""
+
+
+def _object(name: str, colour: str, pattern: str = "plain", seed: int = 0) -> WorldObject:
+    rng = np.random.default_rng(seed)
+    return sample_object(rng, name=name, colour=colour, pattern=pattern, style="photo", plain=True, split="any")
+
+
+def _changed(item: WorldObject, columns: slice | int, value: object) -> WorldObject:
+    rows = item.primitives.copy()
+    rows[:, columns] = value
+    return dataclasses.replace(item, primitives=rows)
+
+
+def _renders(objects: list[WorldObject], size: int = 64, views: int = 2) -> Renders:
+    azimuths = torch.linspace(30, 30 + 360, views + 1)[:-1].expand(len(objects), -1)
+    return render(objects, orbit_camera_to_world(azimuths, torch.full_like(azimuths, 15.0)), size, threads=1)
+
+
+def _part(renders: Renders, index: int) -> Renders:
+    fields = [f.name for f in dataclasses.fields(Renders)]
+    return Renders(**{name: getattr(renders, name)[index : index + 1] for name in fields})
+
+
+def _mean_colour(rgb: np.ndarray, renders: Renders) -> np.ndarray:
+    """Of each object, over its fully covered pixels: (O, 3)."""
+    inside = (renders.alpha == 255)[..., None]
+    return (rgb * inside).sum((1, 2, 3)) / inside.sum((1, 2, 3))
+
+
+@pytest.fixture(scope="module")
+def scene() -> Renders:
+    return _renders([_object("car", "red"), _object("mug", "yellow", "striped"), _object("chair", "white")])
+
+
+@pytest.mark.parametrize("size", [64, 128])
+@pytest.mark.parametrize("style", STYLES)
+def test_background_stays_white(style: str, size: int) -> None:
+    renders = _renders([_object("mug", "green", "spotted"), _object("chair", "black")], size)
+    rgb = apply_styles(renders, [style] * 2, [1, 2])
+    assert rgb.shape == renders.rgb.shape and rgb.dtype == np.uint8
+    covered = torch.from_numpy(renders.alpha > 0).float()
+    if style == "pixel art":  # its blocks may stick out of the silhouette, but not by more than themselves
+        covered = F.max_pool2d(covered, 2 * (size // 16) - 1, 1, size // 16 - 1)
+    assert (rgb[covered.numpy() == 0] == 255).all()
+    assert (rgb[renders.alpha == 255] < 250).any(-1).mean() > 0.5
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_objects_are_drawn_alike_whatever_the_others_are(style: str, scene: Renders) -> None:
+    together = apply_styles(scene, [style] * 3, [5, 6, 7])
+    np.testing.assert_array_equal(together, apply_styles(scene, [style] * 3, [5, 6, 7]))
+    mixed = apply_styles(scene, ["photo", style, "toon"], [0, 6, 0])
+    np.testing.assert_array_equal(mixed[1], together[1])
+    for index, seed in enumerate([5, 6, 7]):
+        np.testing.assert_array_equal(apply_styles(_part(scene, index), [style], [seed])[0], together[index])
+
+
+@pytest.mark.parametrize("style", ["pencil sketch", "watercolor", "van gogh"])
+def test_textures_follow_the_seed(style: str, scene: Renders) -> None:
+    first, second = (apply_styles(scene, [style] * 3, [seed] * 3) for seed in (1, 2))
+    assert (first != second).any(-1)[scene.alpha == 255].mean() > 0.1
+
+
+def test_photo_is_the_render_itself(scene: Renders) -> None:
+    before = scene.rgb.copy()
+    rgb = apply_styles(scene, ["photo"] * 3, [0, 1, 2])
+    np.testing.assert_array_equal(rgb, scene.rgb)
+    apply_styles(scene, ["neon"] * 3, [0, 1, 2])
+    np.testing.assert_array_equal(scene.rgb, before)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_only_colourless_styles_hide_hues(style: str) -> None:
+    ball = _object("ball", "red")
+    renders = _renders([ball, _changed(ball, COLOUR, COLOURS["blue"])])
+    red, blue = _mean_colour(apply_styles(renders, [style] * 2, [3, 3]), renders) / 255
+    if style not in COLOURLESS:
+        assert red[0] > red[2] + 0.05 and blue[2] > blue[0] + 0.05
+        return
+    hues = [colorsys.rgb_to_hsv(*colour) for colour in (red, blue)]
+    assert max(s for _, s, _ in hues) < 0.02 or abs(hues[0][0] - hues[1][0]) < 0.03
+
+
+@pytest.mark.parametrize(("name", "colour"), [("ball", "red"), ("car", "blue"), ("mug", "yellow")])
+def test_any_two_styles_differ(name: str, colour: str) -> None:
+    renders = _renders([_object(name, colour)])
+    drawn = {style: apply_styles(renders, [style], [4])[0].astype(float) for style in STYLES}
+    inside = renders.alpha[0] == 255
+    for one, other in combinations(STYLES, 2):
+        difference = np.abs(drawn[one] - drawn[other])[inside].mean()
+        assert difference > 12, (one, other, difference)
+
+
+@pytest.mark.parametrize("pattern", ["striped", "checkered"])
+@pytest.mark.parametrize("style", STYLES)
+def test_patterns_stay_visible(style: str, pattern: str) -> None:
+    for name, colour in (("bottle", "pink"), ("ball", "blue"), ("house", "brown")):
+        item = _object(name, colour, pattern)
+        renders = _renders([item, _changed(item, PATTERN, 0)])
+        printed, plain = apply_styles(renders, [style] * 2, [8, 8]).astype(float)
+        seen = np.abs(printed - plain).max(-1)[renders.alpha[0] == 255] > 20
+        assert seen.mean() > 0.06, (name, seen.mean())
+
+
+def test_wordings_take_one_noun_phrase_and_name_one_style() -> None:
+    every = [wording for style in STYLES.values() for wording in style.wordings]
+    assert len(set(every)) == len(every)
+    for name, style in STYLES.items():
+        assert len(style.wordings) >= 3, name
+        assert all(wording.count("{}") == 1 for wording in style.wordings), name
+    assert set(COLOURLESS) < set(STYLES) and next(iter(STYLES)) == "photo"
+
+
+def test_unknown_style_names_those_that_there_are(scene: Renders) -> None:
+    with pytest.raises(InputError, match=r"unknown style 'cubism'.*photo.*van gogh") as error:
+        apply_styles(scene, ["photo", "cubism", "toon"], [0, 1, 2])
+    assert "\n" not in str(error.value)
