@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
+import pytest
 import torch
 from plain_mvdream import PlainMVDream
 from torch import Tensor
+
+from invert3d_ns.errors import InputError
 
 WIDTH = 64
 
@@ -36,8 +40,8 @@ def tiny_vae():
     return rounded(vae)
 
 
-def tiny_clip():
-    """A two-layer text model with CLIP's vocabulary, as Stable Diffusion 1.x has one."""
+def tiny_clip(activation: str = "quick_gelu"):
+    """A two-layer text model with CLIP's vocabulary, as Stable Diffusion 1.x has one (2.x: with activation "gelu")."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     torch.manual_seed(2)
@@ -47,7 +51,7 @@ def tiny_clip():
         intermediate_size=96,
         num_hidden_layers=2,
         num_attention_heads=1,
-        hidden_act="quick_gelu",
+        hidden_act=activation,
     )
     return rounded(CLIPTextModel(config))
 
@@ -105,6 +109,29 @@ def mvdream_state(style: str) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in state.items()}
 
 
+def write_community_folder(folder: Path, *, dtype: torch.dtype = torch.float16) -> Path:
+    """A folder as the community's copy of MVDream on Stable Diffusion 2.1: its parts, configs, and code that must not
+    run."""
+    from safetensors.torch import save_file
+
+    (folder / "unet").mkdir(parents=True)
+    unet = {key: value.to(dtype) for key, value in tiny_unet(True).state_dict().items()}
+    save_file(unet, folder / "unet" / "diffusion_pytorch_model.safetensors")
+    config = {
+        "_class_name": "MultiViewUNetModel", "_diffusers_version": "0.25.0", "attention_resolutions": [1],
+        "camera_dim": 16, "channel_mult": [1], "context_dim": WIDTH, "image_size": 32, "in_channels": 4,
+        "model_channels": 64, "num_head_channels": 64, "num_res_blocks": 1, "out_channels": 4, "transformer_depth": 1,
+    }  # fmt: skip
+    (folder / "unet" / "config.json").write_text(json.dumps(config))
+    tiny_vae().to(dtype).save_pretrained(folder / "vae")
+    tiny_clip("gelu").to(dtype).save_pretrained(folder / "text_encoder")
+    index = {"_class_name": "MVDreamPipeline", "unet": ["mv_unet", "MultiViewUNetModel"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    for name in ("pipeline_mvdream.py", "unet/mv_unet.py"):
+        (folder / name).write_text("raise SystemExit('remote code was run')")
+    return folder
+
+
 def write_checkpoint(path: Path, style: str) -> Path:
     """Write a tiny checkpoint; the suffix chooses the format."""
     if path.suffix == ".safetensors":
@@ -114,3 +141,30 @@ def write_checkpoint(path: Path, style: str) -> Path:
     else:
         torch.save(mvdream_state(style), path)
     return path
+
+
+def assert_one_line(error: pytest.ExceptionInfo[InputError], *parts: str) -> None:
+    """The message is one line and has these parts."""
+    message = str(error.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+@torch.no_grad()
+def assert_same_networks(prior, style: str) -> None:
+    """The prior computes what the tiny networks of a style compute."""
+    generator = torch.Generator().manual_seed(0)
+    linear = style == "sd2.1"
+    sample = torch.randn(1, 2, 4, 8, 8, generator=generator)
+    context = torch.randn(1, 5, WIDTH, generator=generator)
+    cameras = torch.randn(1, 2, 16, generator=generator)
+    t = torch.tensor([700])
+    expected = tiny_unet(linear)(sample[0], t.expand(2), context.expand(2, -1, -1), cameras[0], 2)
+    torch.testing.assert_close(prior.predict(sample, t, context, cameras)[0], expected, rtol=1e-3, atol=1e-4)
+
+    images = torch.rand(1, 3, 32, 32, generator=generator)
+    latents = tiny_vae().encode(images * 2 - 1, return_dict=False)[0].mode() * 0.18215
+    torch.testing.assert_close(prior.encode_images(images), latents, rtol=1e-3, atol=1e-4)
+    decoded = tiny_vae().decode(latents / 0.18215, return_dict=False)[0].div(2).add(0.5).clamp(0, 1)
+    torch.testing.assert_close(prior.decode_latents(latents), decoded, rtol=1e-3, atol=1e-4)

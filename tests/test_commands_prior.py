@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from ldm_checkpoints import write_checkpoint
 from plain_mvdream import FIXTURE
 
+from invert3d_ns.cli import main
 from invert3d_ns.commands.prior import Prior, PriorCheck, PriorConvert, PriorList
 from invert3d_ns.commands.views import Views
 from invert3d_ns.errors import InputError
@@ -28,7 +30,7 @@ def golden(tmp_path: Path) -> Path:
 
 
 def test_check_agrees(golden: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert Prior(PriorCheck((golden,))).run() == 0
+    assert Prior(PriorCheck((str(golden),))).run() == 0
     assert "max abs difference" in capsys.readouterr().out
 
 
@@ -40,12 +42,14 @@ def test_check_disagrees_with_exit_status_one(golden: Path, capsys: pytest.Captu
     tensors, metadata = read_safetensors(golden)
     tensors["output.sample"] += 1e-4
     save_file(tensors, golden, metadata)
-    assert PriorCheck((golden,)).run() == 1
+    assert PriorCheck((str(golden),)).run() == 1
     assert "above 1e-05" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("key", ["output.sample", "state_dict.model.diffusion_model.camera_embed.0.weight"])
-def test_check_of_another_file_names_what_is_missing(golden: Path, key: str) -> None:
+def test_check_of_another_file_names_what_is_missing(
+    golden: Path, key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     from safetensors.torch import save_file
 
     from invert3d_ns.prior.weights import read_safetensors
@@ -53,9 +57,9 @@ def test_check_of_another_file_names_what_is_missing(golden: Path, key: str) -> 
     tensors, metadata = read_safetensors(golden)
     del tensors[key]
     save_file(tensors, golden, metadata)
-    with pytest.raises(InputError) as error:
-        PriorCheck((golden,)).run()
-    assert key.removeprefix("state_dict.") in str(error.value)
+    assert PriorCheck((str(golden),)).run() == 1
+    out = capsys.readouterr().out
+    assert key.removeprefix("state_dict.") in out and out.startswith("FAILED") and out.count("\n") == 1
 
 
 def test_list_shows_every_name(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,6 +73,35 @@ def test_convert_writes_a_folder_that_loads(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "mvdream.pt", "sd1.5")
     assert PriorConvert(str(checkpoint), tmp_path / "prior").run() == 0
     assert load_prior(tmp_path / "prior", "cpu").info.name == "mvdream"
+
+
+def test_options_of_convert_have_no_prefix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = write_checkpoint(tmp_path / "mvdream.pt", "sd1.5")
+    sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    arguments = ["prior", "convert", str(checkpoint), str(tmp_path / "prior"), "--shard-size", "100KB"]
+    with pytest.raises(SystemExit) as exit:
+        main([*arguments, "--sha256", sha256])
+    assert exit.value.code == 0
+    assert len(list((tmp_path / "prior" / "unet").glob("*.safetensors"))) > 1
+    with pytest.raises(SystemExit) as exit:
+        main([*arguments, "--sha256", "0" * 64])
+    assert exit.value.code == 1 and "wrong sha256" in capsys.readouterr().err
+
+
+def test_convert_onto_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    import resource
+
+    checkpoint = write_checkpoint(tmp_path / "mvdream.pt", "sd1.5")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Enough for all but the text encoder, whose table of tokens is the biggest.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, limits[1]))
+    try:
+        with pytest.raises(InputError) as error:
+            PriorConvert(str(checkpoint), tmp_path / "prior").run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "cannot write" in str(error.value) and "free some space" in str(error.value)
+    assert list(tmp_path.iterdir()) == [checkpoint]
 
 
 def test_convert_does_not_overwrite_other_folders(tmp_path: Path) -> None:

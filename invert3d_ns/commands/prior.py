@@ -1,4 +1,4 @@
-"""``invert3d prior``: list the priors, convert checkpoints, and check conversion against golden files."""
+"""``invert3d prior``: list the priors, fetch and convert checkpoints, and check that they are whole."""
 
 from __future__ import annotations
 
@@ -11,44 +11,78 @@ import tyro
 
 @dataclass
 class PriorList:
-    """List the priors by name, where they come from, and whether they load without a network."""
+    """List the priors by name: whether they load without a network, what is downloaded, and where from."""
 
     def run(self) -> int:
         """Print one line for each prior."""
-        from invert3d_ns.prior.checkpoints import PRIORS, is_available
+        from invert3d_ns.prior.checkpoints import BUNDLED_FOLDER, PRIORS, is_available, knows_sha256
 
-        rows = [("name", "offline", "from", "what it is")]
+        rows = [("name", "offline", "size", "sha256", "layout", "from", "what it is")]
         for name, source in PRIORS.items():
             place = "this package" if source.repository is None else f"{source.repository}/{source.filename or ''}"
-            rows.append((name, "yes" if is_available(name) else "no", place.rstrip("/"), source.description))
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+            size = source.size
+            if source.repository is None:
+                size = f"{sum(f.stat().st_size for f in BUNDLED_FOLDER.rglob('*') if f.is_file()) / 1e6:.0f} MB"
+            known = "known" if knows_sha256(name) else "unknown"
+            offline = "yes" if is_available(name) else "no"
+            rows.append((name, offline, size, known, source.layout or "prior", place.rstrip("/"), source.description))
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
         for row in rows:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)))
         return 0
 
 
 @dataclass
-class PriorCheck:
-    """Run golden files (weights, inputs and output of an original network) through our conversion and attention."""
+class PriorFetch:
+    """Download a prior's checkpoint, or go on with a download that was interrupted. It is converted when first used."""
 
-    files: tyro.conf.Positional[tuple[Path, ...]]
-    """safetensors files with LDM-named weights under `state_dict.`, `input.{sample,timestep,context,camera}`,
-    `output.sample`, and `num_frames` and `num_heads` or `num_head_channels` in the metadata."""
+    name: tyro.conf.Positional[str]
+    """A name (see `invert3d prior list`), or a repository on the hub: org/name or hf:org/name[@revision][:file]."""
+    mirror: str | None = None
+    """https:// address of a mirror of the hub, or a folder (or file:// address) with repositories as org/name; for all
+    commands: $INVERT3D_MIRROR, or $HF_ENDPOINT."""
+    sha256: str | None = None
+    """What the checkpoint must hash to, if it is a single file. What the hub states is compared in any case."""
 
     def run(self) -> int:
-        """Print the largest absolute difference of each file; 0 when all agree to 1e-5, else 1."""
-        from invert3d_ns.errors import InputError
-        from invert3d_ns.prior.golden import TOLERANCE, golden_difference
+        """Fetch and print where it is."""
+        from invert3d_ns.prior.checkpoints import converted_folder, fetch
 
-        if not self.files:
-            raise InputError("no golden file is given; run `invert3d prior check <file.safetensors>`")
-        agreed = True
-        for path in self.files:
-            difference = golden_difference(path)
-            agrees = difference <= TOLERANCE
-            agreed &= agrees
-            print(f"{path}: max abs difference {difference:.3g} ({'agrees' if agrees else f'above {TOLERANCE:g}'})")
-        return 0 if agreed else 1
+        folder = converted_folder(self.name)
+        if folder is not None and self.sha256 is None:
+            print(f"prior {self.name!r} is here, converted: {folder}")
+            return 0
+        path = fetch(self.name, mirror=self.mirror, sha256=self.sha256)
+        print(f"prior {self.name!r} is here: {path}")
+        return 0
+
+
+@dataclass
+class PriorCheck:
+    """Check that priors are whole: the sha256 of every file, and that they load. Golden files (weights, inputs and
+    output of an original network) are sent through our conversion and attention.
+    """
+
+    names: tyro.conf.Positional[tuple[str, ...]]
+    """Names (see `invert3d prior list`), folders, checkpoints; or golden files: safetensors with LDM-named weights
+    under `state_dict.`, `input.{sample,timestep,context,camera}`, `output.sample`, and `num_frames` and `num_heads` or
+    `num_head_channels` in the metadata."""
+
+    def run(self) -> int:
+        """Print one line for each, OK or what is wrong; 0 when all are in order, else 1."""
+        from invert3d_ns.errors import InputError
+        from invert3d_ns.prior.checks import check
+
+        if not self.names:
+            raise InputError("nothing to check is given; run for example `invert3d prior check bundled`")
+        failures = 0
+        for name in self.names:
+            try:
+                print(f"OK {name}: {check(name)}")
+            except InputError as error:
+                failures += 1
+                print(f"FAILED {name}: {error}")
+        return 1 if failures else 0
 
 
 @dataclass
@@ -56,11 +90,16 @@ class PriorConvert:
     """Convert a checkpoint to a folder that loads quickly: half precision, safetensors, diffusers' layout."""
 
     source: tyro.conf.Positional[str]
-    """A name (see `invert3d prior list`), an MVDream checkpoint (.pt, .ckpt, .safetensors), or a folder."""
+    """A name (see `invert3d prior list`), a checkpoint (.pt, .ckpt, .safetensors), a folder, or a repository on the
+    hub: org/name or hf:org/name[@revision][:file]."""
     folder: tyro.conf.Positional[Path]
     """Folder to write; pass it as `--prior` afterwards."""
     shard_size: str = "2GB"
     """Largest weight file."""
+    mirror: str | None = None
+    """As for `invert3d prior fetch`."""
+    sha256: str | None = None
+    """What the checkpoint must hash to, if it is a single file."""
 
     def run(self) -> int:
         """Convert and write the folder, or nothing."""
@@ -69,7 +108,7 @@ class PriorConvert:
 
         if self.folder.exists() and not (self.folder / "prior.json").is_file():
             raise InputError(f"{self.folder} exists and is not a prior; choose another folder to write")
-        prior = open_source(self.source)
+        prior = open_source(self.source, mirror=self.mirror, sha256=self.sha256)
         save_prior(prior, self.folder, max_shard_size=self.shard_size)
         print(f"wrote prior {prior.info.name!r} ({prior.info.fingerprint}) to {self.folder}")
         return 0
@@ -77,6 +116,7 @@ class PriorConvert:
 
 PriorCommand = (
     Annotated[PriorList, tyro.conf.subcommand("list", prefix_name=False)]
+    | Annotated[PriorFetch, tyro.conf.subcommand("fetch", prefix_name=False)]
     | Annotated[PriorCheck, tyro.conf.subcommand("check", prefix_name=False)]
     | Annotated[PriorConvert, tyro.conf.subcommand("convert", prefix_name=False)]
 )
@@ -84,9 +124,9 @@ PriorCommand = (
 
 @dataclass
 class Prior:
-    """Priors: list, convert, check."""
+    """Priors: list, fetch, convert, check."""
 
-    command: PriorCommand
+    command: tyro.conf.OmitArgPrefixes[PriorCommand]
 
     def run(self) -> int | None:
         """Run the chosen command."""

@@ -1,27 +1,27 @@
-"""From a name or a path to a prior: the table of priors, conversion on first use, and its cache.
+"""From a name, a path or a hub id to a prior: the table of priors, conversion on first use, and its cache.
 
-Another multi-view model is one entry in :data:`PRIORS`. Nothing that is downloaded is ever run: weights are read as
-tensors and loaded into diffusers' and transformers' own classes.
+Another multi-view model is one entry in :data:`PRIORS`; one in another layout, one more in
+:data:`invert3d_ns.prior.layouts.LAYOUTS`. Nothing that is downloaded is ever run: weights are read as tensors and
+loaded into diffusers' and transformers' own classes.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
-import os
-import socket
-import urllib.parse
-import urllib.request
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from invert3d_ns.errors import InputError
-from invert3d_ns.prior.layouts import convert_file, convert_folder
+from invert3d_ns.prior import download, layouts
+from invert3d_ns.prior.hub import HubReference, cache_root, find_local, parse_reference, recorded_hashes
+from invert3d_ns.prior.manifest import record_files, require_sha256
 from invert3d_ns.prior.storage import load_folder, read_info, save_prior
+from invert3d_ns.prior.weights import check_finished
 
 if TYPE_CHECKING:
     from invert3d_ns.prior.multiview import MultiViewPrior
@@ -41,22 +41,19 @@ class PriorSource:
     """Repository on the Hugging Face hub; None for what this package brings."""
     filename: str | None = None
     """Checkpoint in the repository; None takes the repository as a folder."""
+    revision: str | None = None
+    """Branch, tag or commit; None for the main branch."""
+    layout: str | None = None
+    """Name in :data:`invert3d_ns.prior.layouts.LAYOUTS`, for people: the layout is told by the weights' keys."""
+    size: str = ""
+    """What is downloaded, for people."""
+    sha256: str | None = None
+    """Of ``filename``, where it is known beforehand; the hub states it in any case."""
 
     @property
-    def fetch_command(self) -> str:
-        """What to run on a connected machine to have the weights as a local file or folder."""
-        files = f" {self.filename}" if self.filename else ""
-        return f"hf download {self.repository}{files} --local-dir {self.local_name}"
-
-    @property
-    def local_name(self) -> str:
-        """Folder that :attr:`fetch_command` fills."""
-        return (self.repository or "").split("/")[-1].lower()
-
-    @property
-    def local_path(self) -> str:
-        """What to pass as the prior after :attr:`fetch_command`."""
-        return f"{self.local_name}/{self.filename}" if self.filename else self.local_name
+    def reference(self) -> HubReference | None:
+        """The repository or file; None for what this package brings."""
+        return HubReference(self.repository, self.revision, self.filename) if self.repository else None
 
 
 PRIORS: dict[str, PriorSource] = {
@@ -65,15 +62,43 @@ PRIORS: dict[str, PriorSource] = {
         "MVDream on Stable Diffusion 1.5, 256x256 views: the one that Invert3D used",
         "MVDream/MVDream",
         "sd-v1.5-4view.pt",
+        layout="mvdream",
+        size="4.3 GB",
     ),
     "mvdream-sd2.1": PriorSource(
-        "MVDream on Stable Diffusion 2.1, 256x256 views", "MVDream/MVDream", "sd-v2.1-base-4view.pt"
+        "MVDream on Stable Diffusion 2.1, 256x256 views",
+        "MVDream/MVDream",
+        "sd-v2.1-base-4view.pt",
+        layout="mvdream",
+        size="5.2 GB",
     ),
     "mvdream-sd2.1-diffusers": PriorSource(
-        "the same weights in half precision, a smaller download", "ashawkey/mvdream-sd2.1-diffusers"
+        "the same weights in half precision, a smaller download",
+        "ashawkey/mvdream-sd2.1-diffusers",
+        layout="community",
+        size="2.6 GB",
     ),
 }
 """Priors by name."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A prior that was named."""
+
+    name: str
+    """What it is called: in messages, and in its description once it is converted."""
+    folder: Path
+    """Folder that holds it, or will when it is converted."""
+    source: HubReference | Path | None = None
+    """Where it is converted from; None when the folder is all there is."""
+    sha256: str | None = None
+    """Expected of the source, if it is a single file."""
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether the folder holds the prior."""
+        return (self.folder / "prior.json").is_file()
 
 
 def load_prior(
@@ -81,17 +106,20 @@ def load_prior(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
 ) -> MultiViewPrior:
-    """Load a prior by name or from a path; checkpoints are converted on first use and cached.
+    """Load a prior by name, path or hub id; checkpoints are fetched and converted on first use, and cached.
 
     Args:
-        name_or_path: a name in :data:`PRIORS`; a folder that :func:`save_prior` wrote, or one in the community's
-            layout; an MVDream checkpoint (``.pt``, ``.ckpt``, ``.safetensors``).
+        name_or_path: a name in :data:`PRIORS`; a folder that :func:`save_prior` wrote, or one in a layout of
+            :data:`invert3d_ns.prior.layouts.LAYOUTS`; a checkpoint (``.pt``, ``.ckpt``, ``.safetensors``); or a
+            repository on the hub, ``org/name`` or ``hf:org/name[@revision][:file]``. A path that exists goes before a
+            repository of that name.
         device: CUDA if there is one, else the CPU.
         dtype: of UNet and autoencoder (the text encoder stays float32). If None, float32 on a CPU and for the bundled
             prior; else bfloat16, whose range keeps word gradients from vanishing, or float16 on GPUs without it.
 
     Raises:
-        InputError: unknown name, missing or damaged files, weights of another kind, or a hub that cannot be reached.
+        InputError: unknown name, missing, damaged or exchanged files, weights of another kind, or a hub that cannot be
+            reached.
     """
     name = str(name_or_path)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -99,128 +127,138 @@ def load_prior(
         dtype = torch.float32
         if device.type == "cuda" and name != "bundled":
             dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if name == "bundled":
-        _check_bundled()
-        return load_folder(BUNDLED_FOLDER, device, dtype)
-    if name in PRIORS:
-        folder = cached_folder(name)
-        if not (folder / "prior.json").is_file():
-            return _convert_and_cache(fetch(name), name, folder, device, dtype)
-        return load_folder(folder, device, dtype)
-    path = Path(name_or_path).expanduser()
-    if not path.exists():
-        raise InputError(_not_found(name))
-    if (path / "prior.json").is_file():
-        return load_folder(path, device, dtype)
-    folder = _cache_root() / f"{path.stem}-{_stamp(path)}"
-    if (folder / "prior.json").is_file():
-        return load_folder(folder, device, dtype)
-    return _convert_and_cache(path, path.stem, folder, device, dtype)
-
-
-def open_source(name_or_path: str | Path) -> MultiViewPrior:
-    """Convert a source on the CPU, without the cache: what ``invert3d prior convert`` writes down.
-
-    Raises:
-        InputError: as for :func:`load_prior`.
-    """
-    name = str(name_or_path)
-    if name == "bundled":
-        return load_prior("bundled", "cpu")
-    path = fetch(name) if name in PRIORS else Path(name_or_path).expanduser()
-    if not path.exists():
-        raise InputError(_not_found(name))
-    if (path / "prior.json").is_file():
-        return load_folder(path, torch.device("cpu"), torch.float32)
-    return _convert(path, name if name in PRIORS else path.stem)
-
-
-def cached_folder(name: str) -> Path:
-    """Where the converted prior of this name is kept, whether or not it is there yet."""
-    return _cache_root() / name
-
-
-def is_available(name: str) -> bool:
-    """Whether a named prior loads without the hub."""
-    if name == "bundled":
-        return (BUNDLED_FOLDER / "prior.json").is_file()
-    return (cached_folder(name) / "prior.json").is_file() or _find_downloaded(PRIORS[name]) is not None
-
-
-def fetch(name: str) -> Path:
-    """The named prior's checkpoint in the hub's cache, downloaded if it is not there.
-
-    Raises:
-        InputError: the hub cannot be reached; the message names the command that fetches, and the bundled prior.
-    """
-    source = PRIORS[name]
-    downloaded = _find_downloaded(source)
-    if downloaded is not None:
-        return downloaded
+    place = _locate(name)
+    if place.is_converted:
+        return load_folder(place.folder, device, dtype)
+    source = _obtain(place)
+    if (source / "prior.json").is_file():
+        return load_folder(source, device, dtype)
+    prior = _convert(source, place)
     try:
-        if not _hub_resolves():
-            raise OSError("its name does not resolve")
-        return _download(source, local_files_only=False)
-    except Exception as error:  # huggingface_hub raises its own, requests' or httpx' errors, by version
-        reason = " ".join(str(error).split())[:100]
-        raise InputError(
-            f"cannot fetch prior {name!r} from the Hugging Face hub ({reason}); run `{source.fetch_command}` on a "
-            f"connected machine and pass the path {source.local_path} as the prior, or use the prior 'bundled'"
-        ) from error
-
-
-def _download(source: PriorSource, *, local_files_only: bool) -> Path:
-    import huggingface_hub
-
-    assert source.repository is not None
-    if source.filename is not None:
-        path = huggingface_hub.hf_hub_download(source.repository, source.filename, local_files_only=local_files_only)
-    else:
-        # Only data: the repository's own pipeline code is neither wanted nor fetched.
-        path = huggingface_hub.snapshot_download(
-            source.repository,
-            allow_patterns=["*.json", "*.txt", "*.safetensors"],
-            ignore_patterns=["image_encoder/*", "feature_extractor/*"],
-            local_files_only=local_files_only,
-        )
-    return Path(path)
-
-
-def _find_downloaded(source: PriorSource) -> Path | None:
-    try:
-        path = _download(source, local_files_only=True)
-    except Exception:  # not in the cache, in whatever way this version of huggingface_hub says so
-        return None
-    return path if path.is_file() or any((path / "unet").glob("*.safetensors")) else None
-
-
-def _hub_resolves() -> bool:
-    # huggingface_hub retries for half a minute before it gives up; a name that does not resolve is known at once.
-    if urllib.request.getproxies():
-        return True
-    host = urllib.parse.urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
-    try:
-        socket.getaddrinfo(host, None)
-    except OSError:
-        return False
-    return True
-
-
-def _convert_and_cache(
-    source: Path, name: str, folder: Path, device: torch.device, dtype: torch.dtype
-) -> MultiViewPrior:
-    prior = _convert(source, name)
-    try:
-        save_prior(prior, folder, max_shard_size="2GB")
+        save_prior(prior, place.folder, max_shard_size="2GB")
     except InputError as error:
-        warnings.warn(f"the converted prior is not cached and will be converted again: {error}", stacklevel=3)
+        warnings.warn(
+            f"the converted prior is not cached and will be converted again: {error}, by setting XDG_CACHE_HOME, or "
+            "convert it once with `invert3d prior convert`",
+            stacklevel=2,
+        )
     for part in (prior.unet, prior.vae):
         torch.nn.Module.to(part, dtype)  # diffusers' own `to` warns about an empty list of exceptions
     return prior.to(device)
 
 
-def _convert(source: Path, name: str) -> MultiViewPrior:
-    return convert_folder(source, name) if source.is_dir() else convert_file(source, name)
+def open_source(name_or_path: str | Path, *, mirror: str | None = None, sha256: str | None = None) -> MultiViewPrior:
+    """Convert a source on the CPU, without the cache: what ``invert3d prior convert`` writes down.
+
+    Args:
+        name_or_path: as for :func:`load_prior`.
+        mirror: see :func:`invert3d_ns.prior.download.fetch`.
+        sha256: expected of the source, which then must be a single file.
+
+    Raises:
+        InputError: as for :func:`load_prior`; or the sha256 is another one.
+    """
+    place = _locate(str(name_or_path))
+    if place.source is None:
+        if sha256 is not None:
+            download.require_file_sha256(place.folder, sha256)
+        return load_folder(place.folder, torch.device("cpu"), torch.float32)
+    place = replace(place, sha256=sha256 or place.sha256)
+    source = _obtain(place, mirror=mirror)
+    if (source / "prior.json").is_file():
+        return load_folder(source, torch.device("cpu"), torch.float32)
+    return _convert(source, place)
+
+
+def fetch(name_or_path: str | Path, *, mirror: str | None = None, sha256: str | None = None) -> Path:
+    """The checkpoint of a prior on this machine, downloaded if it is not there; for the bundled prior, its folder.
+
+    Args:
+        name_or_path: as for :func:`load_prior`.
+        mirror: see :func:`invert3d_ns.prior.download.fetch`.
+        sha256: expected of the checkpoint, which then must be a single file.
+
+    Raises:
+        InputError: the name is unknown, the hub cannot be reached, or a size or sha256 is another one.
+    """
+    place = _locate(str(name_or_path))
+    if place.source is None:
+        return place.folder
+    return _obtain(replace(place, sha256=sha256 or place.sha256), mirror=mirror)
+
+
+def cached_folder(name: str) -> Path:
+    """Where the converted prior of this name is kept, whether or not it is there yet."""
+    return cache_root() / "priors" / name
+
+
+def converted_folder(name_or_path: str | Path) -> Path | None:
+    """The folder that holds this prior converted, or None.
+
+    Raises:
+        InputError: there is no prior of this name.
+    """
+    place = _locate(str(name_or_path))
+    return place.folder if place.is_converted else None
+
+
+def is_available(name: str) -> bool:
+    """Whether a named prior loads without the hub."""
+    reference = PRIORS[name].reference
+    if reference is None:
+        return (BUNDLED_FOLDER / "prior.json").is_file()
+    return (cached_folder(name) / "prior.json").is_file() or find_local(reference) is not None
+
+
+def knows_sha256(name: str) -> bool:
+    """Whether this machine knows what the files of a named prior must hash to."""
+    source = PRIORS[name]
+    if source.reference is None:
+        return (BUNDLED_FOLDER / "manifest.json").is_file()
+    if source.sha256 or (cached_folder(name) / "manifest.json").is_file():
+        return True
+    path = find_local(source.reference)
+    return path is not None and bool(recorded_hashes(path))
+
+
+def _locate(name: str) -> _Place:
+    if name == "bundled":
+        _check_bundled()
+        return _Place(name, BUNDLED_FOLDER)
+    if name in PRIORS:
+        return _Place(name, cached_folder(name), PRIORS[name].reference, PRIORS[name].sha256)
+    path = Path(name).expanduser()
+    if path.exists() and not name.startswith("hf:"):
+        if (path / "prior.json").is_file():
+            return _Place(path.name, path)
+        return _Place(path.stem, cached_folder(f"{path.stem}-{_stamp(path)}"), path)
+    reference = parse_reference(name)
+    if reference is None:
+        check_finished(path)
+        raise InputError(_not_found(name))
+    return _Place(str(reference), cached_folder(reference.folder_name), reference)
+
+
+def _obtain(place: _Place, mirror: str | None = None) -> Path:
+    if isinstance(place.source, HubReference):
+        return download.fetch(place.source, place.name, mirror=mirror, sha256=place.sha256)
+    assert place.source is not None
+    if place.sha256 is not None:
+        download.require_file_sha256(place.source, place.sha256)
+    return place.source
+
+
+def _convert(path: Path, place: _Place) -> MultiViewPrior:
+    source = layouts.read_source(path)
+    root = path if path.is_dir() else path.parent
+    records = record_files(root, source.files)
+    # Stated when it was downloaded; the file may have been damaged or exchanged since.
+    for file, expected in recorded_hashes(path).items():
+        if file in records:
+            require_sha256(root / file, expected, records[file]["sha256"], "when it was downloaded it was")
+    prior = layouts.convert(source, place.name)
+    prior.info = replace(prior.info, sources=records)
+    return prior
 
 
 def _check_bundled() -> None:
@@ -235,16 +273,12 @@ def _not_found(name: str) -> str:
     names = ", ".join(PRIORS)
     close = difflib.get_close_matches(name, PRIORS, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"unknown prior {name!r}: no such file or folder; {hint}names are {names}"
-
-
-def _cache_root() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "invert3d_ns" / "priors"
+    return f"unknown prior {name!r}: no such file or folder; {hint}names are {names}; or give a hub id, hf:org/name"
 
 
 def _stamp(path: Path) -> str:
     # A file's identity without reading gigabytes: where it is, how big, and when it was written.
-    files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
+    suffixes = (".json", *layouts.WEIGHT_SUFFIXES)
+    files = sorted(f for f in path.rglob("*") if f.suffix in suffixes) if path.is_dir() else [path]
     facts = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]

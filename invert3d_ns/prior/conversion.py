@@ -25,30 +25,7 @@ UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 CLIP_PREFIX = "cond_stage_model.transformer."
 OPEN_CLIP_PREFIX = "cond_stage_model.model."
-EXPECTED_KEYS = {
-    "UNet": UNET_PREFIX + "input_blocks.0.0.weight",
-    "camera embedding": UNET_PREFIX + "camera_embed.0.weight",
-    "autoencoder": VAE_PREFIX + "encoder.conv_in.weight",
-    "text encoder": CLIP_PREFIX + "text_model.embeddings.token_embedding.weight",
-}
 SD_SCALING_FACTOR = 0.18215
-
-
-def check_layout(state: Mapping[str, Tensor], source: str) -> None:
-    """Check that ``state`` is a whole MVDream checkpoint.
-
-    Raises:
-        InputError: the message names the keys that were expected and not found.
-    """
-    missing = [f"{key} ({part})" for part, key in EXPECTED_KEYS.items() if key not in state]
-    if OPEN_CLIP_PREFIX + "token_embedding.weight" in state:
-        missing = [key for key in missing if "text encoder" not in key]
-    if missing:
-        found = ", ".join(sorted(state)[:2]) or "nothing"
-        raise InputError(
-            f"{source} is not an MVDream checkpoint: expected {', '.join(missing)}, found {found}, ...; "
-            "give MVDream's own .pt file, a converted folder, or --prior bundled"
-        )
 
 
 def convert_unet(
@@ -74,6 +51,10 @@ def convert_unet(
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
     unet = {key.removeprefix(UNET_PREFIX): value for key, value in state.items() if _is_unet_key(key, state)}
+    if image_key := next((key for key in unet if "_ip." in key or key.startswith("image_embed.")), None):
+        raise InputError(
+            f"the UNet is conditioned on an image as well ({image_key}), as ImageDream's is; give a model of text alone"
+        )
     config = _unet_config(unet, num_heads, num_head_channels, sample_size)
     # The camera embedding is a class embedding to diffusers: the same two linear layers, under another name.
     renamed = {UNET_PREFIX + re.sub(r"^camera_embed\.", "label_emb.0.", key): value for key, value in unet.items()}
@@ -233,13 +214,14 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], part: str, *,
     Raises:
         InputError: weights are missing, too many or of other shapes; ``part`` is what the message calls the model.
     """
-    try:
-        missing, unexpected = model.load_state_dict(dict(weights), strict=False, assign=assign)
-    except RuntimeError as error:
-        detail = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"the {part}'s weights do not fit its architecture ({detail}); convert or download again"
-        ) from error
+    own = model.state_dict()
+    for key, value in weights.items():
+        if key in own and own[key].shape != value.shape:
+            raise InputError(
+                f"the {part}'s weights do not fit its architecture: {key} is {_shape(value)} in the file, "
+                f"{_shape(own[key])} in the model; the file is of another model, or its config.json is"
+            )
+    missing, unexpected = model.load_state_dict(dict(weights), strict=False, assign=assign)
     # position_ids is a buffer of old transformers versions.
     missing = [key for key in missing if not key.endswith("position_ids")]
     if missing or unexpected:
@@ -248,3 +230,7 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], part: str, *,
             f"the {part}'s weights do not fit its architecture: {len(keys)} {kind}, for example {keys[0]}; "
             "the file may be truncated or another model, download it again"
         )
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(str(size) for size in tensor.shape) or "a number"

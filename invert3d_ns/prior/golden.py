@@ -14,6 +14,20 @@ _WEIGHTS = "state_dict."
 _TENSORS = ("input.sample", "input.timestep", "input.context", "input.camera", "output.sample")
 
 
+def is_golden(path: Path) -> bool:
+    """Whether a file is meant as a golden file: safetensors that hold an output of a network."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix != ".safetensors":
+        return False
+    try:
+        with safe_open(path, "pt") as file:
+            keys = set(file.keys())
+    except (SafetensorError, OSError, ValueError):
+        return False
+    return not keys.isdisjoint(_TENSORS)
+
+
 @torch.no_grad()
 def golden_difference(path: Path | str) -> float:
     """Run a golden file through conversion and cross-view attention in float32; the largest absolute difference.

@@ -53,6 +53,8 @@ class PriorInfo:
     """Short sha256 over the weights of UNet and text encoder: an embedding belongs to exactly these."""
     training: dict[str, Any] = field(default_factory=dict)
     """How the weights came about. Without positive ``steps``, weights are never accepted as the bundled prior."""
+    sources: dict[str, Any] = field(default_factory=dict)
+    """Files that the weights were converted from, each with its ``sha256`` and ``size`` in bytes."""
 
     @classmethod
     def from_components(

@@ -1,9 +1,15 @@
-"""The layouts that full-size priors come in: MVDream's single checkpoint, and the community's folder of parts."""
+"""The layouts that full-size priors come in, as a table: the keys that tell each one, and how it becomes networks.
+
+Another layout is one entry in :data:`LAYOUTS`. Only tensors and ``config.json`` are read; code beside them is not run.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +17,15 @@ from torch import Tensor
 
 from invert3d_ns.errors import InputError
 from invert3d_ns.prior.conversion import (
+    CLIP_PREFIX,
+    OPEN_CLIP_PREFIX,
     SD_SCALING_FACTOR,
-    check_layout,
+    UNET_PREFIX,
+    VAE_PREFIX,
     convert_text_encoder,
     convert_unet,
     convert_vae,
+    load_strictly,
     load_text_encoder,
 )
 from invert3d_ns.prior.info import PriorInfo
@@ -29,52 +39,214 @@ if TYPE_CHECKING:
     from invert3d_ns.prior.multiview import MultiViewPrior
 
 MVDREAM_SUFFIX = ", 3d asset"
+PARTS = ("unet", "vae", "text_encoder", "camera_proj")
+"""Folders of a folder layout in which weights are looked for."""
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".ckpt", ".pth")
+"""Files that hold weights, best first."""
 
 
-def convert_file(path: Path, name: str) -> MultiViewPrior:
-    """An MVDream checkpoint (``.pt``, ``.ckpt``, ``.safetensors``), in float32 on the CPU.
+@dataclass(frozen=True)
+class Source:
+    """Weights and configs as they were found, in float32 on the CPU."""
+
+    path: Path
+    """The file or folder."""
+    files: tuple[Path, ...]
+    """What was read of it."""
+    weights: dict[str, Tensor]
+    """By key; of a folder, by ``part/key``."""
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The ``config.json`` of each part of a folder."""
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        """Weights of a part, by key."""
+        prefix = name + "/"
+        return {key.removeprefix(prefix): value for key, value in self.weights.items() if key.startswith(prefix)}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a kind of checkpoint is told from others, and read."""
+
+    description: str
+    """One line for people."""
+    keys: Mapping[str, tuple[str, ...]]
+    """For each part, in words, keys of which one must be there. A source that has all parts is of this layout."""
+    build: Callable[[Source], tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel]]
+    """From the source to UNet, autoencoder and text encoder, in diffusers' and transformers' own classes."""
+
+    def missing(self, weights: Mapping[str, Any]) -> list[str]:
+        """Keys that are expected and not there, each with its part in words."""
+        return [
+            f"{' or '.join(keys)} ({part})"
+            for part, keys in self.keys.items()
+            if not any(key in weights for key in keys)
+        ]
+
+
+def convert(source: Source, name: str) -> MultiViewPrior:
+    """The prior in a source of any layout in :data:`LAYOUTS`, in float32 on the CPU.
 
     Raises:
-        InputError: missing, damaged, holding code, or of another layout (names the keys that were expected).
+        InputError: of no known layout (names the keys that were expected and found), or weights are missing or do not
+            fit each other.
     """
-    state = {key: value.float() for key, value in read_weights(path).items() if value.is_floating_point()}
-    check_layout(state, str(path))
+    layout = LAYOUTS[find_layout(source)]
     try:
-        return _assemble(name, convert_unet(state), convert_vae(state), convert_text_encoder(state))
+        parts = layout.build(source)
     except KeyError as error:
-        raise InputError(f"{path} lacks the weight {error}; it is truncated or of another model") from error
+        raise InputError(f"{source.path} lacks the weight {error}; it is truncated or of another model") from error
+    return _assemble(name, *parts)
 
 
-def convert_folder(path: Path, name: str) -> MultiViewPrior:
-    """A folder with ``unet/ vae/ text_encoder/`` in which the UNet keeps MVDream's key names, in float32 on the CPU.
-
-    Code that such folders bring along is not run.
+def find_layout(source: Source) -> str:
+    """Name of the first layout in :data:`LAYOUTS` whose keys are all there.
 
     Raises:
-        InputError: a part is missing or damaged, or of another layout (names what was expected).
+        InputError: there is none; the message has the keys that the nearest layout expects, and what was found.
     """
-    from diffusers import AutoencoderKL
-    from transformers import CLIPTextConfig, CLIPTextModel
+    missing = {name: layout.missing(source.weights) for name, layout in LAYOUTS.items()}
+    for name, keys in missing.items():
+        if not keys:
+            return name
+    of_kind = [name for name in missing if LAYOUTS[name].keys["UNet"][0].startswith("unet/") == source.path.is_dir()]
+    nearest = min(of_kind, key=lambda name: len(missing[name]) / len(LAYOUTS[name].keys))
+    found = ", ".join(sorted(source.weights)[:2]) or "nothing"
+    raise InputError(
+        f"{source.path} is of no known layout; nearest is {LAYOUTS[nearest].description}: expected "
+        f"{', '.join(missing[nearest])}, found {found}, ...; give another checkpoint, a folder with prior.json, "
+        "or the prior 'bundled'"
+    )
+
+
+def read_source(path: Path) -> Source:
+    """Read the weights of a file, or of the parts of a folder.
+
+    Raises:
+        InputError: there are none, or a file is damaged, half-downloaded, or a pickle with more than tensors in it.
+    """
+    if not path.is_dir():
+        return Source(path, (path,), _floats(read_weights(path)))
+    files: list[Path] = []
+    weights: dict[str, Tensor] = {}
+    configs: dict[str, dict[str, Any]] = {}
+    for part in PARTS:
+        chosen = _part_files(path / part)
+        for file in chosen:
+            weights.update({f"{part}/{key}": value for key, value in _floats(read_weights(file)).items()})
+        if chosen:
+            config = path / part / "config.json"
+            configs[part] = _read_json(config)
+            files += [*chosen, config]
+    if files:
+        return Source(path, tuple(files), weights, configs)
+    single = [file for file in sorted(path.iterdir()) if file.suffix in WEIGHT_SUFFIXES]
+    if len(single) == 1:
+        return Source(single[0], (single[0],), _floats(read_weights(single[0])))
+    choice = f"name one of its files ({', '.join(file.name for file in single)})" if single else "give another folder"
+    raise InputError(
+        f"{path} is not a prior: expected prior.json, or {', '.join(f'{part}/*.safetensors' for part in PARTS[:3])}, "
+        f"or a single checkpoint; {choice}"
+    )
+
+
+def choose_weights(names: Sequence[str], *, half: bool) -> list[str]:
+    """Of the weight files of one folder, those to use: repositories often hold the same weights several times.
+
+    Args:
+        names: file names, without folders.
+        half: whether the copy in half precision is preferred (to download), or the other one (to read).
+    """
+    for suffix in WEIGHT_SUFFIXES:
+        of_kind = sorted(name for name in names if name.endswith(suffix) and "non_ema" not in name)
+        halves = [name for name in of_kind if re.search(r"\.fp16[.-]", name)]
+        wholes = [name for name in of_kind if name not in halves]
+        if of_kind:
+            return (halves or wholes) if half else (wholes or halves)
+    return []
+
+
+def _part_files(folder: Path) -> list[Path]:
+    names = choose_weights([file.name for file in folder.glob("*")], half=False)
+    for index in folder.glob("*.index.json"):
+        shards = set(_read_json(index).get("weight_map", {}).values())
+        # An index may be that of a copy which was left out.
+        if shards & set(names) and (absent := sorted(shards - set(names))):
+            raise InputError(f"{folder / absent[0]} is missing: the folder is half-downloaded; finish the download")
+    return [folder / name for name in names]
+
+
+def _build_file(source: Source) -> tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel]:
+    state = source.weights
+    return convert_unet(state), convert_vae(state), convert_text_encoder(state)
+
+
+def _build_community(source: Source) -> tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel]:
+    config = source.configs["unet"]
+    # Some copies wrap the UNet in a module of their own.
+    weights = {key.removeprefix("unet."): value for key, value in source.part("unet").items()}
+    heads = {key: config[key] for key in ("num_heads", "num_head_channels") if config.get(key, -1) > 0}
+    unet = convert_unet(weights, sample_size=config.get("image_size", 32), **heads)
+    return unet, _load_vae(source), _load_text_encoder(source)
+
+
+def _build_camera_proj(source: Source) -> tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel]:
+    import torch
+    from diffusers import UNet2DConditionModel
 
     from invert3d_ns.prior.storage import quiet_libraries
 
-    parts = {part: _read_part(path, part) for part in ("unet", "vae", "text_encoder")}
-    heads = _read_json(path / "unet" / "config.json")
-    unet = convert_unet(
-        parts["unet"], **{key: heads[key] for key in ("num_heads", "num_head_channels") if heads.get(key, -1) > 0}
-    )
-    try:
-        with quiet_libraries():
-            vae_config = _read_json(path / "vae" / "config.json")
-            vae: AutoencoderKL = AutoencoderKL.from_config({"scaling_factor": SD_SCALING_FACTOR, **vae_config})  # type: ignore[assignment]
-            vae.load_state_dict(_modern_vae_names(parts["vae"]))
-        text_config = _read_json(path / "text_encoder" / "config.json")
-        text_encoder = CLIPTextModel(CLIPTextConfig(**text_config))
-    except (RuntimeError, TypeError, ValueError) as error:
-        detail = " ".join(str(error).split())[:200]
-        raise InputError(f"the weights in {path} do not fit their config.json ({detail}); download it again") from error
-    load_text_encoder(text_encoder, parts["text_encoder"])
-    return _assemble(name, unet, vae, text_encoder)
+    cameras = source.part("camera_proj")
+    config = {
+        **source.configs["unet"],
+        "class_embed_type": "projection",
+        "projection_class_embeddings_input_dim": cameras["linear_1.weight"].shape[1],
+    }
+    with quiet_libraries(), _config_errors(source, "unet"), torch.device("meta"):
+        unet: UNet2DConditionModel = UNet2DConditionModel.from_config(config)  # type: ignore[assignment]
+    weights = source.part("unet") | {"class_embedding." + key: value for key, value in cameras.items()}
+    load_strictly(unet, weights, "UNet", assign=True)
+    return unet, _load_vae(source), _load_text_encoder(source)
+
+
+_FOLDER_KEYS = {
+    "autoencoder": ("vae/encoder.conv_in.weight",),
+    "text encoder": (
+        "text_encoder/text_model.embeddings.token_embedding.weight",
+        "text_encoder/embeddings.token_embedding.weight",
+    ),
+}
+
+LAYOUTS: dict[str, Layout] = {
+    "mvdream": Layout(
+        "MVDream's single checkpoint",
+        {
+            "UNet": (UNET_PREFIX + "input_blocks.0.0.weight",),
+            "camera embedding": (UNET_PREFIX + "camera_embed.0.weight",),
+            "autoencoder": (VAE_PREFIX + "encoder.conv_in.weight",),
+            "text encoder": (
+                CLIP_PREFIX + "text_model.embeddings.token_embedding.weight",
+                OPEN_CLIP_PREFIX + "token_embedding.weight",
+            ),
+        },
+        _build_file,
+    ),
+    "community": Layout(
+        "a folder with unet/ in MVDream's names, vae/ and text_encoder/",
+        {
+            "UNet": ("unet/input_blocks.0.0.weight", "unet/unet.input_blocks.0.0.weight"),
+            "camera embedding": ("unet/camera_embed.0.weight", "unet/unet.camera_embed.0.weight"),
+            **_FOLDER_KEYS,
+        },
+        _build_community,
+    ),
+    "camera-proj": Layout(
+        "a folder with unet/ in diffusers' names, camera_proj/, vae/ and text_encoder/",
+        {"UNet": ("unet/conv_in.weight",), "camera embedding": ("camera_proj/linear_1.weight",), **_FOLDER_KEYS},
+        _build_camera_proj,
+    ),
+}
+"""Layouts by name."""
 
 
 def _assemble(name: str, unet: UNet2DConditionModel, vae: AutoencoderKL, text_encoder: CLIPTextModel) -> MultiViewPrior:
@@ -117,19 +289,40 @@ def _assemble(name: str, unet: UNet2DConditionModel, vae: AutoencoderKL, text_en
     return MultiViewPrior(unet.float(), vae.float(), text_encoder.float(), tokenizer, scheduler, info)
 
 
-def _read_part(folder: Path, part: str) -> dict[str, Tensor]:
-    files = sorted((folder / part).glob("*.safetensors")) or sorted((folder / part).glob("*.bin"))
-    # Repositories often hold the same weights twice, the second time in half precision.
-    files = [file for file in files if ".fp16." not in file.name] or files
-    if not files:
+def _load_vae(source: Source) -> AutoencoderKL:
+    from diffusers import AutoencoderKL
+
+    from invert3d_ns.prior.storage import quiet_libraries
+
+    with quiet_libraries(), _config_errors(source, "vae"):
+        config = {"scaling_factor": SD_SCALING_FACTOR, **source.configs["vae"]}
+        vae: AutoencoderKL = AutoencoderKL.from_config(config)  # type: ignore[assignment]
+    load_strictly(vae, _modern_vae_names(source.part("vae")), "autoencoder")
+    return vae
+
+
+def _load_text_encoder(source: Source) -> CLIPTextModel:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with _config_errors(source, "text_encoder"):
+        text_encoder = CLIPTextModel(CLIPTextConfig(**source.configs["text_encoder"]))
+    load_text_encoder(text_encoder, source.part("text_encoder"))
+    return text_encoder
+
+
+@contextmanager
+def _config_errors(source: Source, part: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # a config that is no model's ends in errors of all kinds, by version of the library
+        detail = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{folder} is not a prior: expected prior.json, or {part}/*.safetensors as in the community's layout; "
-            "give a folder that `invert3d prior convert` wrote, or an MVDream checkpoint file"
-        )
-    state: dict[str, Tensor] = {}
-    for file in files:
-        state.update(read_weights(file))
-    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+            f"{source.path / part / 'config.json'} describes no model that is known ({detail}); download it again"
+        ) from error
+
+
+def _floats(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.float() for key, value in state.items() if value.is_floating_point()}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -140,11 +333,11 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _modern_vae_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    # Autoencoders saved by diffusers before 0.18 name their attention differently.
+    # Autoencoders saved by diffusers before 0.18 name their attention differently, and older ones still convolve there.
     old = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
     renamed = {}
     for key, value in state.items():
         for before, after in old.items():
             key = key.replace(before, after)
-        renamed[key] = value
+        renamed[key] = value.flatten(1) if ".attentions." in key and value.ndim == 4 else value
     return renamed

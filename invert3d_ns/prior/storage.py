@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import errno
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ from torch import Tensor
 from invert3d_ns.errors import InputError
 from invert3d_ns.files import atomic_path
 from invert3d_ns.prior.info import PriorInfo
+from invert3d_ns.prior.manifest import check_sizes, write_manifest
 from invert3d_ns.prior.weights import read_safetensors
 
 if TYPE_CHECKING:
@@ -56,9 +59,9 @@ def save_prior(
     """Write the prior to ``folder`` (replaced as a whole, or not at all), its weights rounded to ``dtype``.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder cannot be written, or the disk is full.
     """
-    with atomic_path(folder) as temporary, quiet_libraries():
+    with atomic_path(folder) as temporary, quiet_libraries(), _disk_errors():
         temporary.mkdir()
         for name in ("unet", "vae", "text_encoder"):
             module = copy.deepcopy(getattr(prior, name)).to("cpu", dtype)
@@ -72,6 +75,19 @@ def save_prior(
         for file in temporary.rglob("*.safetensors"):
             file.chmod(0o644)
         (temporary / "prior.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        write_manifest(temporary)
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    # safetensors reports a full disk as an error of its own kind.
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, " ".join(str(error).split())[:120]) from error
 
 
 def read_info(folder: Path) -> PriorInfo:
@@ -108,7 +124,7 @@ def load_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Multi
     """Load a folder that :func:`save_prior` wrote. No code from the folder is run and nothing is downloaded.
 
     Raises:
-        InputError: a part is missing, truncated, or does not fit its config.
+        InputError: a part is missing, truncated, not of the size in the manifest, or does not fit its config.
     """
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -117,6 +133,7 @@ def load_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Multi
     from invert3d_ns.prior.multiview import MultiViewPrior
 
     info = read_info(folder)
+    check_sizes(folder)
     part = "unet"
     kinds: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
     networks: dict[str, Any] = {}
@@ -135,7 +152,7 @@ def load_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Multi
             tokenizer = CLIPTokenizer.from_pretrained(folder / part, local_files_only=True)
             part = "scheduler"
             scheduler = _load_scheduler(folder / part)
-    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
+    except Exception as error:  # a config that is no model's ends in errors of all kinds, by version of the library
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"the prior in {folder} is damaged: {part} cannot be loaded ({reason}); convert or download it again"

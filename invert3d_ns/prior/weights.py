@@ -10,6 +10,9 @@ from torch import Tensor
 
 from invert3d_ns.errors import InputError
 
+UNFINISHED_SUFFIXES = (".incomplete", ".part", ".partial", ".crdownload", ".download", ".aria2", ".tmp")
+"""What browsers and download programs append to a file's name until it is whole."""
+
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file.
@@ -69,7 +72,22 @@ def _load_pickle(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
+def check_finished(path: Path) -> None:
+    """Refuse what download programs leave when they were interrupted.
+
+    Raises:
+        InputError: the path has the suffix of an unfinished download, or is missing while such a file lies beside it.
+    """
+    if path.suffix in UNFINISHED_SUFFIXES:
+        raise InputError(f"{path} is a half-downloaded file; finish the download and give the finished file")
+    for suffix in UNFINISHED_SUFFIXES if not path.exists() else ():
+        partial = path.with_name(path.name + suffix)
+        if partial.is_file():
+            raise InputError(f"{path} is only half-downloaded, as {partial.name}; finish the download first")
+
+
 def _check_exists(path: Path) -> None:
+    check_finished(path)
     if not path.is_file():
         raise InputError(f"{path} does not exist; check the path")
     if path.stat().st_size == 0:
