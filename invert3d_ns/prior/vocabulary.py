@@ -22,7 +22,7 @@ def clip_tokenizer() -> CLIPTokenizer:
     """CLIP's tokenizer (49,408 tokens), padding with its end token.
 
     Raises:
-        InputError: open_clip is not installed.
+        InputError: open_clip is not installed, or the temporary folder is full.
     """
     from transformers import CLIPTokenizer
 
@@ -31,13 +31,18 @@ def clip_tokenizer() -> CLIPTokenizer:
     alphabet = list(_byte_symbols())
     vocabulary = [*alphabet, *(symbol + "</w>" for symbol in alphabet), *("".join(pair) for pair in merges)]
     vocabulary += ["<|startoftext|>", "<|endoftext|>"]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        ids = {token: index for index, token in enumerate(vocabulary)}
-        (folder / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
-        lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
-        (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        return CLIPTokenizer.from_pretrained(folder, model_max_length=77)
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            ids = {token: index for index, token in enumerate(vocabulary)}
+            (folder / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
+            lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+            (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            return CLIPTokenizer.from_pretrained(folder, model_max_length=77)
+    except OSError as error:
+        raise InputError(
+            f"cannot write to the temporary folder ({error.strerror or error}); free some space, or set TMPDIR"
+        ) from error
 
 
 def _merges() -> list[tuple[str, str]]:
