@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
 
+from invert3d_ns.prior.training.captions import POSES, SIZES
 from invert3d_ns.prior.training.data import world_views
-from invert3d_ns.prior.training.shapes import CLASSES, UNSEEN_CLASSES, Primitive, Shape, pack
+from invert3d_ns.prior.training.primitives import Primitive, Shape, pack
+from invert3d_ns.prior.training.shapes import CLASSES, FRONTED, UNSEEN_CLASSES
 from invert3d_ns.prior.training.splats import splats_of
-from invert3d_ns.prior.training.world import COLOURS, SYNONYMS, WorldObject, held_out, render, sample_object
+from invert3d_ns.prior.training.world import (
+    COLOURS,
+    MATERIALS,
+    PATTERNS,
+    STYLES,
+    SYNONYMS,
+    WorldObject,
+    held_out,
+    render,
+    sample_object,
+)
 from invert3d_ns.scenes.cameras import FOV_Y, OBJECT_RADIUS, ORBIT_RADIUS, orbit_camera_to_world
+
+SPLIT_DIGEST = "c0e24c0b1b854086"
 
 
 def _object(primitives: list[Primitive], colours: dict[str, str]) -> WorldObject:
@@ -67,17 +83,75 @@ def test_every_class_fits_its_view_and_shows_its_colour(name: str) -> None:
     assert solid.mean(0).argmax() == 1, "is not green"
 
 
-def test_captions_name_class_and_colour_and_never_a_held_out_pair() -> None:
+def test_the_world_has_what_it_promises() -> None:
+    assert len(CLASSES) >= 16 and len(COLOURS) >= 12 and len(STYLES) >= 9 and len(MATERIALS) >= 3
     rng = np.random.default_rng(0)
-    for _ in range(200):
+    compound = [name for name, build in CLASSES.items() if len({p.part for p in build(rng).primitives}) > 1]
+    assert len(compound) >= 8, compound
+    assert set(FRONTED) <= set(CLASSES) and not set(UNSEEN_CLASSES) & set(CLASSES)
+
+
+def test_descriptions_say_everything_and_captions_only_what_is_true() -> None:
+    rng = np.random.default_rng(0)
+    spoken = {word for group in (SIZES, POSES, MATERIALS, PATTERNS) for words in group.values() for word in words}
+    full = short = 0
+    for _ in range(400):
         item = sample_object(rng)
-        caption = item.caption(rng)
-        assert item.colour in caption
-        assert any(word in caption for word in SYNONYMS.get(item.name, (item.name,)))
-        assert not held_out(item.name, item.colour)
-        if item.second:
-            assert item.second != item.colour
-    assert all(held_out(o.name, o.colour) for o in (sample_object(rng, split="held-out") for _ in range(20)))
+        text, caption = item.description(), item.caption(rng)
+        assert item.colour in text and item.name in text
+        for group, value in (
+            (MATERIALS, item.material),
+            (PATTERNS, item.pattern),
+            (SIZES, item.size),
+            (POSES, item.pose),
+        ):
+            own = group[value]
+            assert not own or own[0] in text
+            wrong = {w for words in group.values() for w in words} - set(own)
+            assert not [w for w in wrong if f" {w} " in f" {caption.replace(',', ' ')} "], (caption, text)
+        assert item.second is None or (item.second != item.colour and item.second in text)
+        full += item.colour in caption
+        short += not any(word in caption for word in SYNONYMS.get(item.name, (item.name,)))
+    assert full > 360 and 2 < short < 40
+    assert {"small", "upside down", "metallic", "striped"} <= spoken
+
+
+def test_one_object_is_captioned_in_many_ways() -> None:
+    rng = np.random.default_rng(4)
+    item = sample_object(rng, name="chair", colour="red", pattern="striped", style="van gogh")
+    assert len({item.caption(rng) for _ in range(50)}) > 15
+
+
+def test_training_never_draws_a_held_out_combination() -> None:
+    rng = np.random.default_rng(0)
+    combination = lambda o: (o.name, o.colour, o.pattern, o.style)  # noqa: E731
+    assert not any(held_out(*combination(sample_object(rng))) for _ in range(300))
+    assert all(held_out(*combination(sample_object(rng, split="held-out"))) for _ in range(60))
+
+
+def test_the_split_is_the_one_that_was_written_down() -> None:
+    every = [(n, c, p, s) for n in CLASSES for c in COLOURS for p in PATTERNS for s in STYLES]
+    kept = [combination for combination in every if held_out(*combination)]
+    assert 0.15 < len(kept) / len(every) < 0.23
+    digest = hashlib.sha256("\n".join(map("/".join, kept)).encode()).hexdigest()
+    assert digest[:16] == SPLIT_DIGEST, "the split changed: every figure in the model card rests on it"
+
+
+def test_materials_poses_and_sizes_change_the_picture_as_named() -> None:
+    def rows(**changes) -> np.ndarray:
+        box = [Primitive("box", (0, 0, 1), (0.5, 0.5, 0.1), "top"), Primitive("cone", (0, 0, 0), (0.2, 0.2, 1), "leg")]
+        return pack(Shape(box), {"top": COLOURS["green"], "leg": COLOURS["red"]}, **changes)
+
+    def view(table: np.ndarray):
+        return render([WorldObject("x", "red", "plain", None, None, table)], _cameras(0.0, elevation=10.0), size=64)
+
+    plain, flipped = view(rows()), view(rows(turn=(180.0, 0.0, 0.0)))
+    height = lambda v, part: np.argwhere(v.parts[0, 0] == part)[:, 0].mean()  # noqa: E731
+    assert height(plain, 0) < height(plain, 1) and height(flipped, 0) > height(flipped, 1)
+    shiny, metallic = view(rows(material=1)), view(rows(material=2))
+    assert shiny.rgb[plain.alpha == 255].astype(int).sum() > plain.rgb[plain.alpha == 255].astype(int).sum()
+    assert np.abs(metallic.rgb.astype(int) - shiny.rgb).max() > 30
+    assert (view(rows(radius=0.6)).alpha > 0).sum() < 0.6 * (plain.alpha > 0).sum()
 
 
 def test_sets_repeat_by_seed_and_are_read_back(tmp_path) -> None:
@@ -88,6 +162,9 @@ def test_sets_repeat_by_seed_and_are_read_back(tmp_path) -> None:
     np.testing.assert_array_equal(first.rgb, again.rgb)
     np.testing.assert_array_equal(first.rgb, read.rgb)
     assert first.captions == again.captions == read.captions
+    assert first.descriptions == read.descriptions
+    np.testing.assert_array_equal(first.alpha, read.alpha)
+    assert (first.rgb[first.alpha == 0] == 255).all() or "pixel art" in first.descriptions[0]
     assert not np.array_equal(first.rgb, other.rgb)
     assert first.cameras().shape == (3, 4, 16)
 

@@ -132,7 +132,7 @@ def draw_views(images: int, views: int, generator: torch.Generator) -> tuple[int
 
 
 def train_denoiser(
-    folder: Path, prior: MultiViewPrior, data: WorldViews, steps: int, *, images: int = 32, lr: float = 1e-3,
+    folder: Path, prior: MultiViewPrior, data: WorldViews, steps: int, *, images: int = 32, lr: float = 2e-3,
     seed: int = 0, compiled: bool = False, sample: Callable[[int], None] | None = None,
 ) -> None:  # fmt: skip
     """Train the UNet and the text tower in place and leave the averaged weights in them.

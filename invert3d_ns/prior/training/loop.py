@@ -48,7 +48,7 @@ class Stage:
     else AdamW trains all."""
     adam_share: float = 0.4
     sample: Callable[[nn.Module, int], None] | None = None
-    """Called with the averaged weights in place at every ``sample_every``-th step and at the last: sample grids."""
+    """Called with the averaged weights in place after every ``sample_every``-th step: sample grids."""
     sample_every: int = 1000
     history: list[dict[str, float]] = field(default_factory=list)
 
@@ -129,7 +129,7 @@ class Stage:
                 self.done = step + 1
                 if self.done % CHECKPOINT_EVERY == 0:
                     self.save()
-                if self.sample is not None and (self.done % self.sample_every == 0 or self.done == self.steps):
+                if self.sample is not None and self.done % self.sample_every == 0:
                     with self.averaged():
                         self.sample(self.model, self.done)
                 progress.update(task, completed=self.done)

@@ -124,12 +124,12 @@ class Recipe:
         return whole, foreground
 
 
-def sample_grid(prior: MultiViewPrior, path: Path) -> None:
-    """Write four views of each of :data:`SAMPLES`."""
+def sample_grid(prior: MultiViewPrior, path: Path, steps: int = 20) -> None:
+    """Write four views of each of :data:`SAMPLES`, sampled in ``steps`` steps."""
     from invert3d_ns.pictures import write_grid
 
     azimuths = torch.arange(4) * 90.0 + 30.0
     cameras = camera_condition(azimuths, torch.tensor(15.0)).expand(len(SAMPLES), -1, -1)
-    views = prior.sample(SAMPLES, cameras, steps=20, seed=0).cpu()
+    views = prior.sample(SAMPLES, cameras, steps=steps, seed=0).cpu()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_grid(path, views.flatten(0, 1), columns=8, least=96)

@@ -105,7 +105,8 @@ def sample_object(
         style: drawn when not given: a photo in four of ten.
         plain: one colour, no pattern, matte, upright, of normal size, and a photo unless ``style`` is given.
         upright: of normal size and standing as usual.
-        split: "train" and "held-out" draw combinations from that side of :func:`held_out`; "any" from both.
+        split: "train" and "held-out" draw combinations from that side of :func:`held_out`; "any" from both, and so do
+            all when class and colour are given.
     """
     names, colours, styles = list(CLASSES), list(COLOURS), list(STYLES)
     pick = lambda options: options[rng.integers(len(options))]  # noqa: E731
@@ -117,7 +118,7 @@ def sample_object(
             continue  # white checks on red and red checks on white are one thing
         if (
             split == "any"
-            or None not in (name, colour, pattern, style)
+            or (name is not None and colour is not None)
             or held_out(chosen, main, print_, look) == (split == "held-out")
         ):
             break
