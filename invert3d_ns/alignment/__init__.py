@@ -1,0 +1,1 @@
+"""CLIP towers: one space for images, views and words, for losses, metrics and retrieval."""

@@ -1,0 +1,157 @@
+"""CLIP: images, several views of an object, and words as unit vectors of one space. open_clip's models do the work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from invert3d_ns.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["ClipTowers", "load_clip"]
+
+
+class ClipTowers(nn.Module):
+    """The image and the text tower of a CLIP model, with its own preprocessing, differentiable up to the images.
+
+    Args:
+        model: a model of open_clip (``CLIP``, ``CustomTextCLIP``).
+        tokenizer: a tokenizer of open_clip: list of texts -> LongTensor (texts, context length).
+        config: ``{"model_cfg": ..., "preprocess_cfg": ...}`` as in open_clip's ``open_clip_config.json``.
+        name: for messages.
+    """
+
+    def __init__(
+        self, model: nn.Module, tokenizer: Callable[[list[str]], Tensor], config: dict[str, Any], name: str = "clip"
+    ) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.tokenizer = tokenizer
+        self.config = config
+        self.name = name
+        preprocess = config["preprocess_cfg"]
+        shape = (3, 1, 1)
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(preprocess["mean"]).view(shape), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocess["std"]).view(shape), persistent=False)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels of what the image tower sees."""
+        size = self.model.visual.image_size
+        return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+    @property
+    def dimension(self) -> int:
+        """Length of the vectors."""
+        return self.config["model_cfg"]["embed_dim"]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the towers' weights; vectors come back in float32."""
+        return next(self.model.visual.parameters()).dtype
+
+    def freeze(self) -> ClipTowers:
+        """Evaluation mode, and no gradient for any weight (images keep theirs)."""
+        return self.eval().requires_grad_(False)
+
+    def preprocess(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 h w"]:
+        """Resize with antialiasing, crop the centre, normalise, as the model's config says; differentiable.
+
+        Raises:
+            InputError: not a batch of RGB images of floating-point numbers.
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point() or 0 in images.shape:
+            raise InputError(
+                f"images of shape {tuple(images.shape)}, {images.dtype}, cannot be encoded; "
+                "give RGB in [0, 1] as floats of shape (batch, 3, height, width)"
+            )
+        images = images.float()
+        height, width = self.size
+        if images.shape[-2:] != (height, width):
+            from torchvision.transforms.v2 import InterpolationMode, functional
+
+            settings = self.config["preprocess_cfg"]
+            inner = [height, width]
+            if settings["resize_mode"] != "squash":
+                ratio = max(height / images.shape[-2], width / images.shape[-1])
+                inner = [max(int(n * ratio), least) for n, least in zip(images.shape[-2:], inner, strict=True)]
+            images = functional.resize(images, inner, InterpolationMode(settings["interpolation"]), antialias=True)
+            images = functional.center_crop(images, [height, width])
+        return (images - self.mean) / self.std
+
+    def encode_image(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
+        """Unit vectors of RGB images in [0, 1] of any size. Gradients reach the images.
+
+        Raises:
+            InputError: not a batch of RGB images.
+        """
+        return nn.functional.normalize(self.model.encode_image(self.preprocess(images).to(self.dtype)).float(), dim=-1)
+
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "B D"]:
+        """Unit vectors of texts. What exceeds the context length is cut off, as by open_clip.
+
+        Raises:
+            InputError: no text at all.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if not texts:
+            raise InputError("there is no text to encode; give at least one")
+        tokens = self.tokenizer(texts).to(self.mean.device)
+        return nn.functional.normalize(self.model.encode_text(tokens).float(), dim=-1)
+
+    def encode_views(self, images: Float[Tensor, "B F 3 H W"]) -> Float[Tensor, "B D"]:
+        """One unit vector for each object: the direction of the mean of its views' unit vectors.
+
+        Raises:
+            InputError: not views of RGB images.
+        """
+        if images.ndim != 5:
+            raise InputError(
+                f"views of shape {tuple(images.shape)} cannot be encoded; give (batch, views, 3, height, width)"
+            )
+        vectors = self.encode_image(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        return nn.functional.normalize(vectors.mean(1), dim=-1)
+
+    def classify(self, vectors: Float[Tensor, "B D"], prompts: Sequence[Sequence[str]]) -> Float[Tensor, "B K"]:
+        """Zero-shot classification: cosine similarity to each class, given as one or more wordings of it."""
+        classes = [nn.functional.normalize(self.encode_text(wordings).mean(0), dim=-1) for wordings in prompts]
+        return vectors @ torch.stack(classes).T
+
+
+def load_clip(
+    name: str | Path = "bundled",
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> ClipTowers:
+    """Load a CLIP model, frozen and in evaluation mode. Code from a repository is never run.
+
+    Args:
+        name: "bundled"; a model of open_clip with its pretrained tag, "ViT-B-32/laion2b_s34b_b79k"; a repository of
+            the Hugging Face hub in open_clip's layout, "hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K"; or a folder in
+            that layout (``open_clip_config.json`` beside the weights), as ``save_clip`` writes it.
+        device: CUDA if there is one, else the CPU.
+        dtype: of the towers. If None, float32 on a CPU and for the bundled model, else bfloat16, or float16 on GPUs
+            without it.
+
+    Raises:
+        InputError: unknown name, missing or damaged files, a repository that wants its own code run, or a hub that
+            cannot be reached (the message says what to run on a connected machine).
+    """
+    from invert3d_ns.alignment.checkpoints import open_clip_towers
+
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if dtype is None:
+        dtype = torch.float32
+        if target.type == "cuda" and str(name) != "bundled":
+            dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    towers = open_clip_towers(str(name))
+    towers.model.to(target, dtype)
+    return towers.to(target).freeze()

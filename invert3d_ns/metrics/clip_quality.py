@@ -1,0 +1,171 @@
+"""Does CLIP find what words say? Retrieval and zero-shot classification of objects that were held out from training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from invert3d_ns.errors import InputError
+
+if TYPE_CHECKING:
+    from invert3d_ns.alignment.clip import ClipTowers
+    from invert3d_ns.prior.training.world import WorldObject
+
+OBJECTS = 200
+"""Objects among which one is to be found."""
+VIEWS = 4
+_SEED = 7700
+"""Of the objects that are evaluated; a seed of the command is added to it."""
+_NOUNS = ("an object", "a thing")
+
+
+def run(
+    out: Path, quick: bool = False, seeds: Sequence[int] = (0, 1, 2), *, name: str = "bundled",
+    device: str | None = None,
+) -> dict[str, float]:  # fmt: skip
+    """Measure, write table.md and table.json to a folder, show the table.
+
+    Args:
+        out: the folder.
+        quick: one seed and a quarter of the objects.
+        seeds: one set of objects each.
+        name: as for :func:`invert3d_ns.alignment.clip.load_clip`.
+        device: CUDA if there is one, else the CPU.
+
+    Returns:
+        The headline figures: means over the seeds, as shares.
+
+    Raises:
+        InputError: no seed, a model that cannot be loaded, or a folder that cannot be written.
+    """
+    from invert3d_ns.alignment.clip import load_clip
+    from invert3d_ns.metrics.report import check_folder, spread, write_report
+
+    if not seeds:
+        raise InputError("nothing to measure; give at least one seed")
+    check_folder(out)
+    towers = load_clip(name, device)
+    used, count = (list(seeds[:1]), OBJECTS // 4) if quick else (list(seeds), OBJECTS)
+    measured = [evaluate_clip(towers, seed, count) for seed in used]
+    figures = {key: sum(values[key] for values in measured) / len(measured) for key in measured[0]}
+    rows = [
+        {"what": key.replace("_", " "), "%": spread([100 * values[key] for values in measured], 1)} for key in figures
+    ]
+    command = f"invert3d evaluate clip --seeds {' '.join(map(str, seeds))}{' --quick' * quick} --out ..."
+    title = f"CLIP {name}: {count} held-out objects, {VIEWS} views each"
+    write_report(out, title, rows, figures, command=command, seeds=used, device=str(towers.mean.device))
+    return figures
+
+
+@torch.no_grad()
+def evaluate_clip(towers: ClipTowers, seed: int = 0, count: int = OBJECTS) -> dict[str, float]:
+    """Grade towers on one set of held-out objects.
+
+    Returns:
+        Shares in [0, 1]: objects found first (``recall_1``) and among the first five by their description from four
+        views, by one view, and descriptions found by their object; zero-shot accuracy over single views for style,
+        class, and for colour and pattern where they can be seen; and what retrieval can reach at most, if nothing
+        but what a style hides were mistaken.
+    """
+    from invert3d_ns.prior.training.data import render_set
+    from invert3d_ns.prior.training.styles import COLOURLESS, STYLES
+    from invert3d_ns.prior.training.world import COLOURS, PATTERNS
+
+    items = held_out_objects(_SEED + seed, count)
+    rgb = torch.from_numpy(render_set(items, _SEED + seed, 64, VIEWS)[0]).permute(0, 1, 4, 2, 3).float() / 255
+    device = towers.mean.device
+    single = torch.cat([towers.encode_image(part.flatten(0, 1).to(device)) for part in rgb.split(32)])
+    views = single.unflatten(0, (len(items), VIEWS))
+    objects = torch.nn.functional.normalize(views.mean(1), dim=-1)
+    words = towers.encode_text([item.description() for item in items])
+    found = words @ objects.T
+    right = hits(found)
+    photo = torch.tensor([item.style == "photo" for item in items])
+    hidden = torch.tensor([item.style in COLOURLESS for item in items])
+    result = {
+        "recall_1": right.float().mean().item(),
+        "recall_5": hits(found, 5).float().mean().item(),
+        "recall_1_one_view": hits(words @ views[:, 0].T).float().mean().item(),
+        "recall_1_object_to_text": hits(found.T).float().mean().item(),
+        "recall_1_photos": right[photo].float().mean().item(),
+        "recall_1_other_styles_in_colour": right[~photo & ~hidden].float().mean().item(),
+        "recall_1_colourless_styles": right[hidden].float().mean().item(),
+        "recall_1_attainable": _attainable(items),
+    }
+    tables: dict[str, tuple[Mapping[str, Sequence[str]], list[str], Bool[Tensor, "O"]]] = {  # noqa: F821
+        "style": (style_prompts(), [i.style for i in items], torch.ones(len(items), dtype=torch.bool)),
+        "class": (class_prompts(), [i.name for i in items], torch.ones(len(items), dtype=torch.bool)),
+        "colour": ({c: (f"a {c} object", f"a {c} thing") for c in COLOURS}, [i.colour for i in items], ~hidden),
+        "pattern": (
+            {p: [f"a {w} object" for w in words] or ["an object", "a plain object"] for p, words in PATTERNS.items()},
+            [i.pattern for i in items], torch.tensor([i.style != "pixel art" for i in items]),
+        ),
+    }  # fmt: skip
+    for key, (prompts, truth, seen) in tables.items():
+        named = towers.classify(single, list(prompts.values())).argmax(1).cpu().unflatten(0, views.shape[:2])
+        answers: Int[Tensor, "O 1"] = torch.tensor([list(prompts).index(t) for t in truth])[:, None]
+        agree = (named == answers).float()
+        result[f"zero_shot_{key}"] = agree[seen].mean().item()
+        if key == "style":
+            for style in STYLES:
+                mine = torch.tensor([item.style == style for item in items])
+                if mine.any():
+                    result[f"zero_shot_style_{style.replace(' ', '_')}"] = agree[mine].mean().item()
+    return result
+
+
+def hits(scores: Float[Tensor, "N N"], best: int = 1) -> Bool[Tensor, "N"]:  # noqa: F821
+    """Whether each row's own column is among its ``best`` highest."""
+    own = torch.arange(len(scores), device=scores.device)[:, None]
+    return (scores.topk(min(best, len(scores)), 1).indices == own).any(1).cpu()
+
+
+def held_out_objects(seed: int, count: int) -> list[WorldObject]:
+    """Objects of held-out combinations, of which no two have the same description."""
+    import numpy as np
+
+    from invert3d_ns.prior.training.world import sample_object
+
+    rng = np.random.default_rng([seed])
+    found: dict[str, WorldObject] = {}
+    while len(found) < count:
+        item = sample_object(rng, split="held-out")
+        found.setdefault(item.description(), item)
+    return list(found.values())
+
+
+def style_prompts() -> dict[str, list[str]]:
+    """Wordings of every style, over nouns that say nothing of the object."""
+    from invert3d_ns.prior.training.styles import STYLES
+
+    return {
+        name: [wording.format(noun) for wording in style.wordings for noun in _NOUNS] for name, style in STYLES.items()
+    }
+
+
+def class_prompts() -> dict[str, list[str]]:
+    """Wordings of every class."""
+    from invert3d_ns.prior.training.captions import SYNONYMS, with_article
+    from invert3d_ns.prior.training.shapes import CLASSES
+
+    return {name: [with_article(word) for word in SYNONYMS.get(name, (name,))] for name in CLASSES}
+
+
+def _attainable(items: Sequence[WorldObject]) -> float:
+    """Recall of one who sees all but colours in colourless styles, and guesses among those that then look alike."""
+    import dataclasses
+
+    from invert3d_ns.prior.training.styles import COLOURLESS
+
+    def seen(item: WorldObject) -> str:
+        if item.style not in COLOURLESS:
+            return item.description()
+        return dataclasses.replace(item, colour="?", second=item.second and "?").description()
+
+    keys = [seen(item) for item in items]
+    return sum(1 / keys.count(key) for key in keys) / len(keys)

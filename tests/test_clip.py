@@ -1,0 +1,362 @@
+"""CLIP towers: the bundled one, tiny random ones, open_clip's folder layout, training at a size of seconds."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import pickle
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from invert3d_ns.alignment import checkpoints
+from invert3d_ns.alignment.checkpoints import BUNDLED_FOLDER, CONFIG, MERGES, save_clip
+from invert3d_ns.alignment.clip import ClipTowers, load_clip
+from invert3d_ns.errors import InputError
+from invert3d_ns.prior.training import clip as training
+from invert3d_ns.prior.training.data import WorldViews, world_views
+
+TEXTS = ["a red chair with blue legs", "a photo of a green ball", "a small cat"]
+bundled = pytest.mark.skipif(not (BUNDLED_FOLDER / CONFIG).is_file(), reason="no weights are bundled")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_architecture():
+    """Tiny networks for everything that is built here."""
+    small = {
+        "embed_dim": 16,
+        "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "head_width": 64, "image_size": 32},
+        "text_cfg": {"context_length": 24, "width": 32, "heads": 2, "layers": 1},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "ARCHITECTURE", small)
+        yield
+
+
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory: pytest.TempPathFactory) -> ClipTowers:
+    torch.manual_seed(0)
+    made = training.build_clip(tmp_path_factory.mktemp("clip"), [TEXTS] * 4)
+    for norm in made.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(norm.weight, 1.0, 0.1)
+    return made.freeze()
+
+
+@pytest.fixture
+def folder(towers: ClipTowers, tmp_path: Path) -> Path:
+    save_clip(towers, tmp_path / "clip", dtype=torch.float32)
+    return tmp_path / "clip"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> WorldViews:
+    return world_views(tmp_path_factory.mktemp("data"), 12, seed=3, size=32, views=2, plain=True)
+
+
+def _refused(name: object) -> str:
+    with pytest.raises(InputError) as caught:
+        load_clip(str(name), "cpu")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_images_views_and_texts_become_unit_vectors_of_one_space(towers: ClipTowers) -> None:
+    images, views = towers.encode_image(torch.rand(5, 3, 32, 32)), towers.encode_views(torch.rand(2, 4, 3, 40, 40))
+    words = towers.encode_text(TEXTS)
+    assert images.shape == (5, 16) and views.shape == (2, 16) and words.shape == (3, 16)
+    assert towers.dimension == 16 and towers.size == (32, 32)
+    for vectors in (images, views, words):
+        assert vectors.dtype == torch.float32
+        torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(vectors)))
+    scores = towers.classify(images, [TEXTS[:2], TEXTS[2:]])
+    torch.testing.assert_close(scores[:, 1], images @ words[2])
+    mean = torch.nn.functional.normalize(words[:2].mean(0), dim=0)
+    torch.testing.assert_close(scores[:, 0], images @ mean)
+
+
+def test_views_are_the_direction_of_their_mean(towers: ClipTowers) -> None:
+    views = torch.rand(2, 3, 3, 32, 32)
+    each = torch.stack([towers.encode_image(v) for v in views])
+    expected = each.mean(1) / each.mean(1).norm(dim=1, keepdim=True)
+    torch.testing.assert_close(towers.encode_views(views), expected)
+
+
+def test_gradients_reach_the_images_and_no_weight(towers: ClipTowers) -> None:
+    images = torch.rand(2, 3, 50, 40, requires_grad=True)
+    (towers.encode_image(images) @ towers.encode_text(TEXTS[:1]).T).sum().backward()
+    assert images.grad is not None and (images.grad.flatten(1).abs().sum(1) > 0).all()
+    assert all(p.grad is None and not p.requires_grad for p in towers.parameters())
+    assert not any(m.training for m in towers.modules())
+    # Along the gradient the image comes closer to the text.
+    with torch.no_grad():
+        before = towers.encode_image(images) @ towers.encode_text(TEXTS[:1]).T
+        step = images + 1e-2 * images.grad / images.grad.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        after = towers.encode_image(step) @ towers.encode_text(TEXTS[:1]).T
+    assert (after > before).all()
+
+
+def test_an_item_does_not_depend_on_its_batch(towers: ClipTowers) -> None:
+    images = torch.rand(4, 3, 32, 32)
+    torch.testing.assert_close(towers.encode_image(images)[2:3], towers.encode_image(images[2:3]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(towers.encode_text(TEXTS)[1:2], towers.encode_text(TEXTS[1:2]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (48, 96), (33, 200), (16, 20)])
+def test_preprocessing_agrees_with_open_clip(towers: ClipTowers, shape: tuple[int, int]) -> None:
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+    from torchvision.transforms.functional import to_pil_image
+
+    height, width = shape
+    rows, columns = torch.meshgrid(torch.linspace(0, 3, height), torch.linspace(0, 3, width), indexing="ij")
+    image = torch.stack([rows.sin(), columns.cos(), (rows + columns).sin()]).mul(100).add(128).round() / 255
+    theirs = image_transform_v2(PreprocessCfg(size=32, resize_mode="shortest"), is_train=False)(to_pil_image(image))
+    # PIL rounds to bytes in between.
+    torch.testing.assert_close(towers.preprocess(image[None])[0], theirs, atol=0.03, rtol=0)
+
+
+def test_a_checkerboard_is_averaged_by_resizing(towers: ClipTowers) -> None:
+    board = ((torch.arange(256).view(-1, 1) + torch.arange(256)) % 2).float().expand(1, 3, -1, -1)
+    flat = towers.preprocess(torch.full((1, 3, 256, 256), 0.5))
+    torch.testing.assert_close(towers.preprocess(board), flat, atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "images", [torch.rand(3, 32, 32), torch.rand(2, 4, 32, 32), torch.rand(2, 32, 32, 3), torch.rand(0, 3, 8, 8),
+               torch.zeros(1, 3, 32, 32, dtype=torch.uint8)],
+)  # fmt: skip
+def test_images_of_another_shape_are_refused(towers: ClipTowers, images: Tensor) -> None:
+    with pytest.raises(InputError, match=r"give RGB in \[0, 1\]"):
+        towers.encode_image(images)
+
+
+def test_single_images_as_views_and_no_text_are_refused(towers: ClipTowers) -> None:
+    with pytest.raises(InputError, match="views"):
+        towers.encode_views(torch.rand(2, 3, 32, 32))
+    with pytest.raises(InputError, match="no text"):
+        towers.encode_text([])
+
+
+def test_any_text_has_tokens_and_long_ones_end_in_the_last(towers: ClipTowers) -> None:
+    tokens = towers.tokenizer(["", "Zebra's xylophone, 42! — ünïcode", "a red chair " * 40])
+    assert tokens.shape == (3, 24) and tokens.dtype == torch.int64
+    assert int(tokens.max()) == towers.model.vocab_size - 1 == int(tokens[2, -1])
+    short = towers.tokenizer(TEXTS[:1])
+    assert int((short != 0).sum()) == 2 + len(TEXTS[0].split())
+
+
+def test_saved_towers_come_back(towers: ClipTowers, folder: Path) -> None:
+    back = load_clip(folder, "cpu")
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(back.encode_image(images), towers.encode_image(images))
+    torch.testing.assert_close(back.encode_text(TEXTS), towers.encode_text(TEXTS))
+    assert not any(p.requires_grad for p in back.parameters())
+    assert {p.name for p in folder.iterdir()} == {CONFIG, MERGES, "open_clip_model.safetensors"}
+    # In the package's own precision the directions stay.
+    save_clip(back, folder)
+    half = load_clip(folder, "cpu")
+    assert (half.encode_text(TEXTS) * towers.encode_text(TEXTS)).sum(1).min() > 0.9999
+
+
+def test_shards_and_plain_state_dicts_load_too(towers: ClipTowers, folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr(checkpoints, "MAX_SHARD_SIZE", 60_000)
+    save_clip(towers, folder, dtype=torch.float32)
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    torch.testing.assert_close(load_clip(folder, "cpu").encode_text(TEXTS), towers.encode_text(TEXTS))
+    for file in folder.glob("*.safetensors*"):
+        file.unlink()
+    wrapped = {"state_dict": {f"module.{key}": value for key, value in towers.model.state_dict().items()}}
+    torch.save(wrapped, folder / "open_clip_pytorch_model.bin")
+    torch.testing.assert_close(load_clip(folder, "cpu").encode_text(TEXTS), towers.encode_text(TEXTS))
+
+
+def test_a_reduced_precision_still_gives_unit_vectors(folder: Path, towers: ClipTowers) -> None:
+    low = load_clip(folder, "cpu", torch.bfloat16)
+    assert low.dtype == torch.bfloat16
+    vectors = low.encode_text(TEXTS)
+    assert vectors.dtype == torch.float32
+    assert (vectors * towers.encode_text(TEXTS)).sum(1).min() > 0.99
+
+
+def test_damaged_folders_are_named(folder: Path) -> None:
+    weights = folder / "open_clip_model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    assert "truncated" in _refused(folder) and weights.name in _refused(folder)
+    weights.unlink()
+    assert "has no weights" in _refused(folder)
+    weights.write_bytes(whole)
+    config = json.loads((folder / CONFIG).read_text())
+    config["model_cfg"]["text_cfg"]["width"] = 64
+    (folder / CONFIG).write_text(json.dumps(config))
+    assert "do not fit" in _refused(folder)
+    (folder / CONFIG).write_text("{")
+    assert CONFIG in _refused(folder)
+    (folder / CONFIG).unlink()
+    assert f"has no {CONFIG}" in _refused(folder)
+    assert "is a file" in _refused(weights)
+
+
+def test_a_damaged_vocabulary_is_named(folder: Path) -> None:
+    (folder / MERGES).write_bytes(b"no gzip")
+    assert MERGES in _refused(folder) and "damaged" in _refused(folder)
+    (folder / MERGES).write_bytes(gzip.compress(b"#version: 0.2\na b</w>", mtime=0))
+    assert "do not fit" in _refused(folder)
+    (folder / MERGES).unlink()
+    assert f"{MERGES} is missing" in _refused(folder)
+
+
+class _Bomb:
+    def __reduce__(self):
+        return (Path.touch, (Path("exploded"),))
+
+
+def test_code_is_never_run(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (folder / "open_clip_model.safetensors").unlink()
+    (folder / "open_clip_pytorch_model.bin").write_bytes(pickle.dumps({"a": _Bomb()}))
+    assert "refused" in _refused(folder)
+    torch.save({"a": _Bomb()}, folder / "open_clip_pytorch_model.bin")
+    assert "refused" in _refused(folder)
+    config = json.loads((folder / CONFIG).read_text())
+    config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"trust_remote_code": True}
+    (folder / CONFIG).write_text(json.dumps(config))
+    assert "code" in _refused(folder) and CONFIG in _refused(folder)
+    assert not Path("exploded").exists()
+
+
+def test_unknown_names_get_a_suggestion() -> None:
+    assert "did you mean 'bundled'?" in _refused("bundeld")
+    assert "did you mean 'ViT-B-32/laion2b_s34b_b79k'?" in _refused("ViT-B-32/laion2b_s34b_b79")
+    message = _refused("ViT-B-32")
+    assert "name one of them" in message and "ViT-B-32/laion2b_s34b_b79k" in message
+    assert "no such folder" in _refused("outputs/nowhere")
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path: Path) -> None:
+    """No name resolves, and the hub's cache is empty."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise socket.gaierror("Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("offline")
+def test_without_a_network_the_message_says_what_to_run() -> None:
+    message = _refused("ViT-B-32/laion2b_s34b_b79k")
+    assert "hf download laion/CLIP-ViT-B-32-laion2B-s34B-b79K open_clip_model.safetensors" in message
+    message = _refused("hf-hub:someone/clip-of-mine")
+    assert "hf download someone/clip-of-mine open_clip_config.json" in message and "--local-dir clip-of-mine" in message
+
+
+def test_full_size_models_come_through_the_same_code(towers: ClipTowers, folder: Path, tmp_path: Path, monkeypatch):
+    """A stand-in for the hub: a repository with a tiny model, and a model of open_clip's table that points to it."""
+    import huggingface_hub
+    import open_clip
+    from open_clip.pretrained import _PRETRAINED
+
+    asked = []
+
+    def snapshot(repository: str, *, allow_patterns: list[str], local_files_only: bool) -> str:
+        asked.append((repository, local_files_only))
+        if local_files_only and len(asked) == 1:
+            raise FileNotFoundError
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    monkeypatch.setattr("urllib.request.getproxies", lambda: {"https": "anything"})
+    expected = towers.encode_text(TEXTS)
+    torch.testing.assert_close(load_clip("hf-hub:someone/tiny", "cpu").encode_text(TEXTS), expected)
+    assert asked == [("someone/tiny", True), ("someone/tiny", False)]
+
+    config = json.loads((folder / CONFIG).read_text())["model_cfg"]
+    config["text_cfg"] |= {"vocab_size": 49408, "context_length": 16}
+    config["text_cfg"].pop("tokenizer_kwargs")
+    model = open_clip.CLIP(**config).eval()
+    from safetensors.torch import save_file
+
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "Tiny", config)
+    monkeypatch.setitem(
+        _PRETRAINED, "Tiny", {"mine": {"hf_hub": "someone/tiny/", "mean": (0.5,) * 3, "std": (0.5,) * 3}}
+    )
+    loaded = load_clip("Tiny/mine", "cpu")
+    tokens = open_clip.get_tokenizer("Tiny")(TEXTS)
+    torch.testing.assert_close(loaded.encode_text(TEXTS), model.encode_text(tokens, normalize=True).detach())
+    assert loaded.mean.unique().tolist() == [0.5]
+
+
+def test_a_missing_bundled_model_is_said_to_be_missing(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(checkpoints, "BUNDLED_FOLDER", tmp_path)
+    assert "no bundled CLIP" in _refused("bundled")
+
+
+def test_a_batch_holds_every_wording_once_and_every_other_one_look_alikes(data: WorldViews) -> None:
+    batches = training.Batches(data)
+    for step in range(6):
+        objects, chosen = batches.draw(step, 32, torch.Generator().manual_seed(step))
+        assert len(set(chosen)) == len(chosen) == len(objects) > 1
+        assert all(text in batches.texts[item] for item, text in zip(objects.tolist(), chosen, strict=True))
+        if step % 2:
+            assert all(text == data.descriptions[item] for item, text in zip(objects.tolist(), chosen, strict=True))
+
+
+def test_look_alikes_share_their_key() -> None:
+    keys = torch.tensor([7, 3, 7, 5, 3, 7])
+    order, start, count = training._grouped(keys)
+    assert count.tolist() == [3, 2, 3, 1, 2, 3]
+    for item in range(6):
+        group = order[start[item] : start[item] + count[item]]
+        assert sorted(group.tolist()) == [i for i in range(6) if keys[i] == keys[item]]
+
+
+def test_training_lowers_the_loss(data: WorldViews, tmp_path: Path) -> None:
+    made = training.train_clip(tmp_path, data, 24, batch=12, lr=3e-3)
+    history = torch.load(tmp_path / "clip.pt", weights_only=True)["history"]
+    assert history == [] or history[-1]["loss"] > 0
+    fresh = training.build_clip(tmp_path / "fresh", training.Batches(data).texts).freeze()
+    images = data.images(slice(None))
+    ranks = [
+        (t.encode_views(images) @ t.encode_text(data.descriptions).T).softmax(1).diag().mean() for t in (fresh, made)
+    ]
+    assert ranks[1] > ranks[0]
+    # Nothing is left to train, and the result is the same.
+    again = training.train_clip(tmp_path, data, 24, batch=12, lr=3e-3)
+    torch.testing.assert_close(again.encode_text(TEXTS), made.encode_text(TEXTS))
+
+
+def test_a_resumed_training_equals_an_unbroken_one(data: WorldViews, tmp_path: Path, monkeypatch) -> None:
+    shutil.copytree(_vocabulary(tmp_path / "source", data), tmp_path / "a")
+    shutil.copytree(tmp_path / "source", tmp_path / "b")
+    whole = training.train_clip(tmp_path / "a", data, 6, batch=6)
+    kept = training.Stage._remaining
+    monkeypatch.setattr(training.Stage, "_remaining", lambda self: (step for step in kept(self) if step < 3))
+    training.train_clip(tmp_path / "b", data, 6, batch=6)
+    monkeypatch.setattr(training.Stage, "_remaining", kept)
+    assert torch.load(tmp_path / "b" / "clip.pt", weights_only=True)["done"] == 3
+    broken = training.train_clip(tmp_path / "b", data, 6, batch=6)
+    for (name, mine), theirs in zip(whole.model.state_dict().items(), broken.model.state_dict().values(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0, msg=name)
+
+
+def _vocabulary(folder: Path, data: WorldViews) -> Path:
+    training.build_clip(folder, training.Batches(data).texts)
+    return folder
+
+
+@bundled
+def test_the_bundled_towers_are_small_and_know_their_world() -> None:
+    from invert3d_ns.metrics.clip_quality import evaluate_clip
+
+    assert sum(file.stat().st_size for file in BUNDLED_FOLDER.iterdir()) <= 5 * 2**20
+    measured = evaluate_clip(load_clip("bundled", "cpu"), seed=5, count=32)
+    assert measured["recall_1"] >= 0.75
+    assert measured["zero_shot_style"] >= 0.85 and measured["zero_shot_class"] >= 0.75

@@ -1,0 +1,102 @@
+"""What the evaluation of CLIP counts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from invert3d_ns.alignment import clip
+from invert3d_ns.errors import InputError
+from invert3d_ns.metrics import clip_quality
+from invert3d_ns.metrics.clip_quality import class_prompts, evaluate_clip, held_out_objects, hits, run, style_prompts
+from invert3d_ns.prior.training.shapes import CLASSES
+from invert3d_ns.prior.training.styles import COLOURLESS, STYLES
+from invert3d_ns.prior.training.world import held_out
+
+
+class _Guess:
+    """Towers that know no more than chance: every image and every text is a random vector of its own."""
+
+    mean = torch.zeros(3, 1, 1)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        return torch.nn.functional.normalize(torch.randn(len(images), 16), dim=1)
+
+    encode_text = encode_image
+
+    def classify(self, vectors: Tensor, prompts: list) -> Tensor:
+        return torch.rand(len(vectors), len(prompts))
+
+
+@pytest.fixture
+def guess(monkeypatch: pytest.MonkeyPatch) -> _Guess:
+    torch.manual_seed(0)
+    towers = _Guess()
+    monkeypatch.setattr(clip, "load_clip", lambda name, device: towers)
+    return towers
+
+
+def test_hits_count_the_own_column_among_the_best() -> None:
+    scores = torch.tensor([[3.0, 1.0, 2.0], [3.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
+    assert hits(scores).tolist() == [True, False, False]
+    assert hits(scores, 2).tolist() == [True, True, False]
+    assert hits(scores, 5).tolist() == [True, True, True]
+
+
+def test_objects_are_held_out_and_described_apart() -> None:
+    items = held_out_objects(5, 60)
+    assert len({item.description() for item in items}) == 60
+    assert all(held_out(item.name, item.colour, item.pattern, item.style) for item in items)
+    assert [i.description() for i in held_out_objects(5, 60)] == [i.description() for i in items]
+    assert [i.description() for i in held_out_objects(6, 60)] != [i.description() for i in items]
+
+
+def test_prompts_cover_every_style_and_class() -> None:
+    assert list(style_prompts()) == list(STYLES) and list(class_prompts()) == list(CLASSES)
+    assert "an object in van gogh style" in style_prompts()["van gogh"]
+    assert not any("{}" in text for texts in style_prompts().values() for text in texts)
+
+
+def test_the_attainable_recall_counts_hidden_colours() -> None:
+    def item(style: str, colour: str) -> SimpleNamespace:
+        return next(i for i in held_out_objects(1, 400) if i.style == style)  # type: ignore[return-value]
+
+    plain = item("photo", "red")
+    sketch = item(COLOURLESS[0], "red")
+    import dataclasses
+
+    twin = dataclasses.replace(sketch, colour="blue" if sketch.colour != "blue" else "red")  # type: ignore[type-var]
+    other = dataclasses.replace(plain, colour="blue" if plain.colour != "blue" else "red")  # type: ignore[type-var]
+    assert clip_quality._attainable([plain, other, sketch]) == 1.0  # type: ignore[list-item]
+    assert clip_quality._attainable([plain, other, sketch, twin]) == 0.75  # type: ignore[list-item]
+
+
+def test_guessing_is_graded_as_chance(guess: _Guess) -> None:
+    measured = evaluate_clip(guess, 0, 60)  # type: ignore[arg-type]
+    assert measured["recall_1"] < 0.15 and measured["recall_1"] <= measured["recall_5"] < 0.35
+    assert 0.03 < measured["zero_shot_style"] < 0.25
+    assert measured["zero_shot_colour"] < 0.25 and measured["zero_shot_class"] < 0.25
+    assert 0.9 < measured["recall_1_attainable"] <= 1.0
+
+
+@pytest.mark.usefixtures("guess")
+def test_the_report_has_a_row_for_every_figure(tmp_path: Path) -> None:
+    figures = run(tmp_path / "report", True, (3, 4))
+    document = json.loads((tmp_path / "report" / "table.json").read_text())
+    assert document["figures"] == figures and document["seeds"] == [3]
+    assert [row["what"].replace(" ", "_") for row in document["rows"]] == list(figures)
+    assert document["command"].startswith("invert3d evaluate clip --seeds 3 4 --quick")
+
+
+@pytest.mark.usefixtures("guess")
+def test_nothing_to_measure_and_nowhere_to_write(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="seed"):
+        run(tmp_path, True, ())
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file"):
+        run(tmp_path / "file", True)
