@@ -14,12 +14,10 @@ from PIL import Image
 from invert3d_ns.cli import main
 from invert3d_ns.metrics import inversion_quality
 from invert3d_ns.metrics.inversion_quality import OBJECTS, evaluate_object, unseen_object
-from invert3d_ns.metrics.judge import Judge
-from invert3d_ns.metrics.prior_quality import evaluate_prior, prompts, summary
+from invert3d_ns.metrics.prior_quality import ASPECTS
 from invert3d_ns.metrics.report import spread
 from invert3d_ns.prior.checkpoints import save_prior
 from invert3d_ns.prior.training.shapes import CLASSES, UNSEEN_CLASSES
-from invert3d_ns.prior.training.world import COLOURS, held_out
 
 
 @pytest.fixture(scope="module")
@@ -61,21 +59,46 @@ def _read(out: Path, *pictures: str) -> dict:
 
 def test_evaluate_prior(prior_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "a" / "report"
-    options = ("--quick", "--prior", prior_folder, "--sampling-steps", 1, "--seeds", 3, 4)
+    options = ("--quick", "--prior", prior_folder, "--sampling-steps", 1, "--seeds", 3, 4, "--no-cross-view")
     assert _run("evaluate", "prior", *options, "--out", out) == 0
-    document = _read(out, "held_out.png", "seen.png")
+    pictures = [f"{name}.png" for name in ("held_out", "views_apart", "photo", "consistency")]
+    document = _read(out, *pictures, "prompts.txt")
     assert str(out) in capsys.readouterr().out.replace("\n", "")
     # A quick run is one of the first seed only, and says so.
-    assert document["seeds"] == [3] and "--quick" in document["command"]
-    labels = [row["prompts"] for row in document["rows"]]
-    assert labels == ["judge on true renders", "held-out combinations (6)", "seen combinations (6)"]
-    sides = {f"{side}_{what}" for side, what in product(("held_out", "seen"), ("class", "colour", "both"))}
-    assert document["figures"].keys() == sides | {"judge_class", "judge_colour"}
-    assert all(0 <= value <= 1 for value in document["figures"].values())
-    assert document["figures"]["judge_class"] > 0.9
-    with Image.open(out / "seen.png") as picture:
+    assert document["seeds"] == [3] and "--seeds 3 " in document["command"]
+    assert "--no-cross-view --quick" in document["command"]
+    asked = (out / "prompts.txt").read_text().splitlines()
+    assert len(asked) == 6 and asked[0] == "a blue car"
+    labels = [row["views"] for row in document["rows"]]
+    kinds = ("true", "generated", "generated, views apart")
+    assert labels[:7] == [
+        "judge on true renders (6)",
+        "held-out combinations (6)",
+        "held-out combinations, views apart (6)",
+        "plain photos of held-out class and colour (6)",
+        *(f"splats of 4 views, {kind} (1)" for kind in kinds),
+    ]
+    assert {"style: photo", "style: pencil sketch", "pattern: plain", "class: car"} <= set(labels[7:])
+    figures = document["figures"]
+    runs = ("judge", "held_out", "views_apart", "photo")
+    assert {f"{run}_{aspect}" for run, aspect in product(runs, ASPECTS)} - figures.keys() <= {"photo_azimuth"}
+    assert all(0 <= value <= 1 for key, value in figures.items() if key.startswith(runs))
+    assert figures["judge_class"] > 0.9 and figures["consistency_true_db"] > 10
+    behind = figures["consistency_true_db"] - figures["consistency_generated_db"]
+    assert figures["consistency_generated_behind_db"] == pytest.approx(behind, abs=0.002)
+    with Image.open(out / "photo.png") as picture:
         # Six prompts of four 32-pixel views, each enlarged to 64 pixels, sixteen in a row.
         assert picture.size == (16 * 64, 2 * 64)
+
+
+def test_clip_has_its_own_evaluation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from invert3d_ns.metrics import clip_quality
+
+    calls = []
+    monkeypatch.setattr(clip_quality, "run", lambda *arguments: calls.append(arguments))
+    assert _run("evaluate", "clip", "--seeds", 4, 5, "--out", tmp_path) == 0
+    assert _run("evaluate", "clip", "--quick", "--out", tmp_path) == 0
+    assert calls == [(tmp_path, False, [4, 5]), (tmp_path, True, [0])]
 
 
 def test_evaluate_inversion(prior_folder: Path, tmp_path: Path) -> None:
@@ -145,6 +168,7 @@ def test_bench_startup_without_an_installed_package(
         (["evaluate", "inversion", "--prior", "nonsense"], "unknown prior 'nonsense'"),
         (["evaluate", "prior", "--prior", "PRIOR", "--seeds"], "at least one seed"),
         (["evaluate", "prior", "--prior", "PRIOR", "--prompts", "0"], "--prompts"),
+        (["evaluate", "prior", "--prior", "PRIOR", "--consistency-objects", "-1"], "--consistency-objects"),
         (["evaluate", "inversion", "--prior", "PRIOR", "--steps", "0"], "--steps"),
         (["evaluate", "inversion", "--prior", "PRIOR", "--quick", "--vectors", "99"], "99"),
         (["bench", "inversion", "--prior", "nonsense"], "unknown prior 'nonsense'"),
@@ -178,41 +202,6 @@ def test_spread() -> None:
     assert spread([0.123456]) == "0.12"
     assert spread([1.0, 2.0, 3.0]) == "2.00 ± 1.00"
     assert spread([1.0, 2.0], 3) == "1.500 ± 0.707"
-
-
-def test_prompts_are_split_like_training_is() -> None:
-    kept, seen = prompts(True), prompts(False)
-    pairs = [(p.name, p.colour) for p in kept + seen]
-    assert sorted(pairs) == sorted(product(CLASSES, COLOURS))
-    assert all(p.held_out and held_out(p.name, p.colour) for p in kept)
-    assert not any(p.held_out or held_out(p.name, p.colour) for p in seen)
-    assert prompts(False, 7) == seen[:7] and prompts(False, seed=1) != seen
-    assert {p.text for p in seen} >= {"a red ball"} or held_out("ball", "red")
-    assert all(p.text == f"{'an' if p.colour == 'orange' else 'a'} {p.colour} {p.name}" for p in kept + seen)
-
-
-def test_summary_is_a_number_a_seed() -> None:
-    rows = [
-        {"seed": seed, "class": a, "colour": b, "both": c}
-        for seed, a, b, c in ((1, 1.0, 0.5, 0.5), (0, 0.0, 1.0, 0.0), (1, 0.5, 0.5, 0.0), (0, 1.0, 1.0, 1.0))
-    ]
-    assert summary(rows) == {"class": [0.5, 0.75], "colour": [1.0, 0.5], "both": [0.5, 0.25]}
-
-
-def test_every_prompt_is_graded_with_every_seed(tiny_prior) -> None:
-    cases, counts = prompts(True, 3), []
-    judge = Judge.load()
-    rows, views = evaluate_prior(
-        tiny_prior, judge, cases, [5, 6], steps=1, batch=2, progress=lambda *count: counts.append(count)
-    )
-    assert [(row["seed"], row["prompt"]) for row in rows] == [(s, c.text) for s in (5, 6) for c in cases]
-    assert views.shape == (3, 4, 3, 32, 32) and counts == [(2, 6), (3, 6), (5, 6), (6, 6)]
-    # The pictures are the views that were graded: views of another size are judged at the judge's own.
-    for row, case, images in zip(rows, cases, views, strict=False):
-        name, colour = judge.name(torch.nn.functional.interpolate(images, (64, 64), mode="area"))
-        right, hue = name == list(CLASSES).index(case.name), colour == list(COLOURS).index(case.colour)
-        assert (row["class"], row["colour"]) == (right.float().mean().item(), hue.float().mean().item())
-        assert row["both"] == (right & hue).float().mean().item()
 
 
 def test_words_that_were_not_trained_are_the_init_word(tiny_v_prior) -> None:

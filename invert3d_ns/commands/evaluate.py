@@ -13,19 +13,24 @@ import tyro
 class Evaluate:
     """Measure quality and write table.md, table.json and pictures."""
 
-    what: tyro.conf.Positional[Literal["prior", "inversion"]]
-    """prior: does it obey words, on held-out combinations of class and colour. inversion: do the learnt words carry
-    objects that the prior never saw, against the init word and a plain caption."""
+    what: tyro.conf.Positional[Literal["prior", "inversion", "clip"]]
+    """prior: does it obey words, on held-out combinations of class, colour, pattern and style, and do its views show
+    one object. inversion: do the learnt words carry objects that the prior never saw, against the init word and a plain
+    caption. clip: do the bundled towers find held-out objects and styles by words."""
     out: Path
     """Folder to write to."""
     quick: bool = False
     """A reduced version, in about a minute; too small to claim anything from."""
     prior: str = "bundled"
     """Name or path of the prior."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """One run each."""
-    prompts: int = 40
-    """For prior: number of held-out prompts (there are fewer than that), and of seen ones beside them."""
+    seeds: tuple[int, ...] | None = None
+    """One run each; 0 1 for prior and 0 1 2 for the others if not given."""
+    prompts: int = 200
+    """For prior: how many of the 200 fixed held-out prompts."""
+    no_cross_view: bool = False
+    """For prior: also the same network with views that attend only to themselves."""
+    consistency_objects: int = 12
+    """For prior: how many prompts' views splats are fitted to; 0 leaves this out."""
     steps: int = 400
     """For inversion: optimiser steps."""
     vectors: int = 32
@@ -41,68 +46,102 @@ class Evaluate:
         """Measure, write, show."""
         from invert3d_ns.errors import InputError
         from invert3d_ns.metrics.report import check_folder
-        from invert3d_ns.prior.multiview import MultiViewPrior
 
-        if not self.seeds or self.prompts < 1 or self.steps < 1 or self.sampling_steps < 1:
+        seeds = [*((0, 1) if self.what == "prior" else (0, 1, 2))] if self.seeds is None else list(self.seeds)
+        if not seeds or self.prompts < 1 or self.steps < 1 or self.sampling_steps < 1 or self.consistency_objects < 0:
             raise InputError(
-                "nothing to measure; give at least one seed and positive --prompts, --steps and --sampling-steps"
+                "nothing to measure; give at least one seed, positive --prompts, --steps and --sampling-steps, and no "
+                "negative --consistency-objects"
             )
         check_folder(self.out)
-        prior = MultiViewPrior.from_pretrained(self.prior)
-        return self._prior(prior) if self.what == "prior" else self._inversion(prior)
+        seeds = seeds[:1] if self.quick else seeds
+        if self.what == "clip":
+            from invert3d_ns.metrics import clip_quality
 
-    def _command(self) -> str:
-        seeds = " ".join(map(str, self.seeds))
-        own = f"--prompts {self.prompts}" if self.what == "prior" else f"--steps {self.steps} --vectors {self.vectors}"
+            clip_quality.run(self.out, self.quick, seeds)
+            return 0
+        from invert3d_ns.prior.multiview import MultiViewPrior
+
+        prior = MultiViewPrior.from_pretrained(self.prior)
+        return self._prior(prior, seeds) if self.what == "prior" else self._inversion(prior, seeds)
+
+    def _command(self, seeds: list[int]) -> str:
+        own = f"--steps {self.steps} --vectors {self.vectors}"
+        if self.what == "prior":
+            own = f"--prompts {self.prompts} --consistency-objects {self.consistency_objects}"
         extra = "" if self.guidance_scale is None else f" --guidance-scale {self.guidance_scale}"
-        extra += " --per-view-timesteps" if self.per_view_timesteps else ""
-        extra += " --quick" if self.quick else ""
+        for flag in ("no_cross_view", "per_view_timesteps", "quick"):
+            extra += f" --{flag.replace('_', '-')}" if getattr(self, flag) else ""
         return (
-            f"invert3d evaluate {self.what} --prior {Path(self.prior).name} --seeds {seeds} {own} "
+            f"invert3d evaluate {self.what} --prior {Path(self.prior).name} --seeds {' '.join(map(str, seeds))} {own} "
             f"--sampling-steps {self.sampling_steps}{extra} --out ..."
         )
 
-    def _prior(self, prior) -> int:
+    def _prior(self, prior, seeds: list[int]) -> int:
         from rich.progress import Progress
 
+        from invert3d_ns.files import atomic_path
+        from invert3d_ns.metrics.consistency import evaluate_consistency, tabulate
         from invert3d_ns.metrics.judge import Judge
-        from invert3d_ns.metrics.prior_quality import evaluate_prior, grade_true_renders, prompts, summary
-        from invert3d_ns.metrics.report import spread, write_report
+        from invert3d_ns.metrics.prior_quality import (
+            breakdown,
+            evaluate_prior,
+            grade_true_renders,
+            held_out_prompts,
+            prompts,
+            summary,
+            table_row,
+        )  # fmt: skip
+        from invert3d_ns.metrics.report import write_report
         from invert3d_ns.pictures import write_grid
 
         judge = Judge.load()
-        seeds, count = (list(self.seeds[:1]), 6) if self.quick else (list(self.seeds), self.prompts)
-        true_class, true_colour = grade_true_renders(judge, 16 if self.quick else 128)
-        rows = [
-            {
-                "prompts": "judge on true renders",
-                "class %": f"{100 * true_class:.1f}",
-                "colour %": f"{100 * true_colour:.1f}",
-            }
-        ]
-        figures: dict[str, float] = {"judge_class": true_class, "judge_colour": true_colour}
-        for label, side in (("held-out combinations", True), ("seen combinations", False)):
-            cases = prompts(side, count)
-            with Progress(transient=True) as bar:
+        count, fitted, fit_steps = (6, min(self.consistency_objects, 1), 60) if self.quick else (
+            self.prompts, self.consistency_objects, 300,
+        )  # fmt: skip
+        asked, photos = held_out_prompts(count), prompts(True, count)
+        sampling = {"steps": self.sampling_steps, "guidance_scale": self.guidance_scale}
+        truth = grade_true_renders(judge, asked, seeds)
+        rows = [table_row(f"judge on true renders ({len(asked)})", truth)]
+        graded: dict[str, list] = {"judge": truth}
+        runs = [("held_out", "held-out combinations", asked, True)]
+        if self.no_cross_view:
+            runs.append(("views_apart", "held-out combinations, views apart", asked, False))
+        runs.append(("photo", "plain photos of held-out class and colour", photos, True))
+        with Progress(transient=True) as bar:
+
+            def watch(label: str):
                 task = bar.add_task(label)
-                graded, views = evaluate_prior(
-                    prior, judge, cases, seeds, steps=self.sampling_steps, guidance_scale=self.guidance_scale,
-                    progress=lambda done, total, task=task: bar.update(task, completed=done, total=total),
+                return lambda done, total: bar.update(task, completed=done, total=total)
+
+            for name, label, cases, cross_view in runs:
+                graded[name], views = evaluate_prior(
+                    prior, judge, cases, seeds, cross_view=cross_view, progress=watch(label), **sampling
+                )
+                rows.append(table_row(f"{label} ({len(cases)})", graded[name]))
+                write_grid(self.out / f"{name}.png", views.flatten(0, 1), columns=16, least=64)
+            figures = {
+                f"{name}_{aspect}": round(sum(values) / len(values), 4)
+                for name, of in graded.items()
+                for aspect, values in summary(of).items()
+            }
+            if fitted:
+                measured, views = evaluate_consistency(
+                    prior, asked[:fitted], seeds, apart=self.no_cross_view, fit_steps=fit_steps,
+                    progress=watch("multi-view consistency"), **sampling,
                 )  # fmt: skip
-            means = summary(graded)
-            rows.append({"prompts": f"{label} ({len(cases)})"} | {
-                f"{key} %": spread([100 * v for v in values], 1) for key, values in means.items()
-            })  # fmt: skip
-            name = "held_out" if side else "seen"
-            figures |= {f"{name}_{key}": sum(values) / len(values) for key, values in means.items()}
-            write_grid(self.out / f"{name}.png", views.flatten(0, 1), columns=16, least=64)
+                lines, behind = tabulate(measured)
+                rows, figures = rows + lines, figures | behind
+                write_grid(self.out / "consistency.png", views.flatten(0, 1), columns=8, least=64)
+        rows += breakdown(graded["held_out"], truth)
+        with atomic_path(self.out / "prompts.txt") as temporary:
+            temporary.write_text("\n".join(case.text for case in asked) + "\n", encoding="utf-8")
         title = f"Views that show what the prompt says, prior {prior.info.name}"
         device = str(prior.device)
-        write_report(self.out, title, rows, figures, command=self._command(), seeds=seeds, device=device)
+        write_report(self.out, title, rows, figures, command=self._command(seeds), seeds=seeds, device=device)
         return 0
 
-    def _inversion(self, prior) -> int:
-
+    def _inversion(self, prior, seeds: list[int]) -> int:
         import torch
         from rich.progress import Progress
 
@@ -110,7 +149,6 @@ class Evaluate:
         from invert3d_ns.metrics.report import write_report
         from invert3d_ns.pictures import write_grid
 
-        seeds = list(self.seeds[:1]) if self.quick else list(self.seeds)
         objects = list(OBJECTS)[:1] if self.quick else list(OBJECTS)
         steps, groups = (min(self.steps, 40), 8) if self.quick else (self.steps, 48)
         variants = [False, True] if self.per_view_timesteps else [False]
@@ -135,5 +173,5 @@ class Evaluate:
         write_grid(self.out / "views.png", torch.cat(pictures).flatten(0, 1), columns=4, least=96)
         title = f"Inversion of objects that prior {prior.info.name} never saw, held-out cameras"
         device = str(prior.device)
-        write_report(self.out, title, table, figures, command=self._command(), seeds=seeds, device=device)
+        write_report(self.out, title, table, figures, command=self._command(seeds), seeds=seeds, device=device)
         return 0

@@ -1,13 +1,16 @@
-"""The judge of class and colour: a small classifier that no loss and no training of a prior ever sees.
+"""The judge of single views: a small classifier that no loss and no training of a prior ever sees.
 
 Own network, because no pretrained one may be assumed and its independence is the point: trained on true renders of
-other seeds, another architecture (plain strided convolutions on pixels) than anything in the prior.
-:meth:`Judge.accuracy` on true renders is reported beside every figure that rests on it.
+other seeds, another architecture (plain strided convolutions on pixels) than anything in the prior or in CLIP.
+What it says of true renders is reported beside every figure that rests on it.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -19,69 +22,162 @@ from invert3d_ns.errors import InputError
 WEIGHTS = Path(__file__).parent / "judge" / "judge.safetensors"
 SIZE = 64
 """Pixels of the square views that are judged."""
+WIDTHS = (32, 64, 96, 128)
+"""Channels after each halving of the view."""
+BINS = 24
+"""Directions between which the azimuth is read."""
+KINDS = ("classes", "colours", "patterns", "styles")
+"""What is named, each by a word of the world."""
+TOLERANCE = 30.0
+"""Degrees by which an azimuth may miss and be right."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What views show, or what they should show."""
+
+    classes: Int[Tensor, "B"]  # noqa: F821
+    """Index into CLASSES."""
+    colours: Int[Tensor, "B"]  # noqa: F821
+    """Index into COLOURS; of the largest part."""
+    patterns: Int[Tensor, "B"]  # noqa: F821
+    """Index into PATTERNS."""
+    styles: Int[Tensor, "B"]  # noqa: F821
+    """Index into STYLES."""
+    azimuths: Float[Tensor, "B"]  # noqa: F821
+    """Degrees in [-180, 180); as what should be seen, NaN where nothing can be told from the object's side."""
+
+    def right(self, truth: Judgement) -> dict[str, Float[Tensor, "B"]]:  # noqa: F821
+        """For class, colour, pattern, style and azimuth: 1 where a view shows what ``truth`` says, else 0.
+
+        NaN where that cannot be judged: the colour in a style without colours, an azimuth that is NaN in ``truth``.
+        """
+        found = {kind: (getattr(self, kind) == getattr(truth, kind)).float() for kind in KINDS}
+        found["colours"] = found["colours"].masked_fill(colourless()[truth.styles], torch.nan)
+        off = (self.azimuths - truth.azimuths + 180) % 360 - 180
+        found["azimuths"] = torch.where(off.isnan(), off, (off.abs() <= TOLERANCE).float())
+        return dict(zip(("class", "colour", "pattern", "style", "azimuth"), found.values(), strict=True))
+
+
+def share(right: Mapping[str, Float[Tensor, "B"]]) -> dict[str, float]:  # noqa: F821
+    """Means over the views that could be judged; NaN where there are none."""
+    return {key: values.nanmean().item() for key, values in right.items()}
+
+
+@lru_cache(maxsize=1)
+def world_names() -> dict[str, tuple[str, ...]]:
+    """The names that each of :data:`KINDS` has in the procedural world, in order."""
+    from invert3d_ns.prior.training.shapes import CLASSES
+    from invert3d_ns.prior.training.styles import STYLES
+    from invert3d_ns.prior.training.world import COLOURS, PATTERNS
+
+    return dict(zip(KINDS, map(tuple, (CLASSES, COLOURS, PATTERNS, STYLES)), strict=True))
+
+
+@lru_cache(maxsize=1)
+def colourless() -> Tensor:
+    """For each style, whether it hides the object's colour (bool)."""
+    from invert3d_ns.prior.training.styles import COLOURLESS
+
+    return torch.tensor([style in COLOURLESS for style in world_names()["styles"]])
+
+
+@lru_cache(maxsize=1)
+def fronted() -> Tensor:
+    """For each class, whether it has a front (bool)."""
+    from invert3d_ns.prior.training.shapes import FRONTED
+
+    return torch.tensor([name in FRONTED for name in world_names()["classes"]])
 
 
 class Judge(nn.Module):
-    """Names the class and the main colour of single views.
+    """Names class, colour, pattern and style of single views, and the azimuth that they are seen from.
 
     Args:
-        classes: number of classes.
-        colours: number of colours.
+        names: words of each of :data:`KINDS`; those of the world if not given.
+        widths: channels after each of four halvings of the view.
     """
 
-    def __init__(self, classes: int, colours: int, width: int = 32) -> None:
+    def __init__(self, names: Mapping[str, Sequence[str]] | None = None, widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()
+        self.names = {kind: tuple(words) for kind, words in (names or world_names()).items()}
         layers: list[nn.Module] = []
-        channels = [3, width, 2 * width, 4 * width, 6 * width]
-        for a, b in pairwise(channels):
-            layers += [
-                nn.Conv2d(a, b, 4, 2, 1),
-                nn.BatchNorm2d(b),
-                nn.ReLU(),
-                nn.Conv2d(b, b, 3, 1, 1, groups=b),
-                nn.ReLU(),
-            ]
-        self.features = nn.Sequential(*layers)
-        self.classes = nn.Linear(channels[-1] * 16, classes)
-        self.colours = nn.Linear(channels[-1] * 16, colours)
+        before = 3
+        for after in widths:
+            layers += [nn.Conv2d(before, after, 4, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+            layers += [nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+            before = after
+        inside = before * (SIZE >> len(widths)) ** 2
+        self.features = nn.Sequential(*layers, nn.Flatten(), nn.Linear(inside, 256), nn.ReLU())
+        self.heads = nn.ModuleDict({kind: nn.Linear(256, len(self.names[kind])) for kind in KINDS})
+        self.heads["azimuths"] = nn.Linear(256, BINS)
 
-    def forward(self, images: Float[Tensor, "B 3 64 64"]) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B C"]]:
-        """Logits of class and of colour, for views in [0, 1] on white."""
-        h = self.features(images * 2 - 1).flatten(1)
-        return self.classes(h), self.colours(h)
+    def forward(self, images: Float[Tensor, "B 3 64 64"]) -> dict[str, Float[Tensor, "B _"]]:
+        """Logits of each of :data:`KINDS`, and of the azimuth's :data:`BINS`, for views in [0, 1] on white."""
+        hidden = self.features(images * 2 - 1)
+        return {kind: head(hidden) for kind, head in self.heads.items()}
 
     @torch.no_grad()
-    def name(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Int[Tensor, "B"], Int[Tensor, "B"]]:  # noqa: F821
-        """Most likely class and colour, as indices into CLASSES and COLOURS; views of any size are resized."""
-        if images.shape[-1] != SIZE:
-            images = nn.functional.interpolate(images, (SIZE, SIZE), mode="area")
-        first, second = self(images)
-        return first.argmax(1), second.argmax(1)
+    def judge(self, images: Float[Tensor, "B 3 H W"], batch: int = 256) -> Judgement:
+        """What views show; RGB in [0, 1] on white, square, of any size and on any device.
 
-    def accuracy(
-        self,
-        images: Float[Tensor, "B 3 H W"],
-        classes: Int[Tensor, "B"],  # noqa: F821
-        colours: Int[Tensor, "B"],  # noqa: F821
-    ) -> tuple[float, float]:
-        """Share of views whose class, and whose colour, is named as given."""
-        a, b = self.name(images)
-        return (a == classes).float().mean().item(), (b == colours).float().mean().item()
+        The azimuth is the mean direction of the likeliest bin and its two neighbours.
+        """
+        device = next(self.parameters()).device
+        parts: list[dict[str, Tensor]] = []
+        for some in images.split(batch):
+            some = some.to(device).float()
+            if some.shape[-1] != SIZE:
+                some = nn.functional.interpolate(some, (SIZE, SIZE), mode="area")
+            logits = self(some)
+            parts.append({kind: logits[kind].argmax(1) for kind in KINDS} | {"azimuths": _azimuth(logits["azimuths"])})
+        return Judgement(**{key: torch.cat([part[key] for part in parts]).cpu() for key in parts[0]})
 
     @classmethod
     def load(cls, path: Path = WEIGHTS) -> Judge:
         """Load the shipped judge.
 
         Raises:
-            InputError: its weights are missing.
+            InputError: its weights are missing, damaged, or of another world than this version's.
         """
-        from safetensors.torch import load_file
+        from safetensors import SafetensorError, safe_open
 
         if not path.exists():
             raise InputError(
                 f"the judge's weights {path.name} are missing; run `invert3d train judge` or reinstall the package"
             )
-        state = {key: value.float() for key, value in load_file(path).items()}
-        judge = cls(len(state["classes.bias"]), len(state["colours.bias"]), len(state["features.0.bias"]))
-        judge.load_state_dict(state, strict=False)
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise InputError(f"{path} is damaged ({error}); run `invert3d train judge` or reinstall") from error
+        names = {kind: tuple(json.loads(metadata.get(kind, "[]"))) for kind in KINDS}
+        other = [kind for kind in KINDS if names[kind] != world_names()[kind]]
+        if other:
+            raise InputError(
+                f"the judge {path.name} is of another world, with other {' and '.join(other)}; "
+                "run `invert3d train judge` and use what it writes"
+            )
+        judge = cls(names, json.loads(metadata["widths"]))
+        judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
         return judge.eval()
+
+    def save(self, path: Path) -> None:
+        """Write the weights in half precision, with the names that they stand for."""
+        from safetensors.torch import save_file
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        widths = [m.out_channels for m in self.features if isinstance(m, nn.Conv2d) and m.stride == (2, 2)]
+        state = {k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items()}
+        metadata = {kind: json.dumps(self.names[kind]) for kind in KINDS} | {"widths": json.dumps(widths)}
+        save_file({k: v.cpu().contiguous() for k, v in state.items()}, path, metadata)
+
+
+def _azimuth(logits: Float[Tensor, "B bins"]) -> Float[Tensor, "B"]:  # noqa: F821
+    best = logits.argmax(1, keepdim=True)
+    near = (best + torch.arange(-1, 2, device=logits.device)) % BINS
+    weights = logits.gather(1, near).softmax(1)
+    # Offsets from the likeliest bin, so that nothing is averaged across the half turn.
+    degrees = (best[:, 0] + weights[:, 2] - weights[:, 0]) * (360 / BINS)
+    return (degrees + 180) % 360 - 180

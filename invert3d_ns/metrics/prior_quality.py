@@ -2,108 +2,154 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from statistics import mean
+from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from invert3d_ns.metrics.held_out import Prompt, asked, held_out_prompts, prompts
 from invert3d_ns.metrics.judge import Judge
-from invert3d_ns.scenes.cameras import camera_condition, random_orbit
+from invert3d_ns.metrics.report import spread
+from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world, random_orbit
 
 if TYPE_CHECKING:
     from invert3d_ns.prior.multiview import MultiViewPrior
 
+__all__ = [
+    "ASPECTS", "Prompt", "breakdown", "evaluate_prior", "grade_true_renders", "held_out_prompts", "prompts",
+    "sample_views", "summary", "table_row", "true_views",
+]  # fmt: skip
+
+ASPECTS = ("class", "colour", "pattern", "style", "azimuth")
+"""What is graded."""
 _TRUTH_SEED = 4242
 
-
-@dataclass(frozen=True)
-class Prompt:
-    """One prompt and what it asks for."""
-
-    text: str
-    name: str
-    colour: str
-    held_out: bool
+Progress = Callable[[int, int], None]
 
 
-def prompts(held_out_side: bool, count: int | None = None, seed: int = 0) -> list[Prompt]:
-    """Prompts "a <colour> <class>" of the combinations on one side of the split, in a shuffled order."""
-    import numpy as np
+def true_views(
+    cases: Sequence[Prompt], azimuths: Float[Tensor, "B F"], elevations: Float[Tensor, "B F"], size: int = 64
+) -> Float[Tensor, "B F 3 H W"]:
+    """True renders of objects that show what prompts ask for, RGB in [0, 1] on white; angles are in degrees."""
+    from invert3d_ns.prior.training.styles import apply_styles
+    from invert3d_ns.prior.training.world import render
 
-    from invert3d_ns.prior.training.shapes import CLASSES
-    from invert3d_ns.prior.training.world import COLOURS, held_out
-
-    found = [
-        Prompt(f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {name}", name, colour, held_out_side)
-        for name in CLASSES
-        for colour in COLOURS
-        if held_out(name, colour) == held_out_side
-    ]
-    order = np.random.default_rng(seed).permutation(len(found))
-    return [found[i] for i in order[:count]]
+    seeds = [_TRUTH_SEED + index for index in range(len(cases))]
+    objects = [case.object(seed) for case, seed in zip(cases, seeds, strict=True)]
+    renders = render(objects, orbit_camera_to_world(azimuths, elevations), size)
+    rgb = apply_styles(renders, [case.style for case in cases], seeds)
+    return torch.from_numpy(np.ascontiguousarray(rgb)).permute(0, 1, 4, 2, 3).float() / 255
 
 
-def grade_true_renders(judge: Judge, objects: int = 64) -> tuple[float, float]:
-    """The judge's own share of right classes and colours on true renders of held-out combinations."""
-    import numpy as np
+def sample_views(
+    prior: MultiViewPrior, texts: Sequence[str], cameras: Float[Tensor, "B F 16"], *, seed: int,
+    cross_view: bool = True, steps: int = 20, guidance_scale: float | None = None,
+) -> Float[Tensor, "B F 3 H W"]:  # fmt: skip
+    """Views of prompts, RGB in [0, 1] on the CPU.
 
-    from invert3d_ns.prior.training.data import render_set
-    from invert3d_ns.prior.training.shapes import CLASSES
-    from invert3d_ns.prior.training.world import COLOURS, sample_object
-
-    rng = np.random.default_rng(_TRUTH_SEED)
-    items = [sample_object(rng, split="held-out", plain=True) for _ in range(objects)]
-    rgb = torch.from_numpy(render_set(items, _TRUTH_SEED, 64)[0]).flatten(0, 1).permute(0, 3, 1, 2).float() / 255
-    classes = torch.tensor([list(CLASSES).index(o.name) for o in items]).repeat_interleave(4)
-    colours = torch.tensor([list(COLOURS).index(o.colour) for o in items]).repeat_interleave(4)
-    return judge.accuracy(rgb, classes, colours)
+    Args:
+        cross_view: False makes every view an object of its own: the same weights, but nothing tells a view of the
+            others.
+        seed: prompt b starts from the noise of ``seed + b``, its single views from noise of their own.
+    """
+    objects, views = cameras.shape[:2]
+    if cross_view:
+        return prior.sample(texts, cameras, steps=steps, seed=seed, guidance_scale=guidance_scale).cpu()
+    apart = prior.sample(
+        [text for text in texts for _ in range(views)], cameras.reshape(-1, 1, cameras.shape[-1]), steps=steps,
+        seed=[seed * 1009 + index for index in range(objects * views)], guidance_scale=guidance_scale,
+    )  # fmt: skip
+    return apart.cpu().reshape(objects, views, *apart.shape[2:])
 
 
 def evaluate_prior(
-    prior: MultiViewPrior, judge: Judge, cases: list[Prompt], seeds: list[int], *, steps: int = 20, batch: int = 8,
-    guidance_scale: float | None = None, progress: Callable[[int, int], None] | None = None,
+    prior: MultiViewPrior, judge: Judge, cases: Sequence[Prompt], seeds: Sequence[int], *, steps: int = 20,
+    batch: int = 8, guidance_scale: float | None = None, cross_view: bool = True, progress: Progress | None = None,
 ) -> tuple[list[dict[str, Any]], Float[Tensor, "P F 3 H W"]]:  # fmt: skip
-    """Sample every prompt with every seed and grade each view.
+    """Sample every prompt with every seed from a random orbit, and grade each view.
 
     Returns:
-        A row for each prompt and seed with the share of its views that show the class, the colour and both; and the
-        views of the first seed.
+        A row for each prompt and seed: the prompt's words, and for each of :data:`ASPECTS` the share of its views that
+        show it, NaN where it cannot be judged; and the views of the first seed.
     """
-    from invert3d_ns.prior.training.shapes import CLASSES
-    from invert3d_ns.prior.training.world import COLOURS
 
+    def draw(part: Sequence[Prompt], azimuths: Tensor, elevations: Tensor, seed: int) -> Tensor:
+        return sample_views(
+            prior, [case.text for case in part], camera_condition(azimuths, elevations), seed=seed,
+            cross_view=cross_view, steps=steps, guidance_scale=guidance_scale,
+        )  # fmt: skip
+
+    return _grade(judge, cases, seeds, draw, prior.info.num_views, batch, progress)
+
+
+def grade_true_renders(
+    judge: Judge, cases: Sequence[Prompt], seeds: Sequence[int], views: int = 4
+) -> list[dict[str, Any]]:
+    """The rows of :func:`evaluate_prior` for true renders from the same cameras: what the judge makes of the truth."""
+
+    def draw(part: Sequence[Prompt], azimuths: Tensor, elevations: Tensor, seed: int) -> Tensor:
+        return true_views(part, azimuths, elevations)
+
+    return _grade(judge, cases, seeds, draw, views, 32, None)[0]
+
+
+def _grade(
+    judge: Judge, cases: Sequence[Prompt], seeds: Sequence[int],
+    draw: Callable[[Sequence[Prompt], Tensor, Tensor, int], Tensor], views: int, batch: int, progress: Progress | None,
+) -> tuple[list[dict[str, Any]], Float[Tensor, "P F 3 H W"]]:  # fmt: skip
     rows: list[dict[str, Any]] = []
     pictures: list[Tensor] = []
     for seed in seeds:
-        azimuths, elevations = random_orbit(
-            len(cases), prior.info.num_views, generator=torch.Generator().manual_seed(seed)
-        )
+        azimuths, elevations = random_orbit(len(cases), views, generator=torch.Generator().manual_seed(seed))
         for start in range(0, len(cases), batch):
-            part = cases[start : start + batch]
-            cameras = camera_condition(azimuths, elevations)[start : start + batch]
-            views = prior.sample(
-                [c.text for c in part], cameras, steps=steps, seed=seed * 100_003 + start, guidance_scale=guidance_scale
-            ).cpu()
-            for case, images in zip(part, views, strict=True):
-                a, b = judge.name(images)
-                right = a == list(CLASSES).index(case.name)
-                colour = b == list(COLOURS).index(case.colour)
+            some = slice(start, start + batch)
+            images = draw(cases[some], azimuths[some], elevations[some], seed * 100_003 + start)
+            right = judge.judge(images.flatten(0, 1)).right(asked(cases[some], azimuths[some]))
+            for index, case in enumerate(cases[some]):
+                own = slice(index * views, (index + 1) * views)
+                shares = {aspect: right[aspect][own].nanmean().item() for aspect in ASPECTS}
                 rows.append({
-                    "prompt": case.text, "held out": case.held_out, "seed": seed, "class": right.float().mean().item(),
-                    "colour": colour.float().mean().item(), "both": (right & colour).float().mean().item(),
+                    "prompt": case.text, "seed": seed, "name": case.name, "asked style": case.style,
+                    "asked pattern": case.pattern, **shares,
                 })  # fmt: skip
             if seed == seeds[0]:
-                pictures.append(views)
+                pictures.append(images)
             if progress is not None:
                 progress(len(rows), len(seeds) * len(cases))
     return rows, torch.cat(pictures)
 
 
-def summary(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """Means over prompts of class, colour and both, one number a seed."""
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """Means of :data:`ASPECTS` over the prompts where they can be judged, one number a seed; without aspects that
+    cannot be judged at all.
+    """
     seeds = sorted({row["seed"] for row in rows})
-    return {key: [mean(r[key] for r in rows if r["seed"] == s) for s in seeds] for key in ("class", "colour", "both")}
+    found: dict[str, list[float]] = {}
+    for aspect in ASPECTS:
+        values = [[row[aspect] for row in rows if row["seed"] == seed and row[aspect] == row[aspect]] for seed in seeds]
+        if all(values):
+            found[aspect] = [fmean(v) for v in values]
+    return found
+
+
+def table_row(label: str, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """One line of the table: per cent of views, mean ± spread over seeds."""
+    means = summary(rows)
+    return {"views": label} | {
+        f"{aspect} %": spread([100 * v for v in means[aspect]], 1) if aspect in means else "" for aspect in ASPECTS
+    }
+
+
+def breakdown(rows: Sequence[dict[str, Any]], truth: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """A line for every style, pattern and class: per cent of views, in brackets what the judge says of true renders."""
+    table: list[dict[str, str]] = []
+    for key in ("asked style", "asked pattern", "name"):
+        for value in dict.fromkeys(row[key] for row in rows):
+            some, real = (table_row(value, [r for r in graded if r[key] == value]) for graded in (rows, truth))
+            cells = {k: f"{some[k]} ({real[k]})" if some[k] else "" for k in list(some)[1:]}
+            table.append({"views": f"{key.removeprefix('asked ').replace('name', 'class')}: {value}", **cells})
+    return table

@@ -6,33 +6,56 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from invert3d_ns.prior.training.data import WorldViews
 from invert3d_ns.prior.training.loop import Stage
-from invert3d_ns.prior.training.shapes import CLASSES
-from invert3d_ns.prior.training.world import COLOURS
 
 if TYPE_CHECKING:
-    from invert3d_ns.metrics.judge import Judge
+    from invert3d_ns.metrics.judge import Judge, Judgement
 
 SEED = 900
-"""Seed of the judge's training set; priors train on others."""
-OBJECTS = 4096
+"""Seed of the judge's training set; priors and CLIP train on others."""
+TEST_SEED = 901
+"""Seed of the renders that the judge is graded on."""
+OBJECTS = 12288
 """Objects in the judge's training set."""
+TEST_OBJECTS = 512
+"""Objects that the judge is graded on, of held-out combinations."""
+SHARPNESS = 14.0
+"""Concentration of the azimuth's target over its bins: a standard deviation of one bin, 15 degrees."""
 
 
 def train_judge(
-    folder: Path, data: WorldViews, steps: int, *, batch: int = 96, lr: float = 2e-3, seed: int = 0
+    folder: Path,
+    data: WorldViews,
+    steps: int,
+    *,
+    batch: int = 128,
+    lr: float = 1e-2,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> Judge:
-    """Train on class and main colour, with blur and noise so that soft generated views are judged by what they show."""
-    from torchvision.transforms.functional import gaussian_blur
+    """Train on class, colour, pattern, style and azimuth of degraded views; a second call goes on where it stopped.
 
-    from invert3d_ns.metrics.judge import Judge
+    Colours count only where the style shows them, azimuths only of upright objects with a front.
+
+    Args:
+        folder: for the checkpoint.
+        data: what to learn from; :data:`SEED` is its seed.
+        steps: optimiser steps.
+        batch: views a step.
+        lr: peak learning rate of Muon; a fifth of it is AdamW's.
+        seed: of weights, batches and degradations.
+        device: where to train; in bfloat16 either way.
+    """
+    from invert3d_ns.metrics.judge import KINDS, Judge
 
     torch.manual_seed(seed)
-    model = Judge(len(CLASSES), len(COLOURS))
-    stage = Stage("judge", folder, model, steps, lr)
+    model = Judge().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    stage = Stage("judge", folder, model, steps, lr, muon=True, adam_share=0.2)
+    truth = shown(data)
     views = data.rgb.shape[1]
 
     def loss(step: int) -> dict[str, Tensor]:
@@ -40,23 +63,94 @@ def train_judge(
         objects = torch.randint(len(data), (batch,), generator=generator)
         seen = torch.randint(views, (batch,), generator=generator)
         images = torch.from_numpy(data.rgb[objects.numpy(), seen.numpy()]).permute(0, 3, 1, 2).float() / 255
-        draw = torch.rand(3, generator=generator).tolist()
-        if draw[0] < 0.6:
-            images = gaussian_blur(images, [5, 5], [0.3 + 1.2 * draw[1]])
-        images = (images + 0.04 * draw[2] * torch.randn(images.shape, generator=generator)).clamp(0, 1)
-        a, b = model(images)
-        first = nn.functional.cross_entropy(a, data.classes[objects], label_smoothing=0.02)
-        second = nn.functional.cross_entropy(b, data.colours[objects], label_smoothing=0.02)
-        right = (a.argmax(1) == data.classes[objects]).float().mean()
-        return {"loss": first + second, "class": right, "colour": (b.argmax(1) == data.colours[objects]).float().mean()}
+        images = degrade(images, generator).to(device)
+        rows = objects * views + seen
+        targets = {kind: getattr(truth, kind)[rows].to(device) for kind in (*KINDS, "azimuths")}
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
+            logits = model(images.contiguous(memory_format=torch.channels_last))
+        return losses({kind: values.float() for kind, values in logits.items()}, targets)
 
     stage.run(loss)
-    return model.eval()
+    return model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+
+
+def losses(logits: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Sum of the heads' cross-entropies, each over what can be judged, as "loss"; and each head's share of right."""
+    from invert3d_ns.metrics.judge import KINDS, colourless
+
+    device = logits["classes"].device
+    masks = dict.fromkeys(KINDS, torch.ones(len(targets["classes"]), dtype=torch.bool, device=device))
+    masks["colours"] = ~colourless().to(device)[targets["styles"]]
+    found: dict[str, Tensor] = {}
+    total = torch.zeros((), device=device)
+    for kind, mask in masks.items():
+        # Dividing by the whole batch keeps a head that counts on few views from weighing as much on each as on many.
+        each = nn.functional.cross_entropy(logits[kind], targets[kind], label_smoothing=0.02, reduction="none")
+        total = total + (each * mask).mean()
+        right = (logits[kind].argmax(1) == targets[kind]).float()
+        found[kind] = (right * mask).sum() / mask.sum().clamp_min(1)
+    told = ~targets["azimuths"].isnan()
+    each = nn.functional.cross_entropy(logits["azimuths"], directions(targets["azimuths"]), reduction="none")
+    return {"loss": total + (each * told).mean(), **found}
+
+
+def directions(azimuths: Float[Tensor, "B"]) -> Float[Tensor, "B bins"]:  # noqa: F821
+    """Target shares of the azimuth's bins: a bump around each azimuth (degrees), uniform where it is NaN."""
+    from invert3d_ns.metrics.judge import BINS
+
+    centres = torch.arange(BINS, device=azimuths.device) * (360 / BINS)
+    off = torch.deg2rad(azimuths.nan_to_num()[:, None] - centres)
+    return (SHARPNESS * off.cos() * ~azimuths.isnan()[:, None]).softmax(1)
+
+
+def shown(data: WorldViews) -> Judgement:
+    """What each view of a set shows, view by view: the truth that judgements are compared with."""
+    from invert3d_ns.metrics.judge import KINDS, Judgement, fronted
+
+    views = data.azimuths.shape[1]
+    told = data.upright & fronted()[data.classes]
+    azimuths = ((data.azimuths + 180) % 360 - 180).masked_fill(~told[:, None], torch.nan)
+    return Judgement(**{k: getattr(data, k).repeat_interleave(views) for k in KINDS}, azimuths=azimuths.flatten())
+
+
+def degrade(images: Float[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "B 3 H W"]:
+    """Shift, blur, blotch and noise, so that soft generated views are judged by what they show, not by their sharpness.
+
+    Every quarter of the batch has its own blur: none, a Gaussian, or a view of fewer pixels enlarged again.
+    """
+    from torchvision.transforms.functional import gaussian_blur
+
+    count, size = len(images), images.shape[-1]
+    draw = torch.rand(count, 6, generator=generator)
+    frame = torch.zeros(count, 2, 3)
+    frame[:, 0, 0] = frame[:, 1, 1] = 0.92 + 0.16 * draw[:, 0]
+    frame[:, :, 2] = 0.16 * (draw[:, 1:3] - 0.5)
+    grid = nn.functional.affine_grid(frame, list(images.shape), align_corners=False)
+    images = nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    parts = list(images.chunk(4))
+    for index, part in enumerate(parts):
+        kind, strength = torch.rand(2, generator=generator).tolist()
+        if kind < 0.4:
+            parts[index] = gaussian_blur(part, [5, 5], [0.3 + 1.0 * strength])
+        elif kind < 0.7:
+            few = nn.functional.interpolate(part, (round(size * (0.5 + 0.4 * strength)),) * 2, mode="area")
+            parts[index] = nn.functional.interpolate(few, (size, size), mode="bilinear")
+    images = torch.cat(parts)
+    blotches = torch.randn(count, 3, size // 8, size // 8, generator=generator)
+    blotches = nn.functional.interpolate(blotches, (size, size), mode="bilinear")
+    noise = torch.randn(images.shape, generator=generator)
+    weight = draw[:, 3:5, None, None, None].square() * 0.06
+    return (images + weight[:, 0] * blotches + weight[:, 1] * noise).clamp(0, 1)
+
+
+def judge_accuracy(judge: Judge, data: WorldViews) -> dict[str, float]:
+    """Share of true renders of which class, colour, pattern, style and azimuth are named as they are."""
+    from invert3d_ns.metrics.judge import share
+
+    images = data.images(slice(None)).flatten(0, 1)
+    return share(judge.judge(images).right(shown(data)))
 
 
 def save_judge(judge: Judge, path: Path) -> None:
-    """Write the weights in half precision."""
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.half() for k, v in judge.state_dict().items() if v.is_floating_point()}, path)
+    """Write the weights in half precision, with the names that they stand for."""
+    judge.save(path)

@@ -1,0 +1,126 @@
+"""Splats from a handful of small posed images of an object, within seconds on one core."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from invert3d_ns.errors import InputError
+from invert3d_ns.scenes.cameras import FOV_Y, OBJECT_RADIUS, gsplat_viewmats, intrinsics
+from invert3d_ns.scenes.ply import SH_C0, SplatCloud
+from invert3d_ns.scenes.rasterization import rasterization
+from invert3d_ns.scenes.silhouettes import Views, alpha_from_background, hull_colors, visual_hull
+
+WIDEST = 0.12
+"""Largest standard deviation of a fitted splat, in world units: larger ones explain one view and spoil the others."""
+RATES = {"means": 4e-3, "scales": 2e-2, "quats": 1e-2, "opacities": 5e-2, "features_dc": 5e-2}
+"""Learning rates of Adam; they fall to a tenth."""
+
+
+def fit_splats(
+    images: Float[Tensor, "F 3 H W"],
+    camera_to_world: Float[Tensor, "F r 4"],
+    *,
+    count: int = 1500,
+    steps: int = 300,
+    seed: int = 0,
+    fov_y: float = FOV_Y,
+) -> SplatCloud:
+    """Fit splats to views of an object on white.
+
+    They start on the surface of the views' visual hull, or in a ball where the silhouettes share no point. Adam then
+    lowers the absolute error of the views and of their silhouettes; there is no densification.
+
+    Args:
+        images: RGB in [0, 1], square, on the CPU; whatever differs from white is the object.
+        camera_to_world: OpenGL axes, object frame (3x4 or 4x4).
+        count: number of splats.
+        steps: optimiser steps, each over all views.
+        seed: of the choice of starting points.
+        fov_y: vertical field of view in degrees.
+
+    Raises:
+        InputError: there is one view or none, or the views are not square.
+
+    Example:
+        >>> from invert3d_ns.scenes.cameras import orbit_camera_to_world
+        >>> poses = orbit_camera_to_world(torch.tensor([0.0, 90.0, 180.0, 270.0]), torch.tensor(15.0))
+        >>> cloud = fit_splats(torch.ones(4, 3, 64, 64), poses, count=10, steps=1)
+        >>> len(cloud)
+        10
+    """
+    if len(images) < 2 or images.shape[-1] != images.shape[-2] or len(images) != len(camera_to_world):
+        raise InputError("splats are fitted to two or more square views with a camera each; give more views")
+    images = images.detach().float()
+    poses = camera_to_world[..., :3, :].float()
+    size = images.shape[-1]
+    alphas = torch.stack([alpha_from_background(image.permute(1, 2, 0), torch.ones(3)) for image in images])
+    cloud = _start(images, alphas, poses, count, fov_y, torch.Generator().manual_seed(seed))
+    leaves = {name: getattr(cloud, name).clone().requires_grad_() for name in RATES}
+    optimizer = torch.optim.Adam([{"params": [leaves[name]], "lr": rate} for name, rate in RATES.items()], eps=1e-15)
+    falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.1 ** (step / max(steps, 1)))
+    with torch.enable_grad():
+        for _ in range(steps):
+            current = SplatCloud(**leaves, features_rest=cloud.features_rest)
+            drawn, covered = _draw(current, poses, size, fov_y)
+            loss = (drawn - images).abs().mean() + 0.2 * (covered - alphas).abs().mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            falling.step()
+            with torch.no_grad():
+                leaves["scales"].clamp_(math.log(1e-3), math.log(WIDEST))
+    final = {name: leaf.detach() for name, leaf in leaves.items()}
+    final["quats"] = functional.normalize(final["quats"], dim=-1)
+    return SplatCloud(**final, features_rest=cloud.features_rest)
+
+
+@torch.no_grad()
+def draw_splats(
+    cloud: SplatCloud, camera_to_world: Float[Tensor, "F r 4"], size: int, fov_y: float = FOV_Y
+) -> Float[Tensor, "F 3 H W"]:
+    """Views of splats without view-dependent colour, RGB in [0, 1] on white, square of ``size`` pixels."""
+    return _draw(cloud, camera_to_world[..., :3, :].float(), size, fov_y)[0].clamp(0, 1)
+
+
+def _draw(
+    cloud: SplatCloud, poses: Float[Tensor, "F 3 4"], size: int, fov_y: float
+) -> tuple[Float[Tensor, "F 3 H W"], Float[Tensor, "F H W"]]:
+    images, alphas, _ = rasterization(
+        cloud.means, cloud.quats, cloud.scales.exp(), cloud.opacities[:, 0].sigmoid(),
+        0.5 + SH_C0 * cloud.features_dc, gsplat_viewmats(poses), intrinsics(size, fov_y).expand(len(poses), 3, 3),
+        size, size, packed=False, backgrounds=torch.ones(len(poses), 3),
+    )  # fmt: skip
+    return images.permute(0, 3, 1, 2), alphas[..., 0]
+
+
+def _start(
+    images: Float[Tensor, "F 3 H W"], alphas: Float[Tensor, "F H W"], poses: Float[Tensor, "F 3 4"], count: int,
+    fov_y: float, generator: torch.Generator,
+) -> SplatCloud:  # fmt: skip
+    focal = 0.5 / math.tan(math.radians(fov_y) / 2)
+    shape = (len(images), 2)
+    views = Views(
+        poses, torch.full(shape, focal), torch.full(shape, 0.5), list(images.permute(0, 2, 3, 1)), list(alphas)
+    )
+    try:
+        points, surface, spacing = visual_hull(views, resolution=40, rounds=2)
+        points = points[surface] if surface.sum() >= count // 4 else points
+        chosen = torch.randint(len(points), (count,), generator=generator)
+        # Several splats may start from one voxel.
+        means = points[chosen] + spacing * (torch.rand(count, 3, generator=generator) - 0.5)
+    except InputError:
+        direction = functional.normalize(torch.randn(count, 3, generator=generator), dim=-1)
+        means = direction * OBJECT_RADIUS * 0.6 * torch.rand(count, 1, generator=generator) ** (1 / 3)
+    nearest = torch.cdist(means, means).topk(min(4, count), largest=False).values[:, 1:].mean(1, keepdim=True)
+    scales = nearest.nan_to_num(WIDEST).clamp(5e-3, WIDEST / 2).log().expand(-1, 3)
+    return SplatCloud(
+        means=means, scales=scales.contiguous(),
+        quats=torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(count, 4).contiguous(),
+        opacities=torch.full((count, 1), 1.0),
+        features_dc=(hull_colors(views, means) - 0.5) / SH_C0, features_rest=torch.zeros(count, 0, 3),
+    )  # fmt: skip

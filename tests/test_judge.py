@@ -1,0 +1,149 @@
+"""The judge: what it says of true renders, what it refuses to judge, and that it is of this world."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from invert3d_ns.cli import main
+from invert3d_ns.errors import InputError
+from invert3d_ns.metrics.held_out import held_out_prompts
+from invert3d_ns.metrics.judge import BINS, KINDS, WEIGHTS, Judge, Judgement, share, world_names
+from invert3d_ns.metrics.prior_quality import grade_true_renders, summary
+from invert3d_ns.prior.training.data import world_views
+from invert3d_ns.prior.training.judge import degrade, directions, judge_accuracy, losses, save_judge, shown, train_judge
+from invert3d_ns.prior.training.shapes import FRONTED
+
+
+def _judgement(styles: list[str], azimuths: list[float], **others: list[int]) -> Judgement:
+    names = world_names()["styles"]
+    index = {kind: torch.tensor(others.get(kind, [0] * len(styles))) for kind in KINDS}
+    index["styles"] = torch.tensor([names.index(style) for style in styles])
+    return Judgement(**index, azimuths=torch.tensor(azimuths))
+
+
+def test_what_is_right_and_what_cannot_be_judged() -> None:
+    truth = _judgement(["photo", "sepia", "photo"], [170.0, math.nan, 0.0], classes=[1, 2, 3], colours=[4, 5, 6])
+    said = _judgement(["photo", "sepia", "neon"], [-165.0, 3.0, 31.0], classes=[1, 0, 3], colours=[4, 0, 0])
+    right = {key: values.tolist() for key, values in said.right(truth).items()}
+    assert right["class"] == [1, 0, 1] and right["style"] == [1, 1, 0] and right["pattern"] == [1, 1, 1]
+    # A sepia print has no colours; 170 and -165 degrees are 25 apart.
+    assert right["colour"][0] == 1 and math.isnan(right["colour"][1]) and right["colour"][2] == 0
+    assert right["azimuth"][0] == 1 and math.isnan(right["azimuth"][1]) and right["azimuth"][2] == 0
+    assert share(said.right(truth)) == pytest.approx(
+        {"class": 2 / 3, "colour": 0.5, "pattern": 1, "style": 2 / 3, "azimuth": 0.5}
+    )
+
+
+def test_truth_of_a_set_is_by_view_and_azimuths_only_of_upright_objects_with_a_front(tmp_path: Path) -> None:
+    data = world_views(tmp_path, 48, seed=5, split="any")
+    truth = shown(data)
+    classes = world_names()["classes"]
+    for index in range(len(data)):
+        views = slice(4 * index, 4 * index + 4)
+        assert truth.classes[views].tolist() == [int(data.classes[index])] * 4
+        told = bool(data.upright[index]) and classes[int(data.classes[index])] in FRONTED
+        assert truth.azimuths[views].isnan().tolist() == [not told] * 4
+        if told:
+            off = torch.deg2rad(truth.azimuths[views] - data.azimuths[index])
+            torch.testing.assert_close(off.cos(), torch.ones(4))
+    assert not truth.azimuths.isnan().all() and truth.azimuths.nan_to_num().abs().max() <= 180
+
+
+def test_azimuths_are_read_back_from_their_own_targets() -> None:
+    azimuths = torch.tensor([-180.0, -172.0, -7.0, 0.0, 4.0, 90.0, 171.0])
+    targets = directions(torch.cat([azimuths, torch.tensor([math.nan])]))
+    torch.testing.assert_close(targets.sum(1), torch.ones(8))
+    torch.testing.assert_close(targets[-1], torch.full((BINS,), 1 / BINS))
+    judge = Judge().eval()
+    head = judge.heads["azimuths"]
+    assert isinstance(head, torch.nn.Linear)
+    torch.nn.init.zeros_(head.weight)
+    for azimuth, target in zip(azimuths, targets, strict=False):
+        head.bias.data.copy_(target.log())
+        said = judge.judge(torch.rand(1, 3, 64, 64)).azimuths
+        assert abs((said - azimuth + 180) % 360 - 180) < 4
+
+
+def test_colours_that_a_style_hides_and_azimuths_that_nobody_sees_teach_nothing() -> None:
+    logits = {kind: torch.zeros(2, len(names), requires_grad=True) for kind, names in world_names().items()}
+    logits["azimuths"] = torch.zeros(2, BINS, requires_grad=True)
+    truth = _judgement(["photo", "blueprint"], [30.0, math.nan])
+    losses(logits, {kind: getattr(truth, kind) for kind in logits})["loss"].backward()
+    for kind, values in logits.items():
+        assert values.grad is not None and values.grad[0].abs().max() > 0
+        assert (values.grad[1].abs().max() > 0) == (kind not in ("colours", "azimuths"))
+
+
+def test_degraded_views_are_views_still() -> None:
+    images = torch.ones(8, 3, 64, 64)
+    images[:, :, 20:44, 20:44] = torch.rand(8, 3, 1, 1)
+    worse = degrade(images, torch.Generator().manual_seed(0))
+    assert worse.shape == images.shape and worse.min() >= 0 and worse.max() <= 1
+    centres = (slice(None), slice(None), slice(28, 36), slice(28, 36))
+    torch.testing.assert_close(worse[centres].mean((2, 3)), images[centres].mean((2, 3)), atol=0.1, rtol=0)
+    assert not torch.equal(worse[:, :, 16:48, 16:48], images[:, :, 16:48, 16:48])
+    torch.testing.assert_close(worse, degrade(images, torch.Generator().manual_seed(0)), rtol=0, atol=0)
+
+
+def test_views_of_any_size_are_judged_and_batches_do_not_matter() -> None:
+    judge = Judge.load()
+    images = torch.rand(5, 3, 64, 64)
+    whole, parts = judge.judge(images), judge.judge(images, batch=2)
+    large = judge.judge(images.repeat_interleave(4, 2).repeat_interleave(4, 3))
+    for key in (*KINDS, "azimuths"):
+        torch.testing.assert_close(getattr(whole, key), getattr(parts, key))
+        torch.testing.assert_close(getattr(whole, key), getattr(large, key))
+
+
+def test_the_shipped_judge_is_right_about_true_renders() -> None:
+    assert WEIGHTS.stat().st_size <= 3 * 2**20
+    means = {
+        key: values[0] for key, values in summary(grade_true_renders(Judge.load(), held_out_prompts(60), [0])).items()
+    }
+    least = {"class": 0.97, "colour": 0.95, "pattern": 0.93, "style": 0.98, "azimuth": 0.95}
+    assert all(means[key] >= least[key] for key in least), means
+
+
+def test_the_judge_can_be_trained_again_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    data = world_views(tmp_path, 8, seed=3, split="any")
+    first = train_judge(tmp_path, data, 2, batch=8)
+    save_judge(first, tmp_path / "judge.safetensors")
+    loaded = Judge.load(tmp_path / "judge.safetensors")
+    assert loaded.names == world_names() and not loaded.training
+    for key, value in first.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[key].float(), value.float(), rtol=1e-3, atol=1e-3)
+    assert judge_accuracy(loaded, data).keys() == {"class", "colour", "pattern", "style", "azimuth"}
+    again = train_judge(tmp_path, data, 2, batch=8)
+    for key, value in first.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[key], value, rtol=0, atol=0)
+
+
+def test_the_command_trains_a_judge(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "judge", "--out", str(tmp_path), "--objects", "8", "--judge-steps", "2"])
+    assert not stopped.value.code
+    assert Judge.load(tmp_path / "judge" / "judge.safetensors").judge(torch.rand(2, 3, 32, 32)).classes.shape == (2,)
+
+
+def test_a_judge_of_another_world_or_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="missing"):
+        Judge.load(tmp_path / "nowhere.safetensors")
+    names = {kind: list(words) for kind, words in world_names().items()}
+    names["styles"] = [*names["styles"][:-1], "mosaic"]
+    Judge(names).save(tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match="of another world, with other styles;"):
+        Judge.load(tmp_path / "other.safetensors")
+    state = load_file(WEIGHTS)
+    save_file(state, tmp_path / "silent.safetensors", {"classes": json.dumps(world_names()["classes"])})
+    with pytest.raises(InputError, match="other colours and patterns and styles"):
+        Judge.load(tmp_path / "silent.safetensors")
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(WEIGHTS.read_bytes()[:5000])
+    with pytest.raises(InputError, match="damaged"):
+        Judge.load(damaged)
