@@ -22,17 +22,17 @@ class Train:
     """For prior: stop after this one. decoder and denoiser may run side by side, once the autoencoder is trained."""
     objects: int = 12288
     """Objects in the training set, eight views each (200 views a second and core are rendered)."""
-    autoencoder_steps: int = 4000
+    autoencoder_steps: int = 3600
     """Steps of the autoencoder (0.3 to 0.5 s each on one core)."""
-    decoder_steps: int = 4000
+    decoder_steps: int = 1000
     """Steps of its decoder alone (0.2 to 0.4 s each on one core)."""
-    denoiser_steps: int = 8000
+    denoiser_steps: int = 4800
     """Steps of the denoiser (0.8 s each on one core). A finished run may be resumed with more."""
     images: int = 32
     """Views in a step of the denoiser."""
     clip_steps: int = 3000
     """Steps of CLIP."""
-    judge_steps: int = 4000
+    judge_steps: int = 2600
     """Steps of the judge."""
     evaluate: bool = True
     """For prior: write the table of `invert3d evaluate prior` at the end."""
@@ -69,14 +69,24 @@ class Train:
         from invert3d_ns.prior.training.data import world_views
         from invert3d_ns.prior.training.judge import OBJECTS, SEED, save_judge, train_judge
 
-        data = world_views(self.out / "data", min(OBJECTS, self.objects), seed=SEED, split="any")
-        judge = train_judge(self.out, data, self.judge_steps, seed=self.seed)
-        save_judge(judge, self.out / "judge.safetensors")
-        print(f"Judge: {self.out / 'judge.safetensors'}")
+        folder = self.out / "judge"
+        data = world_views(folder / "data", min(OBJECTS, self.objects), seed=SEED, split="any")
+        judge = train_judge(folder, data, self.judge_steps, seed=self.seed)
+        save_judge(judge, folder / "judge.safetensors")
+        print(f"Judge: {folder / 'judge.safetensors'}")
         return 0
 
     def _clip(self) -> int:
-        raise NotImplementedError
+        from invert3d_ns.alignment.checkpoints import save_clip
+        from invert3d_ns.prior.training.clip import train_clip
+        from invert3d_ns.prior.training.data import world_views
+        from invert3d_ns.prior.training.recipe import DATA_SEED, VIEWS
+
+        data = world_views(self.out / "data", self.objects, seed=DATA_SEED, views=VIEWS)
+        towers = train_clip(self.out / "clip", data, self.clip_steps, seed=self.seed, device=self._device())
+        save_clip(towers, self.out / "clip" / "clip")
+        print(f"CLIP: {self.out / 'clip' / 'clip'}. Grade it with: invert3d evaluate clip --out report")
+        return 0
 
     def _prior(self) -> int:
         from invert3d_ns.prior.storage import save_prior

@@ -35,7 +35,7 @@ CROP = 32
 object."""
 CROP_SHARE = 0.8
 """Share of the steps, from the first on, that train on crops; the rest sees whole views."""
-DECODER_NOISE = 0.05
+DECODER_NOISE = 0.1
 """Standard deviation of the noise on latents, which have unit variance, while the decoder is finished: sampled latents
 are never quite an image's."""
 

@@ -30,7 +30,7 @@ HELD_OUT_SEED = 77
 """Seed of the held-out objects that stages are checked on."""
 VIEWS = 8
 """Views of each object in the training set."""
-AUTOENCODER_GATE = 26.0
+AUTOENCODER_GATE = 24.0
 """Foreground PSNR in dB, on held-out objects, below which no denoiser is trained on an autoencoder."""
 SAMPLES = (
     "a red chair", "a blue striped mug with white stripes", "a green house with a yellow roof",
