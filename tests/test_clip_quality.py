@@ -13,10 +13,11 @@ from torch import Tensor
 from invert3d_ns.alignment import clip
 from invert3d_ns.errors import InputError
 from invert3d_ns.metrics import clip_quality
-from invert3d_ns.metrics.clip_quality import class_prompts, evaluate_clip, held_out_objects, hits, run, style_prompts
+from invert3d_ns.metrics.clip_quality import evaluate_clip, held_out_objects, hits, run
+from invert3d_ns.prior.training.attributes import attribute_prompts
 from invert3d_ns.prior.training.shapes import CLASSES
 from invert3d_ns.prior.training.styles import COLOURLESS, STYLES
-from invert3d_ns.prior.training.world import held_out
+from invert3d_ns.prior.training.world import COLOURS, PATTERNS, held_out
 
 
 class _Guess:
@@ -56,10 +57,14 @@ def test_objects_are_held_out_and_described_apart() -> None:
     assert [i.description() for i in held_out_objects(6, 60)] != [i.description() for i in items]
 
 
-def test_prompts_cover_every_style_and_class() -> None:
-    assert list(style_prompts()) == list(STYLES) and list(class_prompts()) == list(CLASSES)
-    assert "an object in van gogh style" in style_prompts()["van gogh"]
-    assert not any("{}" in text for texts in style_prompts().values() for text in texts)
+def test_prompts_name_one_attribute_of_the_world_each() -> None:
+    prompts = attribute_prompts()
+    assert list(prompts["style"]) == list(STYLES) and list(prompts["class"]) == list(CLASSES)
+    assert list(prompts["colour"]) == list(COLOURS) and list(prompts["pattern"]) == list(PATTERNS)
+    assert "an object in van gogh style" in prompts["style"]["van gogh"]
+    assert prompts["colour"]["orange"] == ["an orange object", "an orange thing"]
+    texts = [text for table in prompts.values() for options in table.values() for text in options]
+    assert len(set(texts)) == len(texts) and not any("{}" in text for text in texts)
 
 
 def test_the_attainable_recall_counts_hidden_colours() -> None:

@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,8 +16,9 @@ from invert3d_ns.errors import InputError
 from invert3d_ns.metrics.held_out import held_out_prompts
 from invert3d_ns.metrics.judge import BINS, KINDS, WEIGHTS, Judge, Judgement, share, world_names
 from invert3d_ns.metrics.prior_quality import grade_true_renders, summary
-from invert3d_ns.prior.training.data import world_views
-from invert3d_ns.prior.training.judge import degrade, directions, judge_accuracy, losses, save_judge, shown, train_judge
+from invert3d_ns.prior.training.data import orbits
+from invert3d_ns.prior.training.judge import degrade, directions, judge_accuracy, losses, save_judge, train_judge
+from invert3d_ns.prior.training.judge_data import VIEWS, judged_views
 from invert3d_ns.prior.training.shapes import FRONTED
 
 
@@ -40,19 +42,25 @@ def test_what_is_right_and_what_cannot_be_judged() -> None:
     )
 
 
-def test_truth_of_a_set_is_by_view_and_azimuths_only_of_upright_objects_with_a_front(tmp_path: Path) -> None:
-    data = world_views(tmp_path, 48, seed=5, split="any")
-    truth = shown(data)
-    classes = world_names()["classes"]
-    for index in range(len(data)):
-        views = slice(4 * index, 4 * index + 4)
-        assert truth.classes[views].tolist() == [int(data.classes[index])] * 4
-        told = bool(data.upright[index]) and classes[int(data.classes[index])] in FRONTED
-        assert truth.azimuths[views].isnan().tolist() == [not told] * 4
-        if told:
-            off = torch.deg2rad(truth.azimuths[views] - data.azimuths[index])
-            torch.testing.assert_close(off.cos(), torch.ones(4))
-    assert not truth.azimuths.isnan().all() and truth.azimuths.nan_to_num().abs().max() <= 180
+def test_training_views_say_what_they_show_and_rendering_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    data = judged_views(tmp_path, 60, seed=5)
+    truth, names = data.truth, world_names()
+    assert data.rgb.shape == (60 * VIEWS, 64, 64, 3) and len(data) == len(truth.classes) == 60 * VIEWS
+    # Every style and pattern equally often, unlike in the training of priors, where most objects are plain photos.
+    for kind, share_ in (("styles", 0.25), ("patterns", 0.45)):
+        counts = torch.bincount(getattr(truth, kind), minlength=len(names[kind]))
+        assert counts.min() > 0 and counts.max() < share_ * len(data)
+    # Azimuths are those of the cameras, and only of upright objects with a front.
+    told = ~truth.azimuths.isnan().view(60, VIEWS)
+    assert (told == told[:, :1]).all() and 0 < told.sum() < told.numel()
+    assert all(names["classes"][k] in FRONTED for k in truth.classes.view(60, VIEWS)[told].tolist())
+    azimuths, _ = orbits(60, VIEWS, 5 * 1_000_003)
+    off = torch.deg2rad(truth.azimuths.view(60, VIEWS) - azimuths)[told]
+    torch.testing.assert_close(off.cos(), torch.ones_like(off))
+    path = next(tmp_path.rglob("*.npz"))
+    written = path.stat().st_mtime_ns
+    again = judged_views(tmp_path, 60, seed=5)
+    assert np.array_equal(again.rgb, data.rgb) and path.stat().st_mtime_ns == written
 
 
 def test_azimuths_are_read_back_from_their_own_targets() -> None:
@@ -85,7 +93,8 @@ def test_degraded_views_are_views_still() -> None:
     images[:, :, 20:44, 20:44] = torch.rand(8, 3, 1, 1)
     worse = degrade(images, torch.Generator().manual_seed(0))
     assert worse.shape == images.shape and worse.min() >= 0 and worse.max() <= 1
-    centres = (slice(None), slice(None), slice(28, 36), slice(28, 36))
+    # Of every two views one may have its middle hidden.
+    centres = (slice(1, None, 2), slice(None), slice(28, 36), slice(28, 36))
     torch.testing.assert_close(worse[centres].mean((2, 3)), images[centres].mean((2, 3)), atol=0.1, rtol=0)
     assert not torch.equal(worse[:, :, 16:48, 16:48], images[:, :, 16:48, 16:48])
     torch.testing.assert_close(worse, degrade(images, torch.Generator().manual_seed(0)), rtol=0, atol=0)
@@ -111,7 +120,7 @@ def test_the_shipped_judge_is_right_about_true_renders() -> None:
 
 
 def test_the_judge_can_be_trained_again_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    data = world_views(tmp_path, 8, seed=3, split="any")
+    data = judged_views(tmp_path, 8, seed=3)
     first = train_judge(tmp_path, data, 2, batch=8)
     save_judge(first, tmp_path / "judge.safetensors")
     loaded = Judge.load(tmp_path / "judge.safetensors")
@@ -120,6 +129,7 @@ def test_the_judge_can_be_trained_again_and_goes_on_where_it_stopped(tmp_path: P
         torch.testing.assert_close(loaded.state_dict()[key].float(), value.float(), rtol=1e-3, atol=1e-3)
     assert judge_accuracy(loaded, data).keys() == {"class", "colour", "pattern", "style", "azimuth"}
     again = train_judge(tmp_path, data, 2, batch=8)
+    # All steps were done: nothing moves.
     for key, value in first.state_dict().items():
         torch.testing.assert_close(again.state_dict()[key], value, rtol=0, atol=0)
 
@@ -143,6 +153,10 @@ def test_a_judge_of_another_world_or_none_is_refused(tmp_path: Path) -> None:
     save_file(state, tmp_path / "silent.safetensors", {"classes": json.dumps(world_names()["classes"])})
     with pytest.raises(InputError, match="other colours and patterns and styles"):
         Judge.load(tmp_path / "silent.safetensors")
+    metadata = {kind: json.dumps(words) for kind, words in world_names().items()} | {"widths": "[8, 8, 8, 8]"}
+    save_file(state, tmp_path / "wide.safetensors", metadata)
+    with pytest.raises(InputError, match="another architecture"):
+        Judge.load(tmp_path / "wide.safetensors")
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(WEIGHTS.read_bytes()[:5000])
     with pytest.raises(InputError, match="damaged"):

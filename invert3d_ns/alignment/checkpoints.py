@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from invert3d_ns.errors import InputError
 from invert3d_ns.files import atomic_path
@@ -184,7 +183,7 @@ def _preprocess(given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _build_model(model_cfg: dict[str, Any]) -> nn.Module:
+def _build_model(model_cfg: dict[str, Any]) -> Any:
     from open_clip import CLIP, CoCa, CustomTextCLIP
 
     config = json.loads(json.dumps(model_cfg))
@@ -212,7 +211,7 @@ def _tokenizer(folder: Path, text_cfg: dict[str, Any]) -> Any:
     return wrapper
 
 
-def _load_state(model: nn.Module, state: dict[str, Any]) -> None:
+def _load_state(model: Any, state: dict[str, Any]) -> None:
     # The steps of open_clip's load_checkpoint, which takes no shards and no tensors that were read safely.
     from open_clip.factory import convert_state_dict, convert_to_custom_text_state_dict, resize_pos_embed
     from open_clip.model import resize_text_pos_embed
@@ -221,7 +220,7 @@ def _load_state(model: nn.Module, state: dict[str, Any]) -> None:
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)
     if "logit_scale" in state:
-        state["logit_scale"] = state["logit_scale"].reshape(model.logit_scale.shape)  # type: ignore[operator]
+        state["logit_scale"] = state["logit_scale"].reshape(model.logit_scale.shape)
     state.pop("text.transformer.embeddings.position_ids", None)
     resize_pos_embed(state, model)
     resize_text_pos_embed(state, model)

@@ -97,7 +97,7 @@ class Evaluate:
 
         judge = Judge.load()
         count, fitted, fit_steps = (6, min(self.consistency_objects, 1), 60) if self.quick else (
-            self.prompts, self.consistency_objects, 300,
+            self.prompts, self.consistency_objects, 250,
         )  # fmt: skip
         asked, photos = held_out_prompts(count), prompts(True, count)
         sampling = {"steps": self.sampling_steps, "guidance_scale": self.guidance_scale}

@@ -30,9 +30,9 @@ class Train:
     """Steps of the denoiser (0.8 s each on one core). A finished run may be resumed with more."""
     images: int = 32
     """Views in a step of the denoiser."""
-    clip_steps: int = 3000
+    clip_steps: int = 1000
     """Steps of CLIP."""
-    judge_steps: int = 2600
+    judge_steps: int = 3600
     """Steps of the judge."""
     evaluate: bool = True
     """For prior: write the table of `invert3d evaluate prior` at the end."""
@@ -66,12 +66,12 @@ class Train:
         return 0
 
     def _judge(self) -> int:
-        from invert3d_ns.prior.training.data import world_views
         from invert3d_ns.prior.training.judge import OBJECTS, SEED, save_judge, train_judge
+        from invert3d_ns.prior.training.judge_data import judged_views
 
         folder = self.out / "judge"
-        data = world_views(folder / "data", min(OBJECTS, self.objects), seed=SEED, split="any")
-        judge = train_judge(folder, data, self.judge_steps, seed=self.seed)
+        data = judged_views(folder / "data", min(OBJECTS, 2 * self.objects), seed=SEED)
+        judge = train_judge(folder, data, self.judge_steps, seed=self.seed, device=self._device())
         save_judge(judge, folder / "judge.safetensors")
         print(f"Judge: {folder / 'judge.safetensors'}")
         return 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
+
+from invert3d_ns.prior.memory import PriorOptions
 
 
 @dataclass
@@ -37,6 +39,8 @@ class Views:
     """Views that are denoised together and agree with each other. Default: as many as the prior was trained with."""
     prior: str | None = None
     """Name or path of the prior. Default: the one that the embedding was made with."""
+    prior_options: Annotated[PriorOptions, tyro.conf.FlagConversionOff] = field(default_factory=PriorOptions)
+    """How the prior computes: precision, and what lowers its memory."""
     out: Path | None = None
     """Folder for views.png and views.mp4. Default: a folder `generated` beside the embedding."""
 
@@ -48,14 +52,14 @@ class Views:
         from invert3d_ns.inversion.embedding import ObjectEmbedding
         from invert3d_ns.inversion.views import generate_views
         from invert3d_ns.pictures import write_grid, write_video
-        from invert3d_ns.prior.checkpoints import load_prior
+        from invert3d_ns.prior.memory import load_with_options
 
         for name in ("steps", "count", "joint_views"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name.replace('_', '-')} is {value}; give 1 or more")
         embedding = ObjectEmbedding.load(self.embedding)
-        prior = load_prior(self.prior or self._own_prior(embedding.prior))
+        prior = load_with_options(self.prior or self._own_prior(embedding.prior), self.prior_options)
         azimuths = [i * 360 / self.count for i in range(self.count)] if self.count else list(self.azimuths)
         with Progress(transient=True) as bar:
             task = bar.add_task("generating")
@@ -84,8 +88,9 @@ class Views:
     def _own_prior(name: str) -> str:
         from invert3d_ns.errors import InputError
         from invert3d_ns.prior.checkpoints import PRIORS
+        from invert3d_ns.prior.hub import parse_reference
 
-        if name not in PRIORS:
+        if name not in PRIORS and parse_reference(name) is None:
             raise InputError(
                 f"the embedding was made for prior {name!r}, which is not a known name; pass its path as --prior"
             )

@@ -17,6 +17,7 @@ from torch.nn import Parameter
 from invert3d_ns.errors import InputError
 from invert3d_ns.inversion.bank import LatentBank, build_bank, check_size
 from invert3d_ns.inversion.cti import TOKEN, CameraTextInversion, Objective
+from invert3d_ns.prior.memory import PriorOptions, apply, check_options, preferred_dtype
 from invert3d_ns.scenes.datasets import SceneDatamanagerConfig
 from invert3d_ns.scenes.splats import ObjectSplatModel, ObjectSplatModelConfig
 from invert3d_ns.viewer.inversion_panel import InversionPanel
@@ -44,6 +45,8 @@ class InversionPipelineConfig(VanillaPipelineConfig):
     """The Gaussian splats that are inverted."""
     prior: str = "bundled"
     """The multi-view diffusion model: bundled, mvdream-sd1.5, mvdream-sd2.1, or a path."""
+    prior_options: PriorOptions = field(default_factory=PriorOptions)
+    """How the prior computes: precision, and what lowers its memory."""
     splat_steps: int = 800
     """Steps of phase 1, fitting splats to images. A scene that is splats already (.ply) skips it."""
     steps: int = 400
@@ -138,12 +141,15 @@ class InversionPipeline(VanillaPipeline):
         """Load the prior into main memory and check the settings against it: mistakes show before a long fit.
 
         Raises:
-            InputError: unknown prior, or vectors, resolution or timesteps that do not fit it.
+            InputError: unknown prior, vectors, resolution or timesteps that do not fit it, or options that exclude each
+                other.
         """
         from invert3d_ns.prior.multiview import MultiViewPrior
 
         config = self.config
-        prior = MultiViewPrior.from_pretrained(config.prior, device="cpu")
+        check_options(config.prior_options)
+        dtype = preferred_dtype(config.prior_options, config.prior, self.device)
+        prior = MultiViewPrior.from_pretrained(config.prior, device="cpu", dtype=dtype)
         check_size(config.resolution or prior.info.image_size, prior)
         objective = Objective(
             config.per_view_timesteps, config.timestep_range or prior.info.inversion_timesteps, config.norm_penalty
@@ -161,7 +167,7 @@ class InversionPipeline(VanillaPipeline):
         self.phase = "words"
         self.eval()
         self.model.freeze()
-        inversion.prior.to(self.device)
+        apply(inversion.prior, config.prior_options, self.device)
         self.bank = build_bank(
             self.model.render, inversion.prior, groups=config.bank_groups, heldout_groups=config.heldout_groups,
             size=config.resolution, seed=inversion.seed, progress=progress,

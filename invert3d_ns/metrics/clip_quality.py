@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,6 @@ OBJECTS = 200
 VIEWS = 4
 _SEED = 7700
 """Of the objects that are evaluated; a seed of the command is added to it."""
-_NOUNS = ("an object", "a thing")
 
 
 def run(
@@ -72,9 +71,9 @@ def evaluate_clip(towers: ClipTowers, seed: int = 0, count: int = OBJECTS) -> di
         class, and for colour and pattern where they can be seen; and what retrieval can reach at most, if nothing
         but what a style hides were mistaken.
     """
+    from invert3d_ns.prior.training.attributes import COARSE, attribute_prompts
     from invert3d_ns.prior.training.data import render_set
     from invert3d_ns.prior.training.styles import COLOURLESS, STYLES
-    from invert3d_ns.prior.training.world import COLOURS, PATTERNS
 
     items = held_out_objects(_SEED + seed, count)
     rgb = torch.from_numpy(render_set(items, _SEED + seed, 64, VIEWS)[0]).permute(0, 1, 4, 2, 3).float() / 255
@@ -97,16 +96,15 @@ def evaluate_clip(towers: ClipTowers, seed: int = 0, count: int = OBJECTS) -> di
         "recall_1_colourless_styles": right[hidden].float().mean().item(),
         "recall_1_attainable": _attainable(items),
     }
-    tables: dict[str, tuple[Mapping[str, Sequence[str]], list[str], Bool[Tensor, "O"]]] = {  # noqa: F821
-        "style": (style_prompts(), [i.style for i in items], torch.ones(len(items), dtype=torch.bool)),
-        "class": (class_prompts(), [i.name for i in items], torch.ones(len(items), dtype=torch.bool)),
-        "colour": ({c: (f"a {c} object", f"a {c} thing") for c in COLOURS}, [i.colour for i in items], ~hidden),
-        "pattern": (
-            {p: [f"a {w} object" for w in words] or ["an object", "a plain object"] for p, words in PATTERNS.items()},
-            [i.pattern for i in items], torch.tensor([i.style != "pixel art" for i in items]),
-        ),
-    }  # fmt: skip
-    for key, (prompts, truth, seen) in tables.items():
+    everywhere = torch.ones(len(items), dtype=torch.bool)
+    tables: dict[str, tuple[list[str], Bool[Tensor, "O"]]] = {  # noqa: F821
+        "style": ([i.style for i in items], everywhere),
+        "class": ([i.name for i in items], everywhere),
+        "colour": ([i.colour for i in items], ~hidden),
+        "pattern": ([i.pattern for i in items], torch.tensor([i.style not in COARSE for i in items])),
+    }
+    for key, prompts in attribute_prompts().items():
+        truth, seen = tables[key]
         named = towers.classify(single, list(prompts.values())).argmax(1).cpu().unflatten(0, views.shape[:2])
         answers: Int[Tensor, "O 1"] = torch.tensor([list(prompts).index(t) for t in truth])[:, None]
         agree = (named == answers).float()
@@ -137,23 +135,6 @@ def held_out_objects(seed: int, count: int) -> list[WorldObject]:
         item = sample_object(rng, split="held-out")
         found.setdefault(item.description(), item)
     return list(found.values())
-
-
-def style_prompts() -> dict[str, list[str]]:
-    """Wordings of every style, over nouns that say nothing of the object."""
-    from invert3d_ns.prior.training.styles import STYLES
-
-    return {
-        name: [wording.format(noun) for wording in style.wordings for noun in _NOUNS] for name, style in STYLES.items()
-    }
-
-
-def class_prompts() -> dict[str, list[str]]:
-    """Wordings of every class."""
-    from invert3d_ns.prior.training.captions import SYNONYMS, with_article
-    from invert3d_ns.prior.training.shapes import CLASSES
-
-    return {name: [with_article(word) for word in SYNONYMS.get(name, (name,))] for name in CLASSES}
 
 
 def _attainable(items: Sequence[WorldObject]) -> float:

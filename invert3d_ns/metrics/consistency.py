@@ -27,7 +27,7 @@ TRUE, GENERATED, APART = "true", "generated", "generated, views apart"
 
 
 def cross_validate(
-    images: Float[Tensor, "F 3 H W"], camera_to_world: Float[Tensor, "F 4 4"], *, count: int = 1500, steps: int = 300
+    images: Float[Tensor, "F 3 H W"], camera_to_world: Float[Tensor, "F 4 4"], *, count: int = 1000, steps: int = 250
 ) -> tuple[float, Float[Tensor, "F 3 H W"]]:
     """Fit splats to the even views and compare their renders with the odd ones.
 
@@ -50,7 +50,7 @@ def cross_validate(
 
 def evaluate_consistency(
     prior: MultiViewPrior, cases: Sequence[Prompt], seeds: Sequence[int], *, steps: int = 20,
-    guidance_scale: float | None = None, apart: bool = False, fit_steps: int = 300,
+    guidance_scale: float | None = None, apart: bool = False, fit_steps: int = 250,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[dict[str, Any]], Float[Tensor, "K F 3 H W"]]:  # fmt: skip
     """Generate :data:`VIEWS` views of each prompt in one pass, and fit splats to half of them; the same for true

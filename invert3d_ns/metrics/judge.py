@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from invert3d_ns.errors import InputError
 WEIGHTS = Path(__file__).parent / "judge" / "judge.safetensors"
 SIZE = 64
 """Pixels of the square views that are judged."""
-WIDTHS = (32, 64, 96, 128)
+WIDTHS = (32, 64, 112, 144)
 """Channels after each halving of the view."""
 BINS = 24
 """Directions between which the azimuth is read."""
@@ -101,20 +102,28 @@ class Judge(nn.Module):
     def __init__(self, names: Mapping[str, Sequence[str]] | None = None, widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()
         self.names = {kind: tuple(words) for kind, words in (names or world_names()).items()}
-        layers: list[nn.Module] = []
-        before = 3
-        for after in widths:
-            layers += [nn.Conv2d(before, after, 4, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-            layers += [nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-            before = after
-        inside = before * (SIZE >> len(widths)) ** 2
-        self.features = nn.Sequential(*layers, nn.Flatten(), nn.Linear(inside, 256), nn.ReLU())
+        self.widths = tuple(widths)
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(before, after, 4, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(),
+                nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(),
+            )
+            for before, after in pairwise((3, *widths))
+        )  # fmt: skip
+        inside = widths[-1] * (SIZE >> len(widths)) ** 2 + 2 * sum(widths[1:-1])
+        self.hidden = nn.Sequential(nn.Dropout(0.15), nn.Linear(inside, 256), nn.ReLU())
         self.heads = nn.ModuleDict({kind: nn.Linear(256, len(self.names[kind])) for kind in KINDS})
         self.heads["azimuths"] = nn.Linear(256, BINS)
 
     def forward(self, images: Float[Tensor, "B 3 64 64"]) -> dict[str, Float[Tensor, "B _"]]:
         """Logits of each of :data:`KINDS`, and of the azimuth's :data:`BINS`, for views in [0, 1] on white."""
-        hidden = self.features(images * 2 - 1)
+        hidden, found = images * 2 - 1, []
+        for index, stage in enumerate(self.stages):
+            hidden = stage(hidden)
+            # Patterns and styles are textures, told by what occurs anywhere; classes and azimuths by what lies where.
+            if 0 < index < len(self.stages) - 1:
+                found += [hidden.mean((2, 3)), hidden.amax((2, 3))]
+        hidden = self.hidden(torch.cat([hidden.flatten(1), *found], 1))
         return {kind: head(hidden) for kind, head in self.heads.items()}
 
     @torch.no_grad()
@@ -138,7 +147,7 @@ class Judge(nn.Module):
         """Load the shipped judge.
 
         Raises:
-            InputError: its weights are missing, damaged, or of another world than this version's.
+            InputError: its weights are missing, damaged, or of another world or architecture than this version's.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -160,7 +169,10 @@ class Judge(nn.Module):
                 "run `invert3d train judge` and use what it writes"
             )
         judge = cls(names, json.loads(metadata["widths"]))
-        judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+        try:
+            judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+        except RuntimeError as error:
+            raise InputError(f"{path} is a judge of another architecture; run `invert3d train judge` again") from error
         return judge.eval()
 
     def save(self, path: Path) -> None:
@@ -168,9 +180,8 @@ class Judge(nn.Module):
         from safetensors.torch import save_file
 
         path.parent.mkdir(parents=True, exist_ok=True)
-        widths = [m.out_channels for m in self.features if isinstance(m, nn.Conv2d) and m.stride == (2, 2)]
         state = {k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items()}
-        metadata = {kind: json.dumps(self.names[kind]) for kind in KINDS} | {"widths": json.dumps(widths)}
+        metadata = {kind: json.dumps(self.names[kind]) for kind in KINDS} | {"widths": json.dumps(self.widths)}
         save_file({k: v.cpu().contiguous() for k, v in state.items()}, path, metadata)
 
 

@@ -20,10 +20,13 @@ from torch import Tensor, nn
 from invert3d_ns.errors import InputError
 from invert3d_ns.prior import prompts as prompting
 from invert3d_ns.prior.info import PriorInfo, fingerprint
+from invert3d_ns.prior.memory import PriorOptions, explain_out_of_memory
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
+
+    from invert3d_ns.prior.offload import Offload
 
 Latents = Float[Tensor, "B F c h w"]
 Timesteps = Int[Tensor, "B"] | Int[Tensor, "B F"]
@@ -50,6 +53,10 @@ class MultiViewPrior(nn.Module):
     """
 
     alphas_cumprod: Float[Tensor, "T"]  # noqa: F821
+    options: PriorOptions
+    """How it computes; :func:`invert3d_ns.prior.memory.apply` sets them."""
+    offload: Offload | None
+    """What brings weights from main memory, if anything does."""
 
     def __init__(
         self,
@@ -70,6 +77,7 @@ class MultiViewPrior(nn.Module):
         self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
         self.tokenizer, self.scheduler = tokenizer, scheduler
         self.frozen = frozen
+        self.options, self.offload = PriorOptions(), None
         self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.detach().float().clone(), persistent=False)
         if frozen:
             self.requires_grad_(False)
@@ -94,7 +102,7 @@ class MultiViewPrior(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
+        """Where the networks compute."""
         return self.alphas_cumprod.device
 
     @property
@@ -155,7 +163,8 @@ class MultiViewPrior(nn.Module):
                 f"best {self.info.image_size}"
             )
         flat = images.reshape(-1, *images.shape[-3:]).to(self.device, self.vae.dtype)
-        posterior = self.vae.encode(flat * 2 - 1, return_dict=False)[0]
+        with explain_out_of_memory("encoding", self.options):
+            posterior = self.vae.encode(flat * 2 - 1, return_dict=False)[0]
         latents = (posterior.sample(generator) if sample else posterior.mode()).to(images.dtype)
         shift = getattr(self.vae.config, "shift_factor", None) or 0.0
         return ((latents - shift) * self.vae.config["scaling_factor"]).reshape(*images.shape[:-3], *latents.shape[1:])
@@ -164,7 +173,8 @@ class MultiViewPrior(nn.Module):
         """Decode scaled latents to RGB images in [0, 1]. Differentiable where the result is not clamped."""
         shift = getattr(self.vae.config, "shift_factor", None) or 0.0
         flat = latents.reshape(-1, *latents.shape[-3:]) / self.vae.config["scaling_factor"] + shift
-        decoded: Tensor = self.vae.decode(flat.to(self.device, self.vae.dtype), return_dict=False)[0]  # type: ignore[assignment]
+        with explain_out_of_memory("decoding", self.options):
+            decoded: Any = self.vae.decode(flat.to(self.device, self.vae.dtype), return_dict=False)[0]
         images = (decoded / 2 + 0.5).clamp(0, 1).to(latents.dtype)
         return images.reshape(*latents.shape[:-3], *images.shape[1:])
 
@@ -259,7 +269,8 @@ class MultiViewPrior(nn.Module):
 
         ``reduction="none"`` gives the mean over each view's latent.
         """
-        prediction = self.predict(self.add_noise(latents, noise, t), t, context, cameras)
+        with explain_out_of_memory("inversion", self.options):
+            prediction = self.predict(self.add_noise(latents, noise, t), t, context, cameras)
         if self.info.prediction_type == "epsilon":
             target = noise
         else:
@@ -307,18 +318,19 @@ class MultiViewPrior(nn.Module):
         seeds = [seed + b for b in range(objects)] if isinstance(seed, int) else list(seed)
         shape = (views, self.info.latent_channels, self.info.latent_size, self.info.latent_size)
         noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
-        latents = sample_latents(
-            self,
-            noise.to(self.device),
-            context.to(self.device).expand(objects, -1, -1),
-            cameras,
-            negative_context=None if scale == 1.0 else self.encode_prompt(negative_prompt),
-            guidance_scale=scale,
-            guidance_rescale=self.info.guidance_rescale if guidance_rescale is None else guidance_rescale,
-            steps=steps,
-            sampler=sampler,
-            callback=callback,
-        )
+        with explain_out_of_memory("sampling", self.options):
+            latents = sample_latents(
+                self,
+                noise.to(self.device),
+                context.to(self.device).expand(objects, -1, -1),
+                cameras,
+                negative_context=None if scale == 1.0 else self.encode_prompt(negative_prompt),
+                guidance_scale=scale,
+                guidance_rescale=self.info.guidance_rescale if guidance_rescale is None else guidance_rescale,
+                steps=steps,
+                sampler=sampler,
+                callback=callback,
+            )
         return self.decode_latents(latents)
 
     def _signal_and_noise(self, t: Timesteps) -> tuple[Float[Tensor, "B f 1 1 1"], Float[Tensor, "B f 1 1 1"]]:

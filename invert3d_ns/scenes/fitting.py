@@ -17,7 +17,7 @@ from invert3d_ns.scenes.silhouettes import Views, alpha_from_background, hull_co
 
 WIDEST = 0.12
 """Largest standard deviation of a fitted splat, in world units: larger ones explain one view and spoil the others."""
-RATES = {"means": 4e-3, "scales": 2e-2, "quats": 1e-2, "opacities": 5e-2, "features_dc": 5e-2}
+RATES = {"means": 1e-3, "scales": 2e-2, "quats": 1e-2, "opacities": 5e-2, "features_dc": 5e-2}
 """Learning rates of Adam; they fall to a tenth."""
 
 
@@ -25,8 +25,8 @@ def fit_splats(
     images: Float[Tensor, "F 3 H W"],
     camera_to_world: Float[Tensor, "F r 4"],
     *,
-    count: int = 1500,
-    steps: int = 300,
+    count: int = 1000,
+    steps: int = 250,
     seed: int = 0,
     fov_y: float = FOV_Y,
 ) -> SplatCloud:
@@ -61,6 +61,8 @@ def fit_splats(
     alphas = torch.stack([alpha_from_background(image.permute(1, 2, 0), torch.ones(3)) for image in images])
     cloud = _start(images, alphas, poses, count, fov_y, torch.Generator().manual_seed(seed))
     leaves = {name: getattr(cloud, name).clone().requires_grad_() for name in RATES}
+    # Splats of less than a pixel explain a pixel of one view and nothing in the others.
+    pixel = float(poses[:, :, 3].norm(dim=-1).mean()) * 2 * math.tan(math.radians(fov_y) / 2) / size
     optimizer = torch.optim.Adam([{"params": [leaves[name]], "lr": rate} for name, rate in RATES.items()], eps=1e-15)
     falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.1 ** (step / max(steps, 1)))
     with torch.enable_grad():
@@ -73,7 +75,7 @@ def fit_splats(
             optimizer.zero_grad(set_to_none=True)
             falling.step()
             with torch.no_grad():
-                leaves["scales"].clamp_(math.log(1e-3), math.log(WIDEST))
+                leaves["scales"].clamp_(math.log(min(pixel / 2, WIDEST)), math.log(WIDEST))
     final = {name: leaf.detach() for name, leaf in leaves.items()}
     final["quats"] = functional.normalize(final["quats"], dim=-1)
     return SplatCloud(**final, features_rest=cloud.features_rest)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from invert3d_ns.prior.training.attributes import attribute_labels, attribute_prompts
 from invert3d_ns.prior.training.data import WorldViews
 from invert3d_ns.prior.training.loop import Stage
 from invert3d_ns.prior.training.text import load_or_build_tokenizer
@@ -24,6 +25,10 @@ ARCHITECTURE: dict[str, Any] = {
 }
 """open_clip's model config, without the vocabulary. A small ResNet costs a third of the time of a transformer of four
 layers over 8x8 patches."""
+ATTRIBUTES_FROM = 400
+"""Step from which prompts that name an attribute alone are learnt too; whole descriptions come first."""
+ATTRIBUTE_WEIGHT = 0.5
+"""Of the loss over them."""
 MOST_VIEWS = 2
 """Views of an object that are averaged in training: one or up to this many."""
 
@@ -41,8 +46,9 @@ def train_clip(
     """Train both towers; a second call goes on where the first stopped.
 
     Each item is an object: one or two of its views, their vectors averaged, against one of its wordings. Of objects
-    whose wording is the same only the first stays in the batch, so that no true pair is pushed apart. Hidden matrices
-    are trained with Muon.
+    whose wording is the same only the first stays in the batch, so that no true pair is pushed apart. Prompts that name
+    an attribute and no object ("a pencil sketch of an object") fit many objects of a batch and can have no place in
+    it: each image is told apart from theirs in a cross-entropy of its own. Hidden matrices are trained with Muon.
 
     Args:
         folder: for the checkpoint and the vocabulary.
@@ -60,18 +66,19 @@ def train_clip(
     attention = [SDPBackend.MATH] if device == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
     batches = Batches(data)
     torch.manual_seed(seed)
+    prompts, labels = attribute_prompts(), attribute_labels(data)
     towers = build_clip(folder, batches.texts).to(device)
     stage = Stage("clip", folder, towers.model, steps, lr, weight_decay=0.05, muon=True)
     contrast = ClipLoss()
 
-    def features(step: int, generator: torch.Generator) -> tuple[Tensor, list[str]]:
+    def features(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor, list[str]]:
         objects, chosen = batches.draw(step, batch, generator)
         count = int(torch.randint(1, MOST_VIEWS + 1, (), generator=generator))
         seen = torch.randint(data.rgb.shape[1], (len(objects), count), generator=generator)
         images = torch.from_numpy(data.rgb[objects[:, None].numpy(), seen.numpy()]).to(device)
         images = images.permute(0, 1, 4, 2, 3).float() / 255
         images = augment(images.flatten(0, 1), generator).unflatten(0, images.shape[:2])
-        return towers.encode_views(images), chosen
+        return towers.encode_views(images), objects, chosen
 
     def loss(step: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
@@ -79,18 +86,35 @@ def train_clip(
             # open_clip's own bound on the temperature.
             towers.model.logit_scale.clamp_(0, math.log(100))
         with torch.autocast(torch.device(device).type, torch.bfloat16):
-            images, chosen = features(step, generator)
-            words = towers.encode_text(chosen)
+            images, objects, chosen = features(step, generator)
+            picked = {}
+            if step >= ATTRIBUTES_FROM:
+                picked = {k: [pick(texts, generator) for texts in table.values()] for k, table in prompts.items()}
+            words = towers.encode_text([*chosen, *(text for texts in picked.values() for text in texts)])
         # The vectors are float32 again; products of bfloat16 would round away the differences that matter.
+        words, *named = words.split([len(chosen), *map(len, picked.values())])
         scale = towers.model.logit_scale.exp()
         right = (images @ words.T).argmax(0) == torch.arange(len(chosen), device=images.device)
-        return {"loss": contrast(images, words, scale), "recall": right.float().mean(), "scale": scale}
+        apart = contrast(images, words, scale)
+        told = torch.zeros_like(apart)
+        for key, vectors in zip(picked, named, strict=True):
+            answers, seen = labels[key]
+            answer = torch.where(seen[objects], answers[objects], -100).to(images.device)
+            each = nn.functional.cross_entropy(scale * images @ vectors.T, answer, reduction="sum")
+            told = told + each / (answer >= 0).sum().clamp_min(1) / len(named)
+        loss = apart + ATTRIBUTE_WEIGHT * told
+        return {"loss": loss, "contrast": apart, "attributes": told, "recall": right.float().mean(), "scale": scale}
 
     with sdpa_kernel(attention):
         stage.run(loss)
     stage.use_average()
     _renew_batch_statistics(towers, features, seed)
     return towers.freeze()
+
+
+def pick(options: list[str], generator: torch.Generator) -> str:
+    """One of several, at random."""
+    return options[int(torch.randint(len(options), (), generator=generator))]
 
 
 def wordings(data: WorldViews) -> list[list[str]]:
@@ -188,7 +212,7 @@ def _renew_batch_statistics(towers: ClipTowers, features: Any, seed: int) -> Non
         norm.reset_running_stats()
         norm.momentum = None  # a plain average over the batches
     towers.train()
-    for index in range(16):
+    for index in range(8):
         features(index, torch.Generator().manual_seed(seed * 1_000_003 - 1 - index))
     for norm in norms:
         norm.momentum = 0.1

@@ -9,27 +9,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from invert3d_ns.prior.training.data import WorldViews
+from invert3d_ns.prior.training.judge_data import JudgedViews
 from invert3d_ns.prior.training.loop import Stage
 
 if TYPE_CHECKING:
-    from invert3d_ns.metrics.judge import Judge, Judgement
+    from invert3d_ns.metrics.judge import Judge
 
 SEED = 900
 """Seed of the judge's training set; priors and CLIP train on others."""
 TEST_SEED = 901
 """Seed of the renders that the judge is graded on."""
-OBJECTS = 12288
+OBJECTS = 24576
 """Objects in the judge's training set."""
 TEST_OBJECTS = 512
-"""Objects that the judge is graded on, of held-out combinations."""
+"""Objects that the judge is graded on."""
 SHARPNESS = 14.0
 """Concentration of the azimuth's target over its bins: a standard deviation of one bin, 15 degrees."""
 
 
 def train_judge(
     folder: Path,
-    data: WorldViews,
+    data: JudgedViews,
     steps: int,
     *,
     batch: int = 128,
@@ -54,18 +54,13 @@ def train_judge(
 
     torch.manual_seed(seed)
     model = Judge().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    stage = Stage("judge", folder, model, steps, lr, muon=True, adam_share=0.2)
-    truth = shown(data)
-    views = data.rgb.shape[1]
+    stage = Stage("judge", folder, model, steps, lr, weight_decay=0.03, muon=True, adam_share=0.2)
 
     def loss(step: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        objects = torch.randint(len(data), (batch,), generator=generator)
-        seen = torch.randint(views, (batch,), generator=generator)
-        images = torch.from_numpy(data.rgb[objects.numpy(), seen.numpy()]).permute(0, 3, 1, 2).float() / 255
-        images = degrade(images, generator).to(device)
-        rows = objects * views + seen
-        targets = {kind: getattr(truth, kind)[rows].to(device) for kind in (*KINDS, "azimuths")}
+        views = torch.randint(len(data), (batch,), generator=generator)
+        images = degrade(data.images(views), generator).to(device)
+        targets = {kind: getattr(data.truth, kind)[views].to(device) for kind in (*KINDS, "azimuths")}
         with torch.autocast(torch.device(device).type, torch.bfloat16):
             logits = model(images.contiguous(memory_format=torch.channels_last))
         return losses({kind: values.float() for kind, values in logits.items()}, targets)
@@ -75,7 +70,7 @@ def train_judge(
 
 
 def losses(logits: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Sum of the heads' cross-entropies, each over what can be judged, as "loss"; and each head's share of right."""
+    """Sum of the heads' cross-entropies, each the mean over what can be judged, as "loss"; and shares of right views."""
     from invert3d_ns.metrics.judge import KINDS, colourless
 
     device = logits["classes"].device
@@ -84,14 +79,13 @@ def losses(logits: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, T
     found: dict[str, Tensor] = {}
     total = torch.zeros((), device=device)
     for kind, mask in masks.items():
-        # Dividing by the whole batch keeps a head that counts on few views from weighing as much on each as on many.
         each = nn.functional.cross_entropy(logits[kind], targets[kind], label_smoothing=0.02, reduction="none")
-        total = total + (each * mask).mean()
+        total = total + (each * mask).sum() / mask.sum().clamp_min(1)
         right = (logits[kind].argmax(1) == targets[kind]).float()
         found[kind] = (right * mask).sum() / mask.sum().clamp_min(1)
     told = ~targets["azimuths"].isnan()
     each = nn.functional.cross_entropy(logits["azimuths"], directions(targets["azimuths"]), reduction="none")
-    return {"loss": total + (each * told).mean(), **found}
+    return {"loss": total + (each * told).sum() / told.sum().clamp_min(1), **found}
 
 
 def directions(azimuths: Float[Tensor, "B"]) -> Float[Tensor, "B bins"]:  # noqa: F821
@@ -103,25 +97,15 @@ def directions(azimuths: Float[Tensor, "B"]) -> Float[Tensor, "B bins"]:  # noqa
     return (SHARPNESS * off.cos() * ~azimuths.isnan()[:, None]).softmax(1)
 
 
-def shown(data: WorldViews) -> Judgement:
-    """What each view of a set shows, view by view: the truth that judgements are compared with."""
-    from invert3d_ns.metrics.judge import KINDS, Judgement, fronted
-
-    views = data.azimuths.shape[1]
-    told = data.upright & fronted()[data.classes]
-    azimuths = ((data.azimuths + 180) % 360 - 180).masked_fill(~told[:, None], torch.nan)
-    return Judgement(**{k: getattr(data, k).repeat_interleave(views) for k in KINDS}, azimuths=azimuths.flatten())
-
-
 def degrade(images: Float[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "B 3 H W"]:
-    """Shift, blur, blotch and noise, so that soft generated views are judged by what they show, not by their sharpness.
+    """Shift, blur, blotch and noise: soft generated views are to be judged by what they show.
 
     Every quarter of the batch has its own blur: none, a Gaussian, or a view of fewer pixels enlarged again.
     """
     from torchvision.transforms.functional import gaussian_blur
 
     count, size = len(images), images.shape[-1]
-    draw = torch.rand(count, 6, generator=generator)
+    draw = torch.rand(count, 5, generator=generator)
     frame = torch.zeros(count, 2, 3)
     frame[:, 0, 0] = frame[:, 1, 1] = 0.92 + 0.16 * draw[:, 0]
     frame[:, :, 2] = 0.16 * (draw[:, 1:3] - 0.5)
@@ -130,10 +114,10 @@ def degrade(images: Float[Tensor, "B 3 H W"], generator: torch.Generator) -> Flo
     parts = list(images.chunk(4))
     for index, part in enumerate(parts):
         kind, strength = torch.rand(2, generator=generator).tolist()
-        if kind < 0.4:
-            parts[index] = gaussian_blur(part, [5, 5], [0.3 + 1.0 * strength])
-        elif kind < 0.7:
-            few = nn.functional.interpolate(part, (round(size * (0.5 + 0.4 * strength)),) * 2, mode="area")
+        if kind < 0.3:
+            parts[index] = gaussian_blur(part, [5, 5], [0.3 + 0.8 * strength])
+        elif kind < 0.55:
+            few = nn.functional.interpolate(part, (round(size * (0.6 + 0.35 * strength)),) * 2, mode="area")
             parts[index] = nn.functional.interpolate(few, (size, size), mode="bilinear")
     images = torch.cat(parts)
     blotches = torch.randn(count, 3, size // 8, size // 8, generator=generator)
@@ -143,12 +127,11 @@ def degrade(images: Float[Tensor, "B 3 H W"], generator: torch.Generator) -> Flo
     return (images + weight[:, 0] * blotches + weight[:, 1] * noise).clamp(0, 1)
 
 
-def judge_accuracy(judge: Judge, data: WorldViews) -> dict[str, float]:
+def judge_accuracy(judge: Judge, data: JudgedViews) -> dict[str, float]:
     """Share of true renders of which class, colour, pattern, style and azimuth are named as they are."""
     from invert3d_ns.metrics.judge import share
 
-    images = data.images(slice(None)).flatten(0, 1)
-    return share(judge.judge(images).right(shown(data)))
+    return share(judge.judge(data.images(slice(None))).right(data.truth))
 
 
 def save_judge(judge: Judge, path: Path) -> None:
