@@ -108,7 +108,7 @@ def train_clip(
     with sdpa_kernel(attention):
         stage.run(loss)
     stage.use_average()
-    _renew_batch_statistics(towers, features, seed)
+    _renew_batch_statistics(towers, data, seed)
     return towers.freeze()
 
 
@@ -205,14 +205,20 @@ def build_clip(folder: Path, texts: list[list[str]]) -> ClipTowers:
 
 
 @torch.no_grad()
-def _renew_batch_statistics(towers: ClipTowers, features: Any, seed: int) -> None:
-    # The averaged weights are no step's weights, so no step's running mean and variance fit them.
+def _renew_batch_statistics(towers: ClipTowers, data: WorldViews, seed: int, batches: int = 8) -> None:
+    # The averaged weights are no step's weights, so no step's running mean and variance fit them. They are taken from
+    # views as they are: blur dims just those features that styles are told by, and statistics of blurred views cost a
+    # tenth of the views their style (measured: 87 % right instead of 98 %).
     norms = [m for m in towers.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain average over the batches
     towers.train()
-    for index in range(8):
-        features(index, torch.Generator().manual_seed(seed * 1_000_003 - 1 - index))
+    for index in range(batches):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 - 1 - index)
+        objects = torch.randint(len(data), (256,), generator=generator)
+        seen = torch.randint(data.rgb.shape[1], (256,), generator=generator)
+        images = torch.from_numpy(data.rgb[objects.numpy(), seen.numpy()]).to(towers.mean.device)
+        towers.encode_image(images.permute(0, 3, 1, 2).float() / 255)
     for norm in norms:
         norm.momentum = 0.1
