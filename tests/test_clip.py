@@ -38,7 +38,6 @@ def small_architecture():
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "ARCHITECTURE", small)
-        patch.setattr(training, "ATTRIBUTES_FROM", 3)
         yield
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from invert3d_ns.cli import main
+from invert3d_ns.prior.info import fingerprint
 from invert3d_ns.prior.multiview import MultiViewPrior
 from invert3d_ns.prior.training.autoencoder import build_autoencoder, finish_decoder, normalise_latents
 from invert3d_ns.prior.training.data import world_views
@@ -38,6 +39,7 @@ def test_training_ends_with_a_prior_that_loads_and_samples(tmp_path: Path, capsy
     assert prior.info.training["steps"] == 2
     views = prior.sample("a red ball", torch.zeros(1, 4, 16), steps=2)
     assert views.shape == (1, 4, 3, 64, 64) and views.isfinite().all()
+    assert prior.info.fingerprint == fingerprint([prior.unet, prior.text_encoder])
     sample_grid(prior, tmp_path / "samples" / "2.png", steps=1)
     assert (tmp_path / "samples" / "2.png").stat().st_size > 1000
     shards = list((tmp_path / "prior").rglob("*.safetensors"))

@@ -70,7 +70,7 @@ def train_judge(
 
 
 def losses(logits: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Sum of the heads' cross-entropies, each the mean over what can be judged, as "loss"; and shares of right views."""
+    """Sum of the heads' cross-entropies, each the mean over what can be judged, as "loss"; shares of right views."""
     from invert3d_ns.metrics.judge import KINDS, colourless
 
     device = logits["classes"].device

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,6 +10,7 @@ import torch
 from rich import print as show
 
 from invert3d_ns.errors import InputError
+from invert3d_ns.prior.info import fingerprint
 from invert3d_ns.prior.training.autoencoder import (
     finish_decoder,
     reconstruction_psnr,
@@ -112,6 +113,7 @@ class Recipe:
             self.folder, prior, data, self.denoiser_steps, images=self.images, seed=self.seed, compiled=self.compiled,
             sample=lambda done: sample_grid(prior, self.folder / "samples" / f"{done:06d}.png"),
         )  # fmt: skip
+        prior.info = replace(prior.info, fingerprint=fingerprint([prior.unet, prior.text_encoder]))
         return prior
 
     def _grade(self, what: str, vae: AutoencoderKL) -> tuple[float, float]:
