@@ -86,7 +86,7 @@ def test_batches_hold_as_many_views_as_asked_and_orbits_are_evenly_spaced(stored
 def test_averaged_weights_come_and_go(tmp_path: Path) -> None:
     stage = Stage("s", tmp_path, model := nn.Linear(2, 1), 4, 1e-1, log_every=2)
     seen: list[torch.Tensor] = []
-    stage.sample, stage.sample_every = (lambda m, step: seen.append(m.weight.detach().clone())), 4
+    stage.sample, stage.sample_every = (lambda m, step: seen.append(torch.clone(model.weight.detach()))), 4
     stage.run(lambda step: {"loss": model(torch.ones(1, 2)).square().sum()})
     assert len(seen) == 1 and not torch.equal(seen[0], model.weight)
     stage.use_average()

@@ -102,7 +102,7 @@ def bench_prior(
             progress(name)
         options = PriorOptions(**VARIANTS[name])
         for work, (seconds, peak) in _measure(size, device, options, name, runs, vectors).items():
-            row = {"options": name, "what": WHAT[work]}
+            row: dict[str, Any] = {"options": name, "what": WHAT[work]}
             if seconds is not None:
                 row["ms"] = round(1e3 * seconds, 1)
             row["MB"] = round(peak / 1e6, 1)

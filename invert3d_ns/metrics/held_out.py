@@ -70,8 +70,8 @@ def _held_out_prompts() -> list[Prompt]:
         turns: dict[str, list[tuple[str, str, str, str]]] = {}
         for words in sorted(found, key=_digest):
             turns.setdefault(words[0], []).append(words)
-        even = [words for turn in zip_longest(*turns.values()) for words in turn if words is not None]
-        chosen.append([_prompt(*words) for words in even[:share]])
+        even = [words for turn in zip_longest(*turns.values()) for words in turn if words]
+        chosen.append([_prompt(name, colour, pattern, look) for name, colour, pattern, look in even[:share]])
     return [prompt for turn in zip(*chosen, strict=True) for prompt in turn][:PROMPTS]
 
 

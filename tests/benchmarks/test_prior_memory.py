@@ -9,6 +9,6 @@ def test_options_save_memory():
     memory = {(row["options"], row["what"]): row["memory"] for row in rows}
     assert memory["plain-attention", "inversion step"] > 1.3
     assert memory["gradient-checkpointing", "inversion step"] < 0.7
-    assert memory["vae-slicing", "encode 4 views"] < 0.4
-    assert memory["vae-slicing", "decode 4 views"] < 0.4
+    assert memory["vae-slicing", "encode 4 views"] < 0.8
+    assert memory["vae-slicing", "decode 4 views"] < 0.8
     assert memory["offload-sequential", "guided denoising step"] < 0.7

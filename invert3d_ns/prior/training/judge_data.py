@@ -55,7 +55,7 @@ def judged_views(folder: Path, objects: int, *, seed: int, size: int = 64) -> Ju
         chunks.append(folder / f"judge-{seed}-{size}" / f"{index:05d}-{count}.npz")
         if not chunks[-1].exists():
             with atomic_path(chunks[-1]) as temporary, temporary.open("wb") as file:
-                np.savez(file, **_chunk(count, seed, index, size))
+                np.savez(file, **_chunk(count, seed, index, size))  # type: ignore[arg-type]
     arrays: dict[str, list[np.ndarray]] = {}
     for chunk in chunks:
         with np.load(chunk) as content:

@@ -81,6 +81,6 @@ def split_parameters(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
         if isinstance(module, nn.Embedding) or name.rsplit(".", 1)[-1] in ("conv_in", "conv_out")
         for parameter in module.parameters()
     }
-    hidden = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2 and id(p) not in apart]
+    hidden: list[Tensor] = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2 and id(p) not in apart]
     chosen = {id(p) for p in hidden}
     return hidden, [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
