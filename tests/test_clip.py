@@ -38,6 +38,7 @@ def small_architecture():
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "ARCHITECTURE", small)
+        patch.setattr(training, "ATTRIBUTES_FROM", 3)
         yield
 
 
