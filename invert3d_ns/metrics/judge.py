@@ -23,7 +23,7 @@ from invert3d_ns.errors import InputError
 WEIGHTS = Path(__file__).parent / "judge" / "judge.safetensors"
 SIZE = 64
 """Pixels of the square views that are judged."""
-WIDTHS = (32, 64, 112, 144)
+WIDTHS = (32, 64, 96, 128)
 """Channels after each halving of the view."""
 BINS = 24
 """Directions between which the azimuth is read."""
@@ -111,7 +111,7 @@ class Judge(nn.Module):
             for before, after in pairwise((3, *widths))
         )  # fmt: skip
         inside = widths[-1] * (SIZE >> len(widths)) ** 2 + 2 * sum(widths[1:-1])
-        self.hidden = nn.Sequential(nn.Dropout(0.15), nn.Linear(inside, 256), nn.ReLU())
+        self.hidden = nn.Sequential(nn.Dropout(0.3), nn.Linear(inside, 256), nn.ReLU())
         self.heads = nn.ModuleDict({kind: nn.Linear(256, len(self.names[kind])) for kind in KINDS})
         self.heads["azimuths"] = nn.Linear(256, BINS)
 

@@ -54,7 +54,7 @@ def train_judge(
 
     torch.manual_seed(seed)
     model = Judge().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    stage = Stage("judge", folder, model, steps, lr, weight_decay=0.03, muon=True, adam_share=0.2)
+    stage = Stage("judge", folder, model, steps, lr, weight_decay=0.1, muon=True, adam_share=0.2)
 
     def loss(step: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
@@ -70,7 +70,7 @@ def train_judge(
 
 
 def losses(logits: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Sum of the heads' cross-entropies, each the mean over what can be judged, as "loss"; shares of right views."""
+    """Sum of the heads' cross-entropies, each over what can be judged, as "loss"; and shares of right views."""
     from invert3d_ns.metrics.judge import KINDS, colourless
 
     device = logits["classes"].device
@@ -80,12 +80,12 @@ def losses(logits: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, T
     total = torch.zeros((), device=device)
     for kind, mask in masks.items():
         each = nn.functional.cross_entropy(logits[kind], targets[kind], label_smoothing=0.02, reduction="none")
-        total = total + (each * mask).sum() / mask.sum().clamp_min(1)
+        total = total + (each * mask).mean()
         right = (logits[kind].argmax(1) == targets[kind]).float()
         found[kind] = (right * mask).sum() / mask.sum().clamp_min(1)
     told = ~targets["azimuths"].isnan()
     each = nn.functional.cross_entropy(logits["azimuths"], directions(targets["azimuths"]), reduction="none")
-    return {"loss": total + (each * told).sum() / told.sum().clamp_min(1), **found}
+    return {"loss": total + (each * told).mean(), **found}
 
 
 def directions(azimuths: Float[Tensor, "B"]) -> Float[Tensor, "B bins"]:  # noqa: F821
@@ -98,7 +98,7 @@ def directions(azimuths: Float[Tensor, "B"]) -> Float[Tensor, "B bins"]:  # noqa
 
 
 def degrade(images: Float[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "B 3 H W"]:
-    """Shift, blur, blotch and noise: soft generated views are to be judged by what they show.
+    """Shift, hide, blur, blotch and noise: soft generated views are to be judged by what they show.
 
     Every quarter of the batch has its own blur: none, a Gaussian, or a view of fewer pixels enlarged again.
     """
@@ -114,11 +114,15 @@ def degrade(images: Float[Tensor, "B 3 H W"], generator: torch.Generator) -> Flo
     parts = list(images.chunk(4))
     for index, part in enumerate(parts):
         kind, strength = torch.rand(2, generator=generator).tolist()
-        if kind < 0.3:
-            parts[index] = gaussian_blur(part, [5, 5], [0.3 + 0.8 * strength])
-        elif kind < 0.55:
-            few = nn.functional.interpolate(part, (round(size * (0.6 + 0.35 * strength)),) * 2, mode="area")
+        if kind < 0.4:
+            parts[index] = gaussian_blur(part, [5, 5], [0.3 + 1.0 * strength])
+        elif kind < 0.7:
+            few = nn.functional.interpolate(part, (round(size * (0.5 + 0.4 * strength)),) * 2, mode="area")
             parts[index] = nn.functional.interpolate(few, (size, size), mode="bilinear")
+        # In every other view a square is hidden, so that no one spot decides.
+        top, left = torch.randint(size - 12, (2,), generator=generator).tolist()
+        some = parts[index][::2, :, top : top + 12, left : left + 12]
+        some.copy_(torch.rand(len(some), 3, 1, 1, generator=generator))
     images = torch.cat(parts)
     blotches = torch.randn(count, 3, size // 8, size // 8, generator=generator)
     blotches = nn.functional.interpolate(blotches, (size, size), mode="bilinear")
