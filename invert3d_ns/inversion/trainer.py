@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,7 @@ from invert3d_ns.inversion import report
 from invert3d_ns.inversion.checkpoints import clear_leftovers, find_checkpoint, read_checkpoint, write_checkpoint
 from invert3d_ns.inversion.pipeline import InversionPipeline
 from invert3d_ns.inversion.progress import ProgressWriter
+from invert3d_ns.prior.memory import explain_out_of_memory
 
 
 @dataclass
@@ -137,7 +138,8 @@ class InversionTrainer(Trainer):
                 self.pipeline.train()
             for callback in callbacks:
                 callback.run_callback_at_location(step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
-            loss, losses, metrics = self.train_iteration(step)
+            with self._explained(phase):
+                loss, losses, metrics = self.train_iteration(step)
             for callback in callbacks:
                 callback.run_callback_at_location(step, TrainingCallbackLocation.AFTER_TRAIN_ITERATION)
         self.seconds[phase] += time.perf_counter() - started
@@ -148,6 +150,12 @@ class InversionTrainer(Trainer):
                 writer.put_dict(
                     name, {key: float(torch.as_tensor(value).detach()) for key, value in values.items()}, step
                 )
+
+    def _explained(self, phase: str) -> AbstractContextManager[None]:
+        # The backward pass runs in nerfstudio's own code, outside what the prior guards.
+        if phase != "words":
+            return nullcontext()
+        return explain_out_of_memory("inversion", self.pipeline.config.prior_options)
 
     def _begin_words(self) -> None:
         """Enter phase 2; what the phase before left on the optimizers is dropped."""

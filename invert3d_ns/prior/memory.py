@@ -221,6 +221,6 @@ def out_of_memory_message(work: Work, options: PriorOptions) -> str:
         return f"{start}, and every option that lowers it is on; close other programs or take another GPU or prior"
     listed = ", ".join(text for _, text in sorted(helps, reverse=True))
     return (
-        f"{start}; what lowers it, measured at full size: {listed}; give it as --pipeline.prior-options.NAME VALUE to "
+        f"{start}; what lowers it, counted at full size: {listed}; give it as --pipeline.prior-options.NAME VALUE to "
         "ns-train, --prior-options.NAME VALUE to invert3d"
     )
