@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from invert3d_ns.errors import InputError
-from invert3d_ns.prior.training.styles import COLOURLESS, STYLES, apply_styles
+from invert3d_ns.prior.training.styles import COLOURLESS, STYLES, apply_styles, style_coverage
 from invert3d_ns.prior.training.world import COLOURS, Renders, WorldObject, render, sample_object
 from invert3d_ns.scenes.cameras import orbit_camera_to_world
 
@@ -58,11 +58,14 @@ def test_background_stays_white(style: str, size: int) -> None:
     renders = _renders([_object("mug", "green", "spotted"), _object("chair", "black")], size)
     rgb = apply_styles(renders, [style] * 2, [1, 2])
     assert rgb.shape == renders.rgb.shape and rgb.dtype == np.uint8
-    covered = torch.from_numpy(renders.alpha > 0).float()
+    covered = style_coverage(renders.alpha, [style] * 2)
+    assert (rgb[covered == 0] == 255).all()
+    assert (rgb[covered == 255] < 250).any(-1).mean() > 0.5
     if style == "pixel art":  # its blocks may stick out of the silhouette, but not by more than themselves
-        covered = F.max_pool2d(covered, 2 * (size // 16) - 1, 1, size // 16 - 1)
-    assert (rgb[covered.numpy() == 0] == 255).all()
-    assert (rgb[renders.alpha == 255] < 250).any(-1).mean() > 0.5
+        rendered = F.max_pool2d(torch.from_numpy(renders.alpha > 0).float(), 2 * (size // 16) - 1, 1, size // 16 - 1)
+        assert not (covered[rendered.numpy() == 0]).any() and set(np.unique(covered)) == {0, 255}
+    else:
+        np.testing.assert_array_equal(covered, renders.alpha)
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -111,6 +114,15 @@ def test_any_two_styles_differ(name: str, colour: str) -> None:
         assert difference > 12, (one, other, difference)
 
 
+def test_neon_tells_paints_of_one_hue_apart() -> None:
+    objects = [_object("chair", colour) for colour in ("orange", "brown", "white", "gray", "black")]
+    renders = _renders(objects)
+    drawn = apply_styles(renders, ["neon"] * 5, [3] * 5)
+    solid = renders.alpha == 255
+    orange, brown, white, gray, black = (np.percentile(v[s].max(-1), 90) for v, s in zip(drawn, solid, strict=True))
+    assert orange > 1.3 * brown and white > 1.3 * gray > 1.5 * black
+
+
 @pytest.mark.parametrize("pattern", ["striped", "checkered"])
 @pytest.mark.parametrize("style", STYLES)
 def test_patterns_stay_visible(style: str, pattern: str) -> None:
@@ -128,6 +140,8 @@ def test_wordings_take_one_noun_phrase_and_name_one_style() -> None:
     for name, style in STYLES.items():
         assert len(style.wordings) >= 3, name
         assert all(wording.count("{}") == 1 for wording in style.wordings), name
+        # What stands in for {} has an article of its own.
+        assert not any(wording.split("{}")[0].endswith(("a ", "an ", "the ")) for wording in style.wordings), name
     assert set(COLOURLESS) < set(STYLES) and next(iter(STYLES)) == "photo"
 
 

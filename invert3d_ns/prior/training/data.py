@@ -15,7 +15,7 @@ from rich.progress import track
 from torch import Tensor
 
 from invert3d_ns.prior.training.shapes import CLASSES
-from invert3d_ns.prior.training.styles import STYLES, apply_styles
+from invert3d_ns.prior.training.styles import STYLES, apply_styles, style_coverage
 from invert3d_ns.prior.training.world import COLOURS, PATTERNS, WorldObject, render, sample_object
 from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world, random_orbit
 
@@ -32,7 +32,7 @@ class WorldViews:
     rgb: UInt8[np.ndarray, "O F H W 3"]
     """In each object's style, composited on white."""
     alpha: UInt8[np.ndarray, "O F H W"]
-    """Coverage."""
+    """Coverage, in each object's style."""
     azimuths: Float[Tensor, "O F"]
     """Degrees."""
     elevations: Float[Tensor, "O F"]
@@ -89,8 +89,9 @@ def render_set(
     """Views of objects, each in its style, from random orbits: RGB, coverage, azimuths and elevations in degrees."""
     azimuths, elevations = orbits(len(objects), views, seed)
     renders = render(objects, orbit_camera_to_world(azimuths, elevations), size)
-    rgb = apply_styles(renders, [o.style for o in objects], [seed * CHUNK + i for i in range(len(objects))])
-    return rgb, renders.alpha, azimuths, elevations
+    styles = [o.style for o in objects]
+    rgb = apply_styles(renders, styles, [seed * CHUNK + i for i in range(len(objects))])
+    return rgb, style_coverage(renders.alpha, styles), azimuths, elevations
 
 
 def world_views(

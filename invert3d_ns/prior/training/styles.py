@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 COLOURLESS = ("pencil sketch", "sepia", "blueprint")
 """Styles in which the object's colour cannot be seen."""
+BLOCKY = ("pixel art",)
+"""Styles that redraw the silhouette too, in blocks."""
 LUMA = (0.299, 0.587, 0.114)
 
 
@@ -150,9 +152,13 @@ def _pixel_art(layers: Layers) -> Tensor:
     block = 4 * layers.unit  # sixteen blocks a side
     weight = F.avg_pool2d(layers.mask, block)
     mean = F.avg_pool2d(layers.rgb * layers.mask, block) / weight.clamp_min(1e-3)
-    mean = torch.round(_saturate(mean, 1.3) * 5) / 5
-    mean = torch.where(weight > 0.45, mean, torch.ones_like(mean))
-    return F.interpolate(mean, scale_factor=block, mode="nearest")
+    return F.interpolate(torch.round(_saturate(mean, 1.3) * 5) / 5, scale_factor=block, mode="nearest")
+
+
+def _blocks(mask: Float[Tensor, "V 1 H W"]) -> Float[Tensor, "V 1 H W"]:
+    """1 on the blocks of pixel art that an object fills to about a half, else 0."""
+    block = 4 * max(round(mask.shape[-1] / 64), 1)
+    return F.interpolate((F.avg_pool2d(mask, block) > 0.45).float(), scale_factor=block, mode="nearest")
 
 
 def _toon(layers: Layers) -> Tensor:
@@ -174,7 +180,9 @@ def _sepia(layers: Layers) -> Tensor:
 
 
 def _neon(layers: Layers) -> Tensor:
-    bright = layers.rgb / layers.rgb.amax(1, keepdim=True).clamp_min(0.08)
+    peak = layers.rgb.amax(1, keepdim=True)
+    # Tubes shine the brighter the paint is: hue alone would make brown orange, and gray and black white.
+    bright = layers.rgb / peak.clamp_min(0.08) * (0.2 + 0.8 * peak)
     lines = _inner_lines(layers)
     glow = _smooth(_smooth(lines, layers.unit), layers.unit)
     colour = 0.92 * _saturate(bright, 1.3)
@@ -211,10 +219,10 @@ STYLES: dict[str, Style] = {
         ("a watercolor painting of {}", "{}, watercolor", "{} in watercolor style", "a watercolor of {}"), _watercolor
     ),
     "pixel art": Style(("pixel art of {}", "{}, pixel art", "{} in pixel art style"), _pixel_art),
-    "toon": Style(("a toon of {}", "{}, toon style", "a cartoon of {}", "{} in toon style"), _toon),
+    "toon": Style(("a cartoon of {}", "{}, toon style", "a toon of {}", "{} in toon style"), _toon),
     "night": Style(("{} at night", "a night photo of {}", "{}, night", "{} in the night"), _night),
     "sepia": Style(("a sepia photo of {}", "{} in sepia", "{}, sepia", "{} in sepia style"), _sepia),
-    "neon": Style(("a neon sign of {}", "{} in neon style", "{}, neon", "a neon {}"), _neon),
+    "neon": Style(("a neon sign of {}", "{} in neon style", "{}, neon"), _neon),
     "van gogh": Style(
         ("{} in van gogh style", "a van gogh painting of {}", "{} painted by van gogh", "{}, van gogh"), _van_gogh
     ),
@@ -243,12 +251,20 @@ def apply_styles(renders: Renders, names: Sequence[str], seeds: Sequence[int]) -
             continue
         rows = [i for i, other in enumerate(names) if other == name]
         layers = _layers(renders, rows, [seeds[i] for i in rows])
-        mask = layers.mask
-        if name == "pixel art":
-            mask = torch.ones_like(mask)
+        mask = _blocks(layers.mask) if name in BLOCKY else layers.mask
         drawn = STYLES[name].apply(layers).clamp(0, 1) * mask + (1 - mask)
         drawn = (drawn * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
         out[rows] = drawn.reshape(len(rows), -1, *drawn.shape[1:])
+    return out
+
+
+def style_coverage(alpha: UInt8[np.ndarray, "O F H W"], names: Sequence[str]) -> UInt8[np.ndarray, "O F H W"]:
+    """Coverage of objects as their styles draw them: the blocks of pixel art, else what was rendered."""
+    out = alpha.copy()
+    rows = [index for index, name in enumerate(names) if name in BLOCKY]
+    masks = torch.from_numpy(alpha[rows]).flatten(0, 1)[:, None].float() / 255
+    if rows:
+        out[rows] = (255 * _blocks(masks)).to(torch.uint8).numpy().reshape(out[rows].shape)
     return out
 
 

@@ -143,7 +143,7 @@ def sample_object(
         second_colour=tint(second) if second else (1.0, 1.0, 1.0),
         pattern=list(PATTERNS).index(print_),
         pattern_parts=tuple(parts),
-        frequency=rng.uniform(3.0, 4.2) if print_ != "spotted" else rng.uniform(2.6, 3.4),
+        frequency=rng.uniform(3.0, 4.2) if print_ != "spotted" else rng.uniform(2.1, 2.8),
         radius=OBJECT_RADIUS * (rng.uniform(0.88, 1.0) if size == "normal" else rng.uniform(0.58, 0.68)),
         turn=({"upright": 0.0, "upside down": 180.0, "lying": -90.0}[pose], 0.0, rng.uniform(-12, 12)),
         material=list(MATERIALS).index(material),

@@ -119,9 +119,12 @@ static void surface_colour(const float *p, const float x[3], float out[3]) {
         } else if (pattern == CHECKS) {
             second = ((int)floorf(q[0] * f + 1000.5f) + (int)floorf(q[1] * f + 1000.5f) + (int)floorf(q[2] * f + 1000.5f)) & 1;
         } else {
-            float a = q[0] * f, b = q[1] * f, c = q[2] * f;
-            a -= floorf(a + 0.5f), b -= floorf(b + 0.5f), c -= floorf(c + 0.5f);
-            second = a * a + b * b + c * c < 0.115f;
+            /* Balls on a body-centred lattice: half a cell between layers, so that no face of a box can pass between them. */
+            for (int layer = 0; layer < 2; layer++) {
+                float a = q[0] * f + 0.5f * layer, b = q[1] * f + 0.5f * layer, c = q[2] * f + 0.5f * layer;
+                a -= floorf(a + 0.5f), b -= floorf(b + 0.5f), c -= floorf(c + 0.5f);
+                second |= a * a + b * b + c * c < 0.115f;
+            }
         }
         if (second) colour = p + 21;
     }
