@@ -14,7 +14,7 @@ from invert3d_ns.prior.info import fingerprint
 from invert3d_ns.prior.multiview import MultiViewPrior
 from invert3d_ns.prior.training.autoencoder import build_autoencoder, finish_decoder, normalise_latents
 from invert3d_ns.prior.training.data import world_views
-from invert3d_ns.prior.training.denoiser import build_scheduler, draw_views
+from invert3d_ns.prior.training.denoiser import PATTERNED_SHARE, build_scheduler, draw_views, object_weights
 from invert3d_ns.prior.training.loop import Stage, warmup_stable_decay
 from invert3d_ns.prior.training.recipe import sample_grid
 from invert3d_ns.prior.training.text import build_text_encoder, build_tokenizer, load_or_build_tokenizer
@@ -58,6 +58,58 @@ def test_stages_run_alone_and_a_bad_one_stops_the_next(tmp_path: Path, capsys: p
     error = capsys.readouterr().err
     assert "gate" in error and "--no-gates" in error and error.count("\n") == 1
     assert (tmp_path / "autoencoder.pt").exists() and not (tmp_path / "denoiser.pt").exists()
+
+
+def test_a_finished_prior_is_trained_on_with_its_autoencoder_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The bundled tokenizer and a set of few objects: every caption must be one that the shipped vocabulary spells.
+    command = ["train", "prior", "--out", str(tmp_path), "--objects", "8", "--start", "bundled"]
+    assert _run([*command, "--stage", "export"]) == 1
+    assert "no checkpoint" in capsys.readouterr().err
+    assert _run([*command, "--stage", "denoiser", "--denoiser-steps", "2"]) == 0
+    assert not (tmp_path / "autoencoder.pt").exists()
+    first, start = MultiViewPrior.from_pretrained(tmp_path / "prior"), MultiViewPrior.from_pretrained("bundled")
+    told = first.info.training
+    assert told["started_from"] == start.info.fingerprint != first.info.fingerprint
+    assert told["steps"] == 2 and told["steps_before"] >= start.info.training["steps"]
+    assert told["autoencoder_steps"] == start.info.training["autoencoder_steps"]
+    assert first.tokenizer.get_vocab() == start.tokenizer.get_vocab()
+    for one, other in zip(first.vae.parameters(), start.vae.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    # Two steps of a warm-up hardly move a network: had it started afresh, nothing would agree.
+    for one, other in zip(first.unet.parameters(), start.unet.parameters(), strict=True):
+        assert (one - other).norm() <= 0.05 * other.norm() + 1e-2
+    # The checkpoint again, as a training that still runs would leave it; then more steps from there.
+    assert _run([*command, "--stage", "export"]) == 0
+    again = MultiViewPrior.from_pretrained(tmp_path / "prior")
+    assert again.info.training == told and again.info.fingerprint == first.info.fingerprint
+    assert _run([*command, "--stage", "denoiser", "--denoiser-steps", "3"]) == 0
+    assert MultiViewPrior.from_pretrained(tmp_path / "prior").info.training["steps"] == 3
+    capsys.readouterr()
+    assert _run([*command, "--stage", "autoencoder"]) == 1
+    assert "--start" in capsys.readouterr().err
+
+
+def test_the_stage_of_the_denoiser_ends_with_a_prior_that_has_the_finished_decoder(tmp_path: Path) -> None:
+    assert _run([*_tiny(tmp_path), "--stage", "decoder"]) == 0
+    assert not (tmp_path / "prior").exists()
+    assert _run([*_tiny(tmp_path), "--stage", "denoiser"]) == 0
+    finished = torch.load(tmp_path / "decoder.pt", weights_only=True)["model"]["decoder.conv_in.weight"]
+    began = torch.load(tmp_path / "autoencoder.pt", weights_only=True)["model"]["decoder.conv_in.weight"]
+    prior = MultiViewPrior.from_pretrained(tmp_path / "prior")
+    kept = prior.vae.state_dict()["decoder.conv_in.weight"]
+    assert (kept - finished).norm() < (kept - began).norm()
+
+
+def test_objects_with_patterns_are_drawn_more_often_than_they_are_in_the_set(tmp_path: Path) -> None:
+    data = world_views(tmp_path, 40, seed=3, size=16)
+    weights = object_weights(data)
+    patterned = data.patterns > 0
+    assert 0 < patterned.sum() < 40 and len(set(weights[patterned].tolist())) == 1
+    assert float(weights[patterned].sum() / weights.sum()) == pytest.approx(PATTERNED_SHARE)
+    data.patterns.zero_()
+    assert len(set(object_weights(data).tolist())) == 1
 
 
 def test_finishing_the_decoder_leaves_latents_as_they_are(tmp_path: Path) -> None:

@@ -18,8 +18,11 @@ class Train:
     use. demo: the demo scene."""
     out: Path = Path("outputs/prior")
     """Folder for checkpoints, the training set, sample grids and, at the end, the finished model."""
-    stage: Literal["all", "data", "autoencoder", "decoder", "denoiser"] = "all"
-    """For prior: stop after this one. decoder and denoiser may run side by side, once the autoencoder is trained."""
+    stage: Literal["all", "data", "autoencoder", "decoder", "denoiser", "export"] = "all"
+    """For prior: stop after this one. decoder and denoiser may run side by side, once the autoencoder is trained.
+    export writes the averaged weights of the denoiser's latest checkpoint as a prior, also while that still trains."""
+    start: str | None = None
+    """For prior: a finished prior that the denoiser goes on from, a folder or "bundled"; its autoencoder stays."""
     objects: int = 12288
     """Objects in the training set, eight views each (200 views a second and core are rendered)."""
     autoencoder_steps: int = 3600
@@ -28,6 +31,8 @@ class Train:
     """Steps of its decoder alone (0.2 to 0.4 s each on one core)."""
     denoiser_steps: int = 4800
     """Steps of the denoiser (0.8 s each on one core). A finished run may be resumed with more."""
+    denoiser_lr: float | None = None
+    """Peak learning rate of the denoiser. If not given: 2e-3, and with --start 1.2e-3."""
     images: int = 32
     """Views in a step of the denoiser."""
     clip_steps: int = 1000
@@ -95,15 +100,15 @@ class Train:
         recipe = Recipe(
             self.out, objects=self.objects, autoencoder_steps=self.autoencoder_steps, decoder_steps=self.decoder_steps,
             denoiser_steps=self.denoiser_steps, images=self.images, seed=self.seed, device=self._device(),
-            compiled=self.compile, gates=self.gates,
+            compiled=self.compile, start=self.start, denoiser_lr=self.denoiser_lr, gates=self.gates,
         )  # fmt: skip
         prior = recipe.run(self.stage)
-        if prior is None or self.stage != "all":
+        if prior is None:
             return 0
         finished = self.out / "prior"
         save_prior(prior, finished)
         print(f"Prior: {finished}")
-        if self.evaluate:
+        if self.evaluate and self.stage == "all":
             from invert3d_ns.commands.evaluate import Evaluate
 
             return Evaluate("prior", out=self.out / "report", prior=str(finished)).run()

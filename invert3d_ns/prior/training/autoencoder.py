@@ -130,6 +130,21 @@ def train_autoencoder(
     return model
 
 
+def _decoder_stage(folder: Path, model: AutoencoderKL, steps: int, lr: float) -> Stage:
+    # A denoiser's training has frozen all of it, if it came first.
+    model.requires_grad_(True).encoder.requires_grad_(False)
+    assert model.quant_conv is not None
+    model.quant_conv.requires_grad_(False)
+    return Stage("decoder", folder, model, steps, lr, weight_decay=1e-3, muon=True)
+
+
+def use_finished_decoder(folder: Path, model: AutoencoderKL) -> None:
+    """Put the decoder that :func:`finish_decoder` has come to in place, if it was run, without training it."""
+    stage = _decoder_stage(folder, model, 0, 0.0)
+    if stage.done:
+        stage.use_average()
+
+
 def finish_decoder(
     folder: Path, model: AutoencoderKL, data: WorldViews, steps: int, *, batch: int = 24, lr: float = 2e-3,
     seed: int = 0, device: str = "cpu", compiled: bool = False,
@@ -138,10 +153,7 @@ def finish_decoder(
 
     Latents stay what they are, so this stage and the denoiser's can run side by side.
     """
-    model.encoder.requires_grad_(False)
-    assert model.quant_conv is not None
-    model.quant_conv.requires_grad_(False)
-    stage = Stage("decoder", folder, model, steps, lr, weight_decay=1e-3, muon=True)
+    stage = _decoder_stage(folder, model, steps, lr)
     crops = _Crops(data, batch, seed + 1, device)
 
     def forward(target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,8 +4,9 @@ What makes words be obeyed at this size, and why:
 
 - zero terminal SNR and v-prediction (Lin et al. 2023): otherwise colours are read from the noisy latent, not from the
   words;
-- half of the timesteps drawn from the noisiest part: an 8x8x16 latent still shows its class at a signal-to-noise ratio
-  of 1:80, so only there does the network have to listen to the words;
+- half of the timesteps drawn from the noisier part: an 8x8x32 latent still shows its class at a signal-to-noise ratio
+  of 1:80, so only there does the network have to listen to the words; patterns are decided a little later;
+- objects with patterns make up more of the batches than of the training set, since patterns are learnt last;
 - part of the batches hold single views of many objects (as MVDream mixes 2D images in): four times as many captions a
   step. Another part holds eight views of few objects, or four from any side, so that more views, and unevenly spaced
   ones, can be asked for.
@@ -14,6 +15,7 @@ What makes words be obeyed at this size, and why:
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from invert3d_ns.errors import InputError
 from invert3d_ns.prior.info import PriorInfo
 from invert3d_ns.prior.training.data import WorldViews
 from invert3d_ns.prior.training.loop import Stage
@@ -52,9 +55,17 @@ SINGLE_VIEW_SHARE, ALL_VIEWS_SHARE = 0.4, 0.12
 SCATTERED_SHARE = 0.25
 """Share of the batches of four views that are any four of an object's, not an evenly spaced orbit."""
 NOISY_SHARE = 0.5
-NOISY_FROM = 650
+NOISY_FROM = 500
 """This share of timesteps is uniform over the noisiest part of the schedule, from this step on; the rest over all of
 it."""
+
+
+PATTERNED_SHARE = 0.6
+"""Share of the objects drawn that have a pattern."""
+PEAK, WARM_PEAK = 2e-3, 1.2e-3
+"""Peak learning rate of Muon for fresh networks, and for those of a finished prior."""
+DECAY_SHARE = 0.3
+"""Share of the steps, the last ones, over which the learning rate falls to zero."""
 
 
 def build_unet() -> UNet2DConditionModel:
@@ -87,6 +98,38 @@ def assemble(folder: Path, vae: AutoencoderKL, data: WorldViews, training: dict[
         training=training,
     )  # fmt: skip
     return MultiViewPrior(unet, vae, text_encoder, tokenizer, scheduler, info, frozen=False)
+
+
+def assemble_from(start: str, data: WorldViews, training: dict[str, Any]) -> MultiViewPrior:
+    """A prior that goes on from a finished one: its networks, its autoencoder frozen, its vocabulary.
+
+    Args:
+        start: a folder that ``invert3d train prior`` wrote, or "bundled".
+        data: the training set.
+        training: settings of this training; what the prior was made with and is not said anew is kept.
+
+    Raises:
+        InputError: the prior is not one of this recipe's, or has no tokens for the captions.
+    """
+    from invert3d_ns.prior.multiview import MultiViewPrior
+
+    prior = MultiViewPrior.from_pretrained(start, device="cpu", dtype=torch.float32)
+    info = prior.info
+    size = info.image_size, info.prediction_type, prior.vae.config["scaling_factor"]
+    if not info.training.get("steps") or size != (data.rgb.shape[2], "v_prediction", 1.0):
+        raise InputError(
+            f"the prior {start} was not made by `invert3d train prior`; start from one that was, or bundled"
+        )
+    text = " ".join(sorted({word for wordings in data.captions for caption in wordings for word in caption.split()}))
+    if prior.tokenizer.unk_token_id in prior.tokenizer(text, add_special_tokens=False)["input_ids"]:
+        raise InputError(f"the prior {start} has no tokens for some words of the captions; train without --start")
+    before = int(info.training["steps"]) + int(info.training.get("steps_before", 0))
+    kept = {key: value for key, value in info.training.items() if key not in ("started_from", "steps_before")}
+    training = kept | training | {"started_from": info.fingerprint, "steps_before": before}
+    return MultiViewPrior(
+        prior.unet.requires_grad_(True), prior.vae, prior.text_encoder.requires_grad_(True), prior.tokenizer,
+        prior.scheduler, replace(info, name="bundled", training=training), frozen=False,
+    )  # fmt: skip
 
 
 class LatentCache:
@@ -131,8 +174,40 @@ def draw_views(images: int, views: int, generator: torch.Generator) -> tuple[int
     return count, first + step * torch.arange(4)
 
 
+def object_weights(data: WorldViews) -> Float[Tensor, "O"]:  # noqa: F821
+    """Chances, in any unit, of drawing each object: together :data:`PATTERNED_SHARE` for those with a pattern."""
+    patterned = data.patterns > 0
+    count = int(patterned.sum())
+    share = torch.tensor([1 - PATTERNED_SHARE, PATTERNED_SHARE])
+    return (share / torch.tensor([len(data) - count, count]).clamp_min(1))[patterned.long()]
+
+
+def _stage(
+    folder: Path, prior: MultiViewPrior, steps: int, lr: float, sample: Callable[[int], None] | None = None
+) -> Stage:
+    prior.vae.requires_grad_(False)
+    model = nn.ModuleDict({"unet": prior.unet, "text": prior.text_encoder})
+    return Stage(
+        "denoiser", folder, model, steps, lr, muon=MUON, decay_share=DECAY_SHARE,
+        sample=sample and (lambda _, done: sample(done)),
+    )  # fmt: skip
+
+
+def use_checkpoint(folder: Path, prior: MultiViewPrior) -> int:
+    """Put the averaged weights of the latest checkpoint in place, of a training that may still run, and give its steps.
+
+    Raises:
+        InputError: there is no checkpoint yet.
+    """
+    stage = _stage(folder, prior, 0, 0.0)
+    if not stage.done:
+        raise InputError(f"{folder} has no checkpoint of a denoiser yet; run --stage denoiser first")
+    stage.use_average()
+    return stage.done
+
+
 def train_denoiser(
-    folder: Path, prior: MultiViewPrior, data: WorldViews, steps: int, *, images: int = 32, lr: float = 2e-3,
+    folder: Path, prior: MultiViewPrior, data: WorldViews, steps: int, *, images: int = 32, lr: float = PEAK,
     seed: int = 0, compiled: bool = False, sample: Callable[[int], None] | None = None,
 ) -> None:  # fmt: skip
     """Train the UNet and the text tower in place and leave the averaged weights in them.
@@ -149,13 +224,10 @@ def train_denoiser(
         sample: called now and then, the averaged weights in place, with the number of steps done.
     """
     device = prior.device
-    prior.vae.requires_grad_(False)
     cache = LatentCache(data, prior.vae, prior.info.latent_size, prior.info.latent_channels)
     cameras = data.cameras()
-    model = nn.ModuleDict({"unet": prior.unet, "text": prior.text_encoder})
-    stage = Stage(
-        "denoiser", folder, model, steps, lr, muon=MUON, sample=sample and (lambda _, done: sample(done)),
-    )  # fmt: skip
+    stage = _stage(folder, prior, steps, lr, sample)
+    weights = object_weights(data)
     views = data.rgb.shape[1]
     last = len(prior.alphas_cumprod)
     if compiled:
@@ -164,7 +236,7 @@ def train_denoiser(
     def loss(step: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         count, seen = draw_views(images, views, generator)
-        objects = torch.randint(len(data), (count,), generator=generator)
+        objects = torch.multinomial(weights, count, replacement=True, generator=generator)
         latents = cache.get(objects, seen).to(device)
         wording = torch.randint(len(data.captions[0]), (count,), generator=generator).tolist()
         dropped = torch.rand(count, generator=generator) < DROP_CAPTION

@@ -19,12 +19,12 @@ CHECKPOINT_EVERY = 200
 
 
 def warmup_stable_decay(step: int, steps: int, warmup: int = 100, decay_share: float = 0.35) -> float:
-    """Factor of the learning rate: linear over ``warmup`` steps, then one, then linear to 2 % over the last share.
+    """Factor of the learning rate: linear over ``warmup`` steps, then one, then linear to zero over the last share.
 
     Unlike a cosine, it lets a run be resumed with another number of steps: all that came before the decay still fits.
     """
     rest = (steps - step) / max(decay_share * steps, 1)
-    return min((step + 1) / warmup, 1.0) * (0.02 + 0.98 * min(rest, 1.0))
+    return min((step + 1) / warmup, 1.0) * min(rest, 1.0)
 
 
 @dataclass
@@ -41,6 +41,8 @@ class Stage:
     lr: float
     weight_decay: float = 1e-2
     ema_decay: float = 0.998
+    decay_share: float = 0.35
+    """Share of the steps, the last ones, over which the learning rate falls to zero."""
     clip: float = 1.0
     log_every: int = 50
     muon: bool = False
@@ -109,7 +111,7 @@ class Stage:
         with Progress(*columns) as progress:
             task = progress.add_task(self.name, total=self.steps, completed=self.done)
             for step in self._remaining():
-                factor = warmup_stable_decay(step, self.steps)
+                factor = warmup_stable_decay(step, self.steps, decay_share=self.decay_share)
                 values = loss(step)
                 values["loss"].backward()
                 nn.utils.clip_grad_norm_(self._trained(), self.clip)

@@ -15,9 +15,10 @@ from invert3d_ns.prior.training.autoencoder import (
     finish_decoder,
     reconstruction_psnr,
     train_autoencoder,
+    use_finished_decoder,
 )
 from invert3d_ns.prior.training.data import WorldViews, world_views
-from invert3d_ns.prior.training.denoiser import assemble, train_denoiser
+from invert3d_ns.prior.training.denoiser import PEAK, WARM_PEAK, assemble, assemble_from, train_denoiser, use_checkpoint
 from invert3d_ns.scenes.cameras import camera_condition
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ SAMPLES = (
 )  # fmt: skip
 """Prompts of the sample grids that are drawn while the denoiser trains."""
 
-StageName = Literal["all", "data", "autoencoder", "decoder", "denoiser"]
+StageName = Literal["all", "data", "autoencoder", "decoder", "denoiser", "export"]
 
 
 @dataclass
@@ -61,6 +62,10 @@ class Recipe:
     device: str = "cpu"
     compiled: bool = False
     """Run networks through torch.compile."""
+    start: str | None = None
+    """A finished prior whose networks the denoiser goes on from: a folder, or "bundled". Its autoencoder stays."""
+    denoiser_lr: float | None = None
+    """Peak learning rate of the denoiser, when not the recipe's own."""
     gates: bool = True
     """Stop when a stage is not good enough to train the next one on."""
 
@@ -69,16 +74,24 @@ class Recipe:
         return world_views(self.folder / "data", self.objects, seed=DATA_SEED, views=VIEWS)
 
     def run(self, stage: StageName = "all") -> MultiViewPrior | None:
-        """Train what is not trained yet, up to the stage of that name; "all" gives the finished prior.
+        """Train what is not trained yet, up to the stage of that name.
 
-        "decoder" and "denoiser" may run at the same time, in two processes.
+        "decoder" and "denoiser" may run at the same time, in two processes, and "export" beside either.
+
+        Returns:
+            The finished prior after "all" and "denoiser"; after "export" one with the averaged weights of the
+            denoiser's latest checkpoint.
 
         Raises:
-            InputError: a stage fell short of its gate.
+            InputError: a stage fell short of its gate, or was asked for what there is not.
         """
+        if self.start is not None and stage in ("autoencoder", "decoder"):
+            raise InputError(f"--stage {stage} trains an autoencoder, but --start keeps that of the prior; drop either")
         data = self.data()
         if stage == "data":
             return None
+        if self.start is not None:
+            return self._denoise(assemble_from(self.start, data, self._settings()), data, stage)
         vae = train_autoencoder(
             self.folder, data, self.autoencoder_steps, seed=self.seed, device=self.device, compiled=self.compiled
         )
@@ -97,23 +110,38 @@ class Recipe:
         if stage == "decoder":
             self._grade("finished decoder", vae)
             return None
-        return self._denoise(data, vae)
-
-    def _denoise(self, data: WorldViews, vae: AutoencoderKL) -> MultiViewPrior:
-        psnr = self._grade("autoencoder that the denoiser is shown with", vae)
         torch.manual_seed(self.seed)
-        training: dict[str, Any] = {
-            "steps": self.denoiser_steps, "images": self.images, "autoencoder_steps": self.autoencoder_steps,
-            "decoder_steps": self.decoder_steps, "objects": self.objects, "views": VIEWS, "seed": self.seed,
-            "data_seed": DATA_SEED, "command": "invert3d train prior", "psnr": round(psnr[0], 2),
-            "psnr_foreground": round(psnr[1], 2),
+        made = {"autoencoder_steps": self.autoencoder_steps, "decoder_steps": self.decoder_steps}
+        prior = self._denoise(assemble(self.folder, vae, data, self._settings() | made), data, stage)
+        use_finished_decoder(self.folder, prior.vae)
+        return prior
+
+    @property
+    def peak(self) -> float:
+        """Peak learning rate of the denoiser."""
+        return self.denoiser_lr or (PEAK if self.start is None else WARM_PEAK)
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "steps": self.denoiser_steps, "images": self.images, "lr": self.peak, "objects": self.objects,
+            "views": VIEWS, "seed": self.seed, "data_seed": DATA_SEED, "command": "invert3d train prior",
         }  # fmt: skip
-        prior = assemble(self.folder, vae, data, training).to(self.device)
-        train_denoiser(
-            self.folder, prior, data, self.denoiser_steps, images=self.images, seed=self.seed, compiled=self.compiled,
-            sample=lambda done: sample_grid(prior, self.folder / "samples" / f"{done:06d}.png"),
+
+    def _denoise(self, prior: MultiViewPrior, data: WorldViews, stage: StageName) -> MultiViewPrior:
+        prior = prior.to(self.device)
+        psnr = self._grade("autoencoder that the denoiser is shown with", prior.vae)
+        training = prior.info.training | {"psnr": round(psnr[0], 2), "psnr_foreground": round(psnr[1], 2)}
+        if stage == "export":
+            training["steps"] = use_checkpoint(self.folder, prior)
+        else:
+            train_denoiser(
+                self.folder, prior, data, self.denoiser_steps, images=self.images, lr=self.peak, seed=self.seed,
+                compiled=self.compiled,
+                sample=lambda done: sample_grid(prior, self.folder / "samples" / f"{done:06d}.png"),
+            )  # fmt: skip
+        prior.info = replace(
+            prior.info, fingerprint=fingerprint([prior.unet, prior.text_encoder]), training=training
         )  # fmt: skip
-        prior.info = replace(prior.info, fingerprint=fingerprint([prior.unet, prior.text_encoder]))
         return prior
 
     def _grade(self, what: str, vae: AutoencoderKL) -> tuple[float, float]:
