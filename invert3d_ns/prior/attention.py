@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -30,6 +31,9 @@ class _CrossView:
     - Cross-attention: when the prompt is given once per object, ``b n c``, the queries of its views are regrouped in
       the same way, which is exact, since each query attends on its own, and projects keys and values F times less
       often.
+
+    Words are re-weighted (Invert3D eq. 11, after Prompt-to-Prompt) by scaling the rows of V: with weights c, sum_j c_j
+    A_ij V_j = Attention(Q, K, c V) exactly, whatever computes the attention, and no map of it is held.
     """
 
     def __call__(
@@ -39,15 +43,43 @@ class _CrossView:
         encoder_hidden_states: Float[Tensor, "b n d"] | None = None,
         attention_mask: Tensor | None = None,
         num_views: int = 1,
+        token_weights: Float[Tensor, "b n"] | None = None,
     ) -> Float[Tensor, "bf l c"]:
-        """Attend; ``num_views`` is F. ``encoder_hidden_states`` has one row per object or one per view."""
+        """Attend; ``num_views`` is F. ``encoder_hidden_states`` has one row per object or one per view.
+
+        ``token_weights`` multiply the attention to each token after the softmax, in cross-attention only; ones change
+        nothing.
+        """
         attend: Any = super().__call__  # type: ignore[misc]
         rows = hidden_states.shape[0]
         groups = rows // num_views if encoder_hidden_states is None else len(encoder_hidden_states)
+        if encoder_hidden_states is not None and token_weights is not None:
+            grouped = hidden_states.reshape(groups, -1, hidden_states.shape[-1])
+            return self.attend_weighted(attn, grouped, encoder_hidden_states, token_weights).reshape(hidden_states.shape)
         if groups == rows:
             return attend(attn, hidden_states, encoder_hidden_states, attention_mask)
         grouped = hidden_states.reshape(groups, -1, hidden_states.shape[-1])
         return attend(attn, grouped, encoder_hidden_states, attention_mask).reshape(hidden_states.shape)
+
+    def attend_weighted(
+        self,
+        attn: Attention,
+        queries: Float[Tensor, "b l c"],
+        context: Float[Tensor, "b n d"],
+        weights: Float[Tensor, "b n"],
+    ) -> Float[Tensor, "b l c"]:
+        """Cross-attention with the rows of V scaled; diffusers' processors leave no place to do that."""
+        q, k = attn.to_q(queries), attn.to_k(context)
+        v = attn.to_v(context) * weights[..., None].to(context.dtype)
+        q, k, v = (attn.head_to_batch_dim(x) for x in (q, k, v))
+        attended = attn.batch_to_head_dim(self.mix(attn, q, k, v))
+        return attn.to_out[1](attn.to_out[0](attended)) / attn.rescale_output_factor
+
+    def mix(
+        self, attn: Attention, q: Float[Tensor, "bh l d"], k: Float[Tensor, "bh n d"], v: Float[Tensor, "bh n d"]
+    ) -> Float[Tensor, "bh l d"]:
+        """Softmax attention of one head a row."""
+        return scaled_dot_product_attention(q, k, v, scale=attn.scale)
 
 
 class CrossViewAttnProcessor(_CrossView, AttnProcessor2_0):
@@ -56,6 +88,12 @@ class CrossViewAttnProcessor(_CrossView, AttnProcessor2_0):
 
 class PlainCrossViewAttnProcessor(_CrossView, AttnProcessor):
     """All scores of all heads at once: the mathematics, which the others are held against."""
+
+    def mix(
+        self, attn: Attention, q: Float[Tensor, "bh l d"], k: Float[Tensor, "bh n d"], v: Float[Tensor, "bh n d"]
+    ) -> Float[Tensor, "bh l d"]:
+        """Softmax attention with its map in memory."""
+        return attn.get_attention_scores(q, k) @ v
 
 
 class SlicedCrossViewAttnProcessor(_CrossView, SlicedAttnProcessor):

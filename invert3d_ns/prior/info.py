@@ -47,6 +47,8 @@ class PriorInfo:
     """Default standard deviation of the noise on initial pseudo-words, in units of their length."""
     guidance_scale: float = 7.5
     """Default classifier-free guidance scale."""
+    edit_guidance_scale: float | None = None
+    """Default guidance of edits that start from the scene's own views; :attr:`guidance_scale` if None."""
     guidance_rescale: float = 0.0
     """Default guidance rescale phi (Lin et al. 2023, section 3.4); 0.7 for priors with zero terminal SNR."""
     fingerprint: str = ""

@@ -204,18 +204,34 @@ class MultiViewPrior(nn.Module):
         """
         if negative_context is None or guidance_scale == 1.0:
             return run_unet(self.unet, noisy, t, context, cameras)
-        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
-
-        both = run_unet(
-            self.unet,
-            torch.cat([noisy, noisy]),
-            torch.cat([t, t]),
-            torch.cat([negative_context.expand_as(context), context]),
-            torch.cat([cameras, cameras]),
+        negative, positive = self.predict_each(
+            noisy, t, torch.stack([negative_context.expand_as(context), context]), cameras
         )
-        negative, positive = both.chunk(2)
-        guided = negative + guidance_scale * (positive - negative)
-        return rescale_noise_cfg(guided, positive, guidance_rescale) if guidance_rescale else guided
+        return guide(negative, positive, guidance_scale, guidance_rescale)
+
+    def predict_each(
+        self,
+        noisy: Latents,
+        t: Timesteps,
+        contexts: Float[Tensor, "K B L C"] | Float[Tensor, "K B F L C"],
+        cameras: Float[Tensor, "B F 16"],
+        *,
+        token_weights: Float[Tensor, "K B L"] | None = None,
+    ) -> Float[Tensor, "K B F c h w"]:
+        """The UNet's own prediction for each of K conditions of the same latents, in one batch.
+
+        ``token_weights`` multiply the cross-attention to each token after the softmax (Invert3D eq. 11).
+        """
+        count = len(contexts)
+        together = run_unet(
+            self.unet,
+            torch.cat([noisy] * count),
+            torch.cat([t] * count),
+            contexts.flatten(0, 1),
+            torch.cat([cameras] * count),
+            None if token_weights is None else token_weights.flatten(0, 1),
+        )
+        return together.unflatten(0, (count, -1))
 
     def predict_noise(
         self,
@@ -230,7 +246,10 @@ class MultiViewPrior(nn.Module):
         From v, noise = sqrt(alpha_bar) v + sqrt(1 - alpha_bar) noisy. No division, so it is finite at zero terminal
         signal-to-noise ratio too; there alpha_bar = 0 and the noise is ``noisy`` itself, whatever the prompt.
         """
-        prediction = self.predict(noisy, t, context, cameras, **guidance)
+        return self.noise_from(self.predict(noisy, t, context, cameras, **guidance), noisy, t)
+
+    def noise_from(self, prediction: Latents, noisy: Latents, t: Timesteps) -> Latents:
+        """The noise that the UNet's own ``prediction`` for ``noisy`` stands for; see :meth:`predict_noise`."""
         if self.info.prediction_type == "epsilon":
             return prediction
         signal, sigma = self._signal_and_noise(t)
@@ -249,7 +268,10 @@ class MultiViewPrior(nn.Module):
         From v, latents = sqrt(alpha_bar) noisy - sqrt(1 - alpha_bar) v. From noise, (noisy - sqrt(1 - alpha_bar)
         noise) / sqrt(alpha_bar), with alpha_bar clamped to at least :data:`ALPHA_BAR_FLOOR`.
         """
-        prediction = self.predict(noisy, t, context, cameras, **guidance)
+        return self.clean_from(self.predict(noisy, t, context, cameras, **guidance), noisy, t)
+
+    def clean_from(self, prediction: Latents, noisy: Latents, t: Timesteps) -> Latents:
+        """The clean latents that the UNet's own ``prediction`` for ``noisy`` stands for; see :meth:`predict_clean`."""
         signal, sigma = self._signal_and_noise(t)
         if self.info.prediction_type == "epsilon":
             return (noisy - sigma * prediction) / signal.clamp_min(ALPHA_BAR_FLOOR**0.5)
@@ -339,23 +361,40 @@ class MultiViewPrior(nn.Module):
         return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
 
 
+def guide(negative: Latents, positive: Latents, scale: float, rescale: float = 0.0) -> Latents:
+    """Classifier-free guidance of predictions; ``rescale`` as in :meth:`MultiViewPrior.predict`."""
+    guided = negative + scale * (positive - negative)
+    if not rescale:
+        return guided
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+
+    return rescale_noise_cfg(guided, positive, rescale)
+
+
 def run_unet(
     unet: UNet2DConditionModel,
     sample: Latents,
     t: Timesteps,
     context: Float[Tensor, "B L C"] | Float[Tensor, "B F L C"],
     cameras: Float[Tensor, "B F 16"],
+    token_weights: Float[Tensor, "B L"] | None = None,
 ) -> Latents:
-    """One call of a UNet with cross-view attention, in the UNet's own precision; the result has the sample's dtype."""
+    """One call of a UNet with cross-view attention, in the UNet's own precision; the result has the sample's dtype.
+
+    ``token_weights`` scale cross-attention; see :mod:`invert3d_ns.prior.attention`.
+    """
     objects, views = sample.shape[:2]
     dtype = unet.dtype
     timesteps = t.to(sample.device).reshape(objects, -1).expand(objects, views)
+    attention: dict[str, Any] = {"num_views": views}
+    if token_weights is not None:
+        attention["token_weights"] = token_weights.to(sample.device)
     output = unet(
         sample.flatten(0, 1).to(dtype),
         timesteps.flatten(),
         encoder_hidden_states=(context.flatten(0, 1) if context.ndim == 4 else context).to(dtype),
         class_labels=cameras.flatten(0, 1).to(dtype),
-        cross_attention_kwargs={"num_views": views},
+        cross_attention_kwargs=attention,
         return_dict=False,
     )[0]
     return output.to(sample.dtype).unflatten(0, (objects, views))

@@ -55,27 +55,59 @@ def tokenize(
                 f"{length} vectors for {placeholder} do not fit the text encoder's context of "
                 f"{info.context_length} tokens; use between 1 and {room}"
             )
-    # Longest first, so that "<object_2>" is not read as another placeholder that it begins with.
-    names = sorted(lengths, key=len, reverse=True)
-    splitter = re.compile("(" + "|".join(map(re.escape, names)) + ")") if names else None
+    splitter = _splitter(lengths)
     ids: list[list[int]] = []
     rows: list[int] = []
     columns: list[int] = []
     placeholders: list[str] = []
     for row, prompt in enumerate(prompts):
         line: list[int] = [start]
-        for piece in splitter.split(prompt) if splitter else [prompt]:
+        for piece in _pieces(prompt, lengths):
             if piece in lengths:
                 columns += range(len(line), len(line) + lengths[piece])
                 rows += [row] * lengths[piece]
                 placeholders.append(piece)
                 line += [end] * lengths[piece]
-            elif piece.strip():
+            else:
                 line += _text_ids(piece, tokenizer)
         if len(line) - 1 > room:
             raise InputError(_too_long(prompt, len(line) - 1, room, lengths, splitter, tokenizer))
         ids.append([*line, end] + [info.pad_token_id] * (info.context_length - len(line) - 1))
     return TokenizedPrompts(torch.tensor(ids), torch.tensor(rows), torch.tensor(columns), placeholders)
+
+
+def columns_of(
+    phrase: str, prompt: str, lengths: Mapping[str, int], tokenizer: CLIPTokenizer, info: PriorInfo
+) -> list[int]:
+    """Positions, in the context of ``prompt``, of the tokens of every occurrence of ``phrase`` as whole words.
+
+    Args:
+        phrase: words of the prompt, or a placeholder.
+        prompt: may hold placeholders.
+        lengths: vectors of each placeholder.
+
+    Raises:
+        InputError: the phrase is not in the prompt, or the prompt is too long.
+    """
+    pattern = re.escape(phrase.strip())
+    spans = [m.span() for m in re.finditer(rf"(?<!\w){pattern}(?!\w)", prompt, re.IGNORECASE)] if pattern else []
+    if not spans:
+        raise InputError(f"the word {phrase!r} is not in the prompt {prompt!r}; weigh words that are in it")
+
+    tokenize([prompt], lengths, tokenizer, info)
+    columns: list[int] = []
+    for first, last in spans:
+        # Words are tokenised one by one, so what stands before a phrase has as many tokens with it as without it.
+        start = 1 + token_count(prompt[:first], lengths, tokenizer)
+        columns += range(start, start + token_count(prompt[first:last], lengths, tokenizer))
+    return columns
+
+
+def token_count(prompt: str, lengths: Mapping[str, int], tokenizer: CLIPTokenizer) -> int:
+    """Tokens of a prompt with placeholders, without start and end."""
+    return sum(
+        lengths[piece] if piece in lengths else len(_text_ids(piece, tokenizer)) for piece in _pieces(prompt, lengths)
+    )
 
 
 def word_vectors(word: str, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> Float[Tensor, "K D"]:
@@ -89,6 +121,18 @@ def word_vectors(word: str, text_encoder: CLIPTextModel, tokenizer: CLIPTokenize
         raise InputError(f"the word {word!r} is empty; give a word that the prior's tokenizer knows, such as 'object'")
     table: Tensor = text_encoder.get_input_embeddings().weight  # type: ignore[assignment]
     return table.detach()[torch.tensor(ids, device=table.device)].float().clone()
+
+
+def _splitter(lengths: Mapping[str, int]) -> re.Pattern[str] | None:
+    # Longest first, so that "<object_2>" is not read as another placeholder that it begins with.
+    names = sorted(lengths, key=len, reverse=True)
+    return re.compile("(" + "|".join(map(re.escape, names)) + ")") if names else None
+
+
+def _pieces(prompt: str, lengths: Mapping[str, int]) -> list[str]:
+    """Placeholders, and what stands between them."""
+    splitter = _splitter(lengths)
+    return [piece for piece in (splitter.split(prompt) if splitter else [prompt]) if piece.strip()]
 
 
 def _text_ids(text: str, tokenizer: CLIPTokenizer) -> list[int]:
