@@ -108,3 +108,58 @@ def test_one_view_alone_is_an_ordinary_unet(tiny_prior, inputs) -> None:
     finally:
         tiny_prior.unet.set_attn_processor(processors)
     torch.testing.assert_close(ours[:, 0], plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["fused", "plain", "sliced"])
+@pytest.mark.parametrize("per_view", [False, True])
+def test_weights_multiply_an_explicit_attention_map_without_renormalising(tiny_prior, inputs, kind, per_view) -> None:
+    """Every cross-attention layer's output against softmax, times c, times V, spelled out."""
+    from diffusers.models.attention_processor import Attention
+
+    from invert3d_ns.prior.attention import install_cross_view_attention
+
+    noisy, context, cameras = inputs
+    context = context[:, None].expand(-1, 3, -1, -1) if per_view else context
+    weights = torch.ones(2, 9)
+    weights[0, 2:5], weights[1, 7] = 3.0, 0.0
+    seen = []
+
+    def explicit(module: Attention, args, kwargs, output) -> None:
+        if kwargs.get("encoder_hidden_states") is None:
+            return
+        hidden, states = args[0], kwargs["encoder_hidden_states"].repeat_interleave(1 if per_view else 3, 0)
+        scales = weights.repeat_interleave(3, 0)
+        q, k, v = (
+            layer(x).unflatten(-1, (module.heads, -1)).transpose(1, 2)
+            for layer, x in ((module.to_q, hidden), (module.to_k, states), (module.to_v, states))
+        )
+        probabilities = (q @ k.transpose(-1, -2) * module.scale).softmax(-1) * scales[:, None, None]
+        torch.testing.assert_close(
+            output, module.to_out((probabilities @ v).transpose(1, 2).flatten(2)), rtol=1e-4, atol=1e-5
+        )
+        seen.append(module)
+
+    install_cross_view_attention(tiny_prior.unet, kind)
+    layers = [m for m in tiny_prior.unet.modules() if isinstance(m, Attention)]
+    for layer in layers:
+        layer.to_out.forward = lambda x, steps=layer.to_out: steps[1](steps[0](x))  # a list of modules, not a sequence
+    hooks = [layer.register_forward_hook(explicit, with_kwargs=True) for layer in layers]
+    try:
+        tiny_prior.predict_each(noisy, torch.full((2,), 500), context[None], cameras, token_weights=weights[None])
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for layer in layers:
+            del layer.to_out.forward
+        install_cross_view_attention(tiny_prior.unet)
+    assert len(seen) == len(layers) // 2 > 0
+
+
+def test_weights_of_one_change_nothing_and_others_do(tiny_prior, inputs) -> None:
+    noisy, context, cameras = inputs
+    t = torch.full((2,), 500)
+    plain = predict(tiny_prior, noisy, context, cameras)
+    ones = tiny_prior.predict_each(noisy, t, context[None], cameras, token_weights=torch.ones(1, 2, 9))[0]
+    torch.testing.assert_close(ones, plain, rtol=1e-4, atol=1e-5)
+    doubled = tiny_prior.predict_each(noisy, t, context[None], cameras, token_weights=torch.full((1, 2, 9), 2.0))[0]
+    assert (doubled - plain).abs().max() > 1e-3

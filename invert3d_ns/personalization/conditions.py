@@ -173,7 +173,7 @@ def _plain(edit: Edit, init_word: str, suffix: str) -> tuple[str, str]:
     return towards + suffix, away + suffix
 
 
-def _term_difference(prior: MultiViewPrior, edit: Edit) -> Float[Tensor, "D"]:
+def _term_difference(prior: MultiViewPrior, edit: Edit) -> Float[Tensor, "D"]:  # noqa: F821
     """Mean token embedding of the words that come less that of the words that go."""
     words = f"{edit.prompt.replace(TOKEN, ' ')} {edit.target}".strip(" ,")
     # An edit that only adds words moves towards them from where the object is, which z* itself says best.

@@ -98,9 +98,11 @@ class Edit:
                 raise InputError("a strength of 0 changes nothing; give more than 0, up to 1")
         for phrase, weight in self.weights.items():
             _within(f"the weight of {phrase!r}", weight, 0, 10)
-            if not phrase.strip() or not any(find_phrase(phrase, text) for text in (self.prompt or TOKEN, self.target)):
+            texts = (self.prompt or TOKEN, self.target)
+            if not phrase.strip() or not any(find_phrase(phrase, text) for text in texts):
                 raise InputError(
-                    f"the word {phrase!r} has a weight but is not in the edit {self.label!r}; weigh words that are in it"
+                    f"the word {phrase!r} has a weight but is not in the edit {self.label!r}; weigh words that are in "
+                    "it"
                 )
         for name, options in (("space", Space), ("structure", Structure)):
             value = getattr(self, name)
@@ -174,9 +176,11 @@ def place(term: str, noun: str) -> str:
     return with_article(f"{term} {bare}")
 
 
-_AFTER = frozenset(
-    "in with as at on of by from made painted drawn wearing holding that which like under without covered".split()
-)
+_AFTER = frozenset({
+    "in", "with", "as", "at", "on", "of", "by", "from", "made", "painted", "drawn", "wearing", "holding", "that", "which",
+    "like", "under", "without", "covered",
+})  # fmt: skip
+"""Words that begin what follows a noun."""
 
 
 def with_article(words: str) -> str:
@@ -224,9 +228,7 @@ def load_edits(path: Path | str, embedding: ObjectEmbedding | None = None) -> li
         raise InputError(f"{path} holds no edits; give an edits.json that this package wrote")
     version = document.get("version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise InputError(
-            f"{path} has version {version}, this package reads up to {FORMAT_VERSION}; update invert3d-ns"
-        )
+        raise InputError(f"{path} has version {version}, this package reads up to {FORMAT_VERSION}; update invert3d-ns")
     made_for = document.get("fingerprint", "")
     if embedding is not None and made_for and embedding.fingerprint != made_for:
         raise InputError(

@@ -55,7 +55,8 @@ class _CrossView:
         groups = rows // num_views if encoder_hidden_states is None else len(encoder_hidden_states)
         if encoder_hidden_states is not None and token_weights is not None:
             grouped = hidden_states.reshape(groups, -1, hidden_states.shape[-1])
-            return self.attend_weighted(attn, grouped, encoder_hidden_states, token_weights).reshape(hidden_states.shape)
+            attended = self.attend_weighted(attn, grouped, encoder_hidden_states, token_weights)
+            return attended.reshape(hidden_states.shape)
         if groups == rows:
             return attend(attn, hidden_states, encoder_hidden_states, attention_mask)
         grouped = hidden_states.reshape(groups, -1, hidden_states.shape[-1])

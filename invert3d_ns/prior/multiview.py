@@ -388,7 +388,8 @@ def run_unet(
     timesteps = t.to(sample.device).reshape(objects, -1).expand(objects, views)
     attention: dict[str, Any] = {"num_views": views}
     if token_weights is not None:
-        attention["token_weights"] = token_weights.to(sample.device)
+        rows = token_weights.to(sample.device)
+        attention["token_weights"] = rows.repeat_interleave(views, 0) if context.ndim == 4 else rows
     output = unet(
         sample.flatten(0, 1).to(dtype),
         timesteps.flatten(),

@@ -66,12 +66,12 @@ def start_index(steps: int, strength: float) -> int:
 def denoise(
     prior: MultiViewPrior,
     noise: Float[Tensor, "B F c h w"],
-    predict: Callable[[Float[Tensor, "B F c h w"], Int[Tensor, "B"]], Float[Tensor, "B F c h w"]],
+    predict: Callable[[Float[Tensor, "B F c h w"], Int[Tensor, "B"]], Float[Tensor, "B F c h w"]],  # noqa: F821
     *,
     steps: int = 30,
     sampler: Sampler = "ddim",
     strength: float = 1.0,
-    start: Callable[[Int[Tensor, "B"]], Float[Tensor, "B F c h w"]] | None = None,
+    start: Callable[[Int[Tensor, "B"]], Float[Tensor, "B F c h w"]] | None = None,  # noqa: F821
     callback: Callable[[int, Float[Tensor, "B F c h w"]], Float[Tensor, "B F c h w"] | None] | None = None,
 ) -> Float[Tensor, "B F c h w"]:
     """The sampling loop itself, for any way to predict.
