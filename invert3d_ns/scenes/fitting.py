@@ -89,6 +89,75 @@ def draw_splats(
     return _draw(cloud, camera_to_world[..., :3, :].float(), size, fov_y)[0].clamp(0, 1)
 
 
+def render_splats(
+    cloud: SplatCloud, camera_to_world: Float[Tensor, "F r 4"], size: int, *, supersampling: int = 1,
+    fov_y: float = FOV_Y,
+) -> tuple[Float[Tensor, "F 3 H W"], Float[Tensor, "F 1 H W"]]:  # fmt: skip
+    """Views of splats with all their harmonics, and their coverage, differentiable in every tensor of ``cloud``.
+
+    Args:
+        cloud: on the device that renders.
+        camera_to_world: OpenGL axes, object frame (3x4 or 4x4).
+        size: pixels of the square views.
+        supersampling: each pixel is the mean of this many samples squared.
+        fov_y: vertical field of view in degrees.
+
+    Returns:
+        RGB on white, not clamped above (harmonics may exceed 1), and alpha in [0, 1]. Colours below 0 are drawn as 0,
+        yet their gradients pass, so that an optimiser can bring them back.
+    """
+    poses = camera_to_world[..., :3, :].to(cloud.means)
+    fine, viewmats = size * supersampling, gsplat_viewmats(poses)
+    colors = 0.5 + SH_C0 * cloud.features_dc
+    if cloud.sh_degree:
+        from gsplat.cuda._torch_impl import _spherical_harmonics
+
+        coefficients = torch.cat([cloud.features_dc[:, None], cloud.features_rest], dim=1)
+        directions = cloud.means[None] - poses[:, None, :, 3]
+        colors = 0.5 + _spherical_harmonics(cloud.sh_degree, directions, coefficients.expand(len(poses), -1, -1, -1))
+    images, alphas, _ = rasterization(
+        cloud.means, cloud.quats, cloud.scales.exp(), cloud.opacities[:, 0].sigmoid(),
+        colors + (-colors).clamp_min(0).detach(), viewmats, intrinsics(fine, fov_y).to(poses).expand(len(poses), 3, 3),
+        fine, fine, packed=False, backgrounds=torch.ones(len(poses), 3, device=poses.device),
+    )  # fmt: skip
+    pooled = functional.avg_pool2d(torch.cat([images, alphas], dim=-1).permute(0, 3, 1, 2), supersampling)
+    return pooled[:, :3], pooled[:, 3:]
+
+
+def lift_to_splats(
+    cloud: SplatCloud, maps: Float[Tensor, "F K H W"], camera_to_world: Float[Tensor, "F r 4"], *,
+    supersampling: int = 1, fov_y: float = FOV_Y,
+) -> tuple[Float[Tensor, "N K"], Float[Tensor, "N"]]:  # fmt: skip  # noqa: F821
+    """What square maps over views say about each splat: their mean, weighted by what the splat adds to each pixel.
+
+    A rendered view is linear in the splats' colours, so the gradient of sum(map * view) with respect to them is the
+    exact sum of the map over the splat's contributions: occlusion, opacity and footprint included.
+
+    Returns:
+        The means, 0 for splats that no view shows; and each splat's contribution, in pixels summed over the views.
+    """
+    with torch.enable_grad():
+        values = torch.zeros(len(cloud), maps.shape[1] + 1, device=cloud.means.device, requires_grad=True)
+        drawn = draw_values(cloud, values, camera_to_world, maps.shape[-1], supersampling=supersampling, fov_y=fov_y)
+        summed = drawn * torch.cat([maps, torch.ones_like(maps[:, :1])], dim=1).to(drawn)
+        (sums,) = torch.autograd.grad(summed.sum(), values)
+    weight = sums[:, -1:]
+    return torch.where(weight > 0, sums[:, :-1] / weight.clamp_min(1e-12), 0.0), weight[:, 0]
+
+
+def draw_values(
+    cloud: SplatCloud, values: Float[Tensor, "N K"], camera_to_world: Float[Tensor, "F r 4"], size: int, *,
+    supersampling: int = 1, fov_y: float = FOV_Y,
+) -> Float[Tensor, "F K H W"]:  # fmt: skip
+    """Views of any K numbers that each splat has, in place of its colour, over zeros."""
+    poses, fine = camera_to_world[..., :3, :].to(cloud.means), size * supersampling
+    drawn, _, _ = rasterization(
+        cloud.means, cloud.quats, cloud.scales.exp(), cloud.opacities[:, 0].sigmoid(), values.to(cloud.means),
+        gsplat_viewmats(poses), intrinsics(fine, fov_y).to(poses).expand(len(poses), 3, 3), fine, fine, packed=False,
+    )  # fmt: skip
+    return functional.avg_pool2d(drawn.permute(0, 3, 1, 2), supersampling)
+
+
 def _draw(
     cloud: SplatCloud, poses: Float[Tensor, "F 3 4"], size: int, fov_y: float
 ) -> tuple[Float[Tensor, "F 3 H W"], Float[Tensor, "F H W"]]:

@@ -1,0 +1,1 @@
+"""What a frozen prior thinks of rendered views, as gradients on them."""
