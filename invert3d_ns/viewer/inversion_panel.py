@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import UInt8
 from nerfstudio.viewer.viewer_elements import ViewerElement
+
+from invert3d_ns.viewer.markdown import data_url
 
 if TYPE_CHECKING:
     from viser import GuiMarkdownHandle, ViserServer
@@ -40,7 +40,7 @@ class InversionPanel(ViewerElement[str]):
         if text is not None:
             self._text = text
         if picture is not None:
-            self._picture = _data_url(picture)
+            self._picture = data_url(picture)
         if self._markdown is not None:
             self._markdown.content = self._content()
 
@@ -48,11 +48,3 @@ class InversionPanel(ViewerElement[str]):
         if not self._picture:
             return self._text
         return f"{self._text}\n\n![true views above, generated views below]({self._picture})"
-
-
-def _data_url(picture: UInt8[np.ndarray, "H W 3"]) -> str:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
