@@ -177,8 +177,8 @@ def place(term: str, noun: str) -> str:
 
 
 _AFTER = frozenset({
-    "in", "with", "as", "at", "on", "of", "by", "from", "made", "painted", "drawn", "wearing", "holding", "that", "which",
-    "like", "under", "without", "covered",
+    "in", "with", "as", "at", "on", "of", "by", "from", "made", "painted", "drawn", "wearing", "holding", "that",
+    "which", "like", "under", "without", "covered",
 })  # fmt: skip
 """Words that begin what follows a noun."""
 
