@@ -134,6 +134,15 @@ def test_the_judge_can_be_trained_again_and_goes_on_where_it_stopped(tmp_path: P
         torch.testing.assert_close(again.state_dict()[key], value, rtol=0, atol=0)
 
 
+def test_a_finished_judge_is_trained_on(tmp_path: Path) -> None:
+    data = judged_views(tmp_path, 8, seed=3)
+    further = train_judge(tmp_path / "further", data, 1, batch=8, start=WEIGHTS)
+    shipped = Judge.load()
+    afresh = train_judge(tmp_path / "afresh", data, 1, batch=8)
+    distance = lambda judge: (judge.hidden[1].weight - shipped.hidden[1].weight).norm()  # noqa: E731
+    assert 0 < distance(further) < 0.1 * distance(afresh)
+
+
 def test_the_command_trains_a_judge(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["train", "judge", "--out", str(tmp_path), "--objects", "8", "--judge-steps", "2"])

@@ -14,7 +14,13 @@ from invert3d_ns.prior.info import fingerprint
 from invert3d_ns.prior.multiview import MultiViewPrior
 from invert3d_ns.prior.training.autoencoder import build_autoencoder, finish_decoder, normalise_latents
 from invert3d_ns.prior.training.data import world_views
-from invert3d_ns.prior.training.denoiser import PATTERNED_SHARE, build_scheduler, draw_views, object_weights
+from invert3d_ns.prior.training.denoiser import (
+    PATTERNED_SHARE,
+    LatentCache,
+    build_scheduler,
+    draw_views,
+    object_weights,
+)
 from invert3d_ns.prior.training.loop import Stage, warmup_stable_decay
 from invert3d_ns.prior.training.recipe import sample_grid
 from invert3d_ns.prior.training.text import build_text_encoder, build_tokenizer, load_or_build_tokenizer
@@ -100,6 +106,21 @@ def test_the_stage_of_the_denoiser_ends_with_a_prior_that_has_the_finished_decod
     prior = MultiViewPrior.from_pretrained(tmp_path / "prior")
     kept = prior.vae.state_dict()["decoder.conv_in.weight"]
     assert (kept - finished).norm() < (kept - began).norm()
+
+
+def test_latents_are_encoded_once_and_read_by_a_training_that_is_resumed(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    data, model = world_views(tmp_path, 4, seed=3), build_autoencoder().eval()
+    objects, views = torch.tensor([2, 0]), torch.tensor([[0, 3], [1, 1]])
+    first = LatentCache(tmp_path, data, model, 8, 32).get(objects, views)
+    with torch.no_grad():
+        expected = model.encode(data.images([2])[0, [0, 3]] * 2 - 1, return_dict=False)[0].mean
+    torch.testing.assert_close(first[0], expected, rtol=0.05, atol=0.05)
+    resumed = LatentCache(tmp_path, data, model, 8, 32)
+    model.encode = None  # type: ignore[method-assign, assignment]
+    torch.testing.assert_close(resumed.get(objects, views), first, rtol=0, atol=0)
+    # Another autoencoder has latents of its own.
+    assert not LatentCache(tmp_path, data, build_autoencoder(), 8, 32).known.any()
 
 
 def test_objects_with_patterns_are_drawn_more_often_than_they_are_in_the_set(tmp_path: Path) -> None:

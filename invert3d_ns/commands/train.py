@@ -22,7 +22,8 @@ class Train:
     """For prior: stop after this one. decoder and denoiser may run side by side, once the autoencoder is trained.
     export writes the averaged weights of the denoiser's latest checkpoint as a prior, also while that still trains."""
     start: str | None = None
-    """For prior: a finished prior that the denoiser goes on from, a folder or "bundled"; its autoencoder stays."""
+    """For prior: a finished prior that the denoiser goes on from, a folder or "bundled"; its autoencoder stays. For
+    judge: finished weights to go on from, a file or "bundled"."""
     objects: int = 12288
     """Objects in the training set, eight views each (200 views a second and core are rendered)."""
     autoencoder_steps: int = 3600
@@ -71,12 +72,14 @@ class Train:
         return 0
 
     def _judge(self) -> int:
+        from invert3d_ns.metrics.judge import WEIGHTS
         from invert3d_ns.prior.training.judge import OBJECTS, SEED, save_judge, train_judge
         from invert3d_ns.prior.training.judge_data import judged_views
 
         folder = self.out / "judge"
         data = judged_views(folder / "data", min(OBJECTS, 2 * self.objects), seed=SEED)
-        judge = train_judge(folder, data, self.judge_steps, seed=self.seed, device=self._device())
+        start = None if self.start is None else WEIGHTS if self.start == "bundled" else Path(self.start)
+        judge = train_judge(folder, data, self.judge_steps, start=start, seed=self.seed, device=self._device())
         save_judge(judge, folder / "judge.safetensors")
         print(f"Judge: {folder / 'judge.safetensors'}")
         return 0

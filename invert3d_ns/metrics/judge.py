@@ -111,7 +111,7 @@ class Judge(nn.Module):
             for before, after in pairwise((3, *widths))
         )  # fmt: skip
         inside = widths[-1] * (SIZE >> len(widths)) ** 2 + 2 * sum(widths[1:-1])
-        self.hidden = nn.Sequential(nn.Dropout(0.3), nn.Linear(inside, 256), nn.ReLU())
+        self.hidden = nn.Sequential(nn.Dropout(0.15), nn.Linear(inside, 256), nn.ReLU())
         self.heads = nn.ModuleDict({kind: nn.Linear(256, len(self.names[kind])) for kind in KINDS})
         self.heads["azimuths"] = nn.Linear(256, BINS)
 

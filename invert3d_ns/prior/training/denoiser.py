@@ -19,12 +19,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from invert3d_ns.errors import InputError
-from invert3d_ns.prior.info import PriorInfo
+from invert3d_ns.prior.info import PriorInfo, fingerprint
 from invert3d_ns.prior.training.data import WorldViews
 from invert3d_ns.prior.training.loop import Stage
 from invert3d_ns.prior.training.text import build_text_encoder, load_or_build_tokenizer
@@ -120,8 +121,9 @@ def assemble_from(start: str, data: WorldViews, training: dict[str, Any]) -> Mul
         raise InputError(
             f"the prior {start} was not made by `invert3d train prior`; start from one that was, or bundled"
         )
-    text = " ".join(sorted({word for wordings in data.captions for caption in wordings for word in caption.split()}))
-    if prior.tokenizer.unk_token_id in prior.tokenizer(text, add_special_tokens=False)["input_ids"]:
+    words = sorted({word for wordings in data.captions for caption in wordings for word in caption.split()})
+    spelt = prior.tokenizer(words, add_special_tokens=False)["input_ids"]
+    if any(prior.tokenizer.unk_token_id in ids for ids in spelt):
         raise InputError(f"the prior {start} has no tokens for some words of the captions; train without --start")
     before = int(info.training["steps"]) + int(info.training.get("steps_before", 0))
     kept = {key: value for key, value in info.training.items() if key not in ("started_from", "steps_before")}
@@ -133,13 +135,14 @@ def assemble_from(start: str, data: WorldViews, training: dict[str, Any]) -> Mul
 
 
 class LatentCache:
-    """Latents of a training set, encoded when first drawn."""
+    """Latents of a training set, encoded when first drawn and kept in ``folder`` for a training that is resumed."""
 
-    def __init__(self, data: WorldViews, vae: AutoencoderKL, size: int, channels: int) -> None:
+    def __init__(self, folder: Path, data: WorldViews, vae: AutoencoderKL, size: int, channels: int) -> None:
         self.data, self.vae = data, vae
         count, views = data.rgb.shape[:2]
-        self.latents = torch.zeros(count, views, channels, size, size, dtype=torch.float16)
-        self.known = torch.zeros(count, views, dtype=torch.bool)
+        stem = f"{count}x{views}-{fingerprint([vae])}"
+        self.latents = _kept(folder / f"latents-{stem}.npy", np.float16, (count, views, channels, size, size))
+        self.known = _kept(folder / f"latents-known-{stem}.npy", np.bool_, (count, views))
 
     @torch.no_grad()
     def get(self, objects: Tensor, views: Tensor) -> Float[Tensor, "B F c h w"]:
@@ -156,6 +159,12 @@ class LatentCache:
             self.latents[r, c] = latents.to("cpu", torch.float16)
             self.known[r, c] = True
         return self.latents[rows, columns].float()
+
+
+def _kept(path: Path, kind: type[np.generic], shape: tuple[int, ...]) -> Tensor:
+    """A tensor whose memory is a file, zero when new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return torch.from_numpy(np.lib.format.open_memmap(path, "r+" if path.exists() else "w+", kind, shape))
 
 
 def draw_views(images: int, views: int, generator: torch.Generator) -> tuple[int, Int[Tensor, "B F"]]:
@@ -224,7 +233,7 @@ def train_denoiser(
         sample: called now and then, the averaged weights in place, with the number of steps done.
     """
     device = prior.device
-    cache = LatentCache(data, prior.vae, prior.info.latent_size, prior.info.latent_channels)
+    cache = LatentCache(folder, data, prior.vae, prior.info.latent_size, prior.info.latent_channels)
     cameras = data.cameras()
     stage = _stage(folder, prior, steps, lr, sample)
     weights = object_weights(data)

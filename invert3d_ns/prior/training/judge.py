@@ -23,6 +23,8 @@ OBJECTS = 24576
 """Objects in the judge's training set."""
 TEST_OBJECTS = 512
 """Objects that the judge is graded on."""
+PEAK, WARM_PEAK = 1e-2, 4e-3
+"""Peak learning rate of a fresh judge, and of one that goes on from a finished one."""
 SHARPNESS = 14.0
 """Concentration of the azimuth's target over its bins: a standard deviation of one bin, 15 degrees."""
 
@@ -33,7 +35,8 @@ def train_judge(
     steps: int,
     *,
     batch: int = 128,
-    lr: float = 1e-2,
+    lr: float | None = None,
+    start: Path | None = None,
     seed: int = 0,
     device: str = "cpu",
 ) -> Judge:
@@ -46,15 +49,18 @@ def train_judge(
         data: what to learn from; :data:`SEED` is its seed.
         steps: optimiser steps.
         batch: views a step.
-        lr: peak learning rate of Muon; a fifth of it is AdamW's.
+        lr: peak learning rate of Muon, a fifth of it is AdamW's; :data:`PEAK`, and :data:`WARM_PEAK` with ``start``.
+        start: weights of a finished judge to go on from.
         seed: of weights, batches and degradations.
         device: where to train; in bfloat16 either way.
     """
     from invert3d_ns.metrics.judge import KINDS, Judge
 
     torch.manual_seed(seed)
-    model = Judge().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    stage = Stage("judge", folder, model, steps, lr, weight_decay=0.1, muon=True, adam_share=0.2)
+    model = Judge() if start is None else Judge.load(start)
+    model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    peak = lr or (PEAK if start is None else WARM_PEAK)
+    stage = Stage("judge", folder, model, steps, peak, weight_decay=0.03, muon=True, adam_share=0.2)
 
     def loss(step: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
@@ -115,9 +121,9 @@ def degrade(images: Float[Tensor, "B 3 H W"], generator: torch.Generator) -> Flo
     for index, part in enumerate(parts):
         kind, strength = torch.rand(2, generator=generator).tolist()
         if kind < 0.4:
-            parts[index] = gaussian_blur(part, [5, 5], [0.3 + 1.0 * strength])
+            parts[index] = gaussian_blur(part, [5, 5], [0.2 + 0.8 * strength])
         elif kind < 0.7:
-            few = nn.functional.interpolate(part, (round(size * (0.5 + 0.4 * strength)),) * 2, mode="area")
+            few = nn.functional.interpolate(part, (round(size * (0.6 + 0.35 * strength)),) * 2, mode="area")
             parts[index] = nn.functional.interpolate(few, (size, size), mode="bilinear")
         # In every other view a square is hidden, so that no one spot decides.
         top, left = torch.randint(size - 12, (2,), generator=generator).tolist()
