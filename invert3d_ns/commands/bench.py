@@ -13,16 +13,16 @@ import tyro
 class Bench:
     """Measure speed and write table.md and table.json."""
 
-    what: tyro.conf.Positional[Literal["rasterization", "inversion", "startup", "prior"]]
-    """rasterization: the CPU kernel beside its torch twin. inversion: a step over a bare UNet forward. startup: what
-    the package adds to `ns-train --help`. prior: time and memory of a prior of a given size, with random weights, and
-    what each option saves."""
+    what: tyro.conf.Positional[Literal["rasterization", "inversion", "editing", "startup", "prior"]]
+    """rasterization: the CPU kernel beside its torch twin. inversion: a step over a bare UNet forward. editing: re-weighted
+    words over plain ones, and a prompt's first views. startup: what the package adds to `ns-train --help`. prior: time
+    and memory of a prior of a given size, with random weights, and what each option saves."""
     out: Path
     """Folder to write to."""
     quick: bool = False
     """A reduced version, in seconds."""
     prior: str = "bundled"
-    """For inversion: name or path of the prior."""
+    """For inversion and editing: name or path of the prior."""
     ply: Path | None = None
     """For rasterization: splats to draw as well."""
     size: Literal["tiny", "small", "sd1.5", "sd2.1"] | None = None
@@ -58,6 +58,14 @@ class Bench:
             prior = MultiViewPrior.from_pretrained(self.prior)
             rows, device = bench_inversion_step(prior, self.quick), str(prior.device)
             figures = {"step_over_forward": next(row["ratio"] for row in rows if row["what"] == "inversion step")}
+        elif self.what == "editing":
+            from invert3d_ns.metrics.bench_editing import bench_editing
+            from invert3d_ns.prior.multiview import MultiViewPrior
+
+            prior = MultiViewPrior.from_pretrained(self.prior)
+            rows, device = bench_editing(prior, self.quick), str(prior.device)
+            figures = {row["what"].replace(",", "").replace(" ", "_"): row["ms"] for row in rows}
+            figures["weights_ratio"] = rows[1]["ratio"]
         elif self.what == "prior":
             return self._prior()
         else:

@@ -69,7 +69,7 @@ def bench_inversion_step(prior: MultiViewPrior, quick: bool = False, vectors: in
         "inversion step": step,
         "inversion step, weights not frozen": unfrozen_step,
     }
-    turns = [{name: _milliseconds(run, device) for name, run in work.items()} for _ in range(7 if quick else 32)][2:]
+    turns = [{name: milliseconds(run, device) for name, run in work.items()} for _ in range(7 if quick else 32)][2:]
     prior.unet.zero_grad(set_to_none=True)
     return [
         {
@@ -83,7 +83,8 @@ def bench_inversion_step(prior: MultiViewPrior, quick: bool = False, vectors: in
     ]
 
 
-def _milliseconds(run: Callable[[], None], device: torch.device) -> float:
+def milliseconds(run: Callable[[], None], device: torch.device) -> float:
+    """How long one call takes, work that it leaves on a GPU included."""
     start = time.perf_counter()
     run()
     if device.type == "cuda":

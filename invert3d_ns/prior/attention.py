@@ -72,14 +72,14 @@ class _CrossView:
         """Cross-attention with the rows of V scaled; diffusers' processors leave no place to do that."""
         q, k = attn.to_q(queries), attn.to_k(context)
         v = attn.to_v(context) * weights[..., None].to(context.dtype)
-        q, k, v = (attn.head_to_batch_dim(x) for x in (q, k, v))
-        attended = attn.batch_to_head_dim(self.mix(attn, q, k, v))
+        q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (q, k, v))
+        attended = self.mix(attn, q, k, v).transpose(1, 2).flatten(2)
         return attn.to_out[1](attn.to_out[0](attended)) / attn.rescale_output_factor
 
     def mix(
-        self, attn: Attention, q: Float[Tensor, "bh l d"], k: Float[Tensor, "bh n d"], v: Float[Tensor, "bh n d"]
-    ) -> Float[Tensor, "bh l d"]:
-        """Softmax attention of one head a row."""
+        self, attn: Attention, q: Float[Tensor, "b h l d"], k: Float[Tensor, "b h n d"], v: Float[Tensor, "b h n d"]
+    ) -> Float[Tensor, "b h l d"]:
+        """Softmax attention of h heads."""
         return scaled_dot_product_attention(q, k, v, scale=attn.scale)
 
 
@@ -91,10 +91,10 @@ class PlainCrossViewAttnProcessor(_CrossView, AttnProcessor):
     """All scores of all heads at once: the mathematics, which the others are held against."""
 
     def mix(
-        self, attn: Attention, q: Float[Tensor, "bh l d"], k: Float[Tensor, "bh n d"], v: Float[Tensor, "bh n d"]
-    ) -> Float[Tensor, "bh l d"]:
+        self, attn: Attention, q: Float[Tensor, "b h l d"], k: Float[Tensor, "b h n d"], v: Float[Tensor, "b h n d"]
+    ) -> Float[Tensor, "b h l d"]:
         """Softmax attention with its map in memory."""
-        return attn.get_attention_scores(q, k) @ v
+        return (q @ k.transpose(-1, -2) * attn.scale).softmax(-1) @ v
 
 
 class SlicedCrossViewAttnProcessor(_CrossView, SlicedAttnProcessor):
