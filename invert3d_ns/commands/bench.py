@@ -14,9 +14,9 @@ class Bench:
     """Measure speed and write table.md and table.json."""
 
     what: tyro.conf.Positional[Literal["rasterization", "inversion", "editing", "startup", "prior"]]
-    """rasterization: the CPU kernel beside its torch twin. inversion: a step over a bare UNet forward. editing: re-weighted
-    words over plain ones, and a prompt's first views. startup: what the package adds to `ns-train --help`. prior: time
-    and memory of a prior of a given size, with random weights, and what each option saves."""
+    """rasterization: the CPU kernel beside its torch twin. inversion: a step over a bare UNet forward. editing: words
+    re-weighted over plain ones, and the first views of a prompt. startup: what the package adds to `ns-train --help`.
+    prior: time and memory of a prior of a given size, with random weights, and what each option saves."""
     out: Path
     """Folder to write to."""
     quick: bool = False
