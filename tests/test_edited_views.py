@@ -126,6 +126,17 @@ def test_flow_without_change_gives_back_the_scene(tiny_v_prior, embedding, origi
     torch.testing.assert_close(views, expected, rtol=1e-3, atol=1e-4)
 
 
+def test_what_the_scene_shows_already_moves_nothing_more(tiny_v_prior, embedding, originals) -> None:
+    """Of two edits the first is done: the second alone leads on, here by nothing."""
+    edits = [replace(RED_TO_BLUE, guidance_scale=2.0), Edit(target="cat", amount=0.0, guidance_scale=2.0, steps=3)]
+    views = edited_views(tiny_v_prior, embedding, edits, CAMERAS, originals=originals, applied=1)
+    again = edited_views(tiny_v_prior, embedding, edits, CAMERAS, originals=originals)
+    same = tiny_v_prior.decode_latents(tiny_v_prior.encode_images(originals))
+    inside = coverage(originals).expand_as(same) == 1
+    torch.testing.assert_close(views[inside], same[inside], rtol=1e-3, atol=1e-3)
+    assert (again - views).abs().max() > 1e-2
+
+
 @pytest.mark.parametrize("structure", ["flow", "sdedit", "ddim"])
 def test_nothing_changes_outside_masks(tiny_v_prior, embedding, originals, structure) -> None:
     masks = torch.zeros(1, 4, 1, 32, 32)

@@ -201,4 +201,7 @@ def _output_difference(
 
 def without_edit(conditions: Conditions, plain: Conditions) -> Conditions:
     """``plain`` (the object as it is) under the guidance of ``conditions``, to compare the two step by step."""
-    return replace(plain, guidance_scale=conditions.guidance_scale, guidance_rescale=conditions.guidance_rescale)
+    return replace(
+        plain, guidance_scale=conditions.guidance_scale, guidance_rescale=conditions.guidance_rescale,
+        direction_scale=conditions.direction_scale,
+    )  # fmt: skip

@@ -213,8 +213,9 @@ class LiveScene:
             splats = transform_splats(part, to_frame(part))
         originals, cameras = render(splats, prior.info.image_size)
         edited = edited_views(
-            prior, embedding, edits, cameras, originals=originals, progress=progress, cancelled=cancelled
-        )
+            prior, embedding, edits, cameras, originals=originals, applied=len(edits) - 1, progress=progress,
+            cancelled=cancelled,
+        )  # fmt: skip
         return originals, edited
 
     def make_editor(
@@ -222,10 +223,13 @@ class LiveScene:
         form: EditForm,
     ) -> SceneEditor:  # fmt: skip
         """What lets the splats follow the edits."""
-        from invert3d_ns.personalization.scene_editor import SceneEditConfig, SceneEditor
+        from invert3d_ns.personalization.scene_edit_config import SceneEditConfig
+        from invert3d_ns.personalization.scene_editor import SceneEditor
 
         config = SceneEditConfig(change=form.change, box=form.box)
-        return SceneEditor(splats, prior, embedding, edits, config, seed=form.seed, device=prior.device)
+        return SceneEditor(
+            splats, prior, embedding, edits, config, applied=len(edits) - 1, seed=form.seed, device=prior.device
+        )
 
     def _opened(self) -> History:
         """The scene's versions; it is read when they are first asked for."""

@@ -55,6 +55,7 @@ class SceneEditor:
         cloud: the scene in the object frame; never written to.
         prior: the prior that the embedding belongs to.
         edits: what shall change; the last one's sampling settings count.
+        applied: how many of ``edits``, from the first, the scene is under already.
         seed: of the order of views and of distillation; the edited views have that of the edit.
         device: where splats are rendered.
 
@@ -65,11 +66,11 @@ class SceneEditor:
 
     def __init__(
         self, cloud: SplatCloud, prior: MultiViewPrior, embedding: ObjectEmbedding, edits: Sequence[Edit],
-        config: SceneEditConfig | None = None, *, seed: int = 0, device: torch.device | str = "cpu",
+        config: SceneEditConfig | None = None, *, applied: int = 0, seed: int = 0, device: torch.device | str = "cpu",
     ) -> None:  # fmt: skip
         self.config = config or SceneEditConfig()
         self.config.check()
-        self.prior, self.embedding, self.edits = prior, embedding, list(edits)
+        self.prior, self.embedding, self.edits, self.applied = prior, embedding, list(edits), applied
         self.seed, self.device = seed, torch.device(device)
         self.conditions = edit_conditions(prior, embedding, self.edits)
         self.done = 0
@@ -196,7 +197,7 @@ class SceneEditor:
         assert cameras is not None
         views = edited_views(
             self.prior, self.embedding, self.edits, cameras, originals=rows(originals), masks=rows(masks),
-            progress=progress, cancelled=cancelled,
+            applied=self.applied, progress=progress, cancelled=cancelled,
         )  # fmt: skip
         return views.flatten(0, 1).unflatten(0, shape).float().to(self.device)
 

@@ -49,6 +49,7 @@ def edited_views(
     *,
     originals: Float[Tensor, "B F 3 H W"] | None = None,
     masks: Float[Tensor, "B F 1 H W"] | None = None,
+    applied: int = 0,
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Float[Tensor, "B F 3 H W"]:
@@ -64,6 +65,7 @@ def edited_views(
             None.
         masks: 1 where a view may change, 0 where it stays as in ``originals``; the object's silhouette if None and the
             last edit keeps it.
+        applied: how many of ``edits``, from the first, the originals show already: only the others move them.
         progress: called with the steps done and the steps in all.
         cancelled: asked after each step.
 
@@ -113,12 +115,12 @@ def edited_views(
                 sampler=last.sampler, callback=observe,
             )  # fmt: skip
         elif structure == "flow":
-            plain = without_edit(conditions, edit_conditions(prior, embedding))
+            plain = without_edit(conditions, edit_conditions(prior, embedding, edits[:applied], flow=True))
             draws = torch.Generator().manual_seed(last.seed)
             latents = _flowed(prior, conditions, plain, clean, draws, cameras, last, strength, kept, observe)
         else:
             if structure == "ddim":
-                noise = _inverted(prior, embedding, clean, cameras, last, strength)
+                noise = _inverted(prior, embedding, edits[:applied], clean, cameras, last, strength)
             latents = _from_noised(prior, conditions, clean, noise, cameras, last, strength, kept, observe)
     images = prior.decode_latents(latents)
     if originals is not None and masks is not None:
@@ -165,10 +167,11 @@ def _from_noised(
 
 
 def _inverted(
-    prior: MultiViewPrior, embedding: ObjectEmbedding, clean: Tensor, cameras: Tensor, edit: Edit, strength: float
-) -> Float[Tensor, "B F c h w"]:
-    """The noise from which DDIM under z*, without guidance, would come back to ``clean``."""
-    plain = edit_conditions(prior, embedding)
+    prior: MultiViewPrior, embedding: ObjectEmbedding, applied: Sequence[Edit], clean: Tensor, cameras: Tensor,
+    edit: Edit, strength: float,
+) -> Float[Tensor, "B F c h w"]:  # fmt: skip
+    """The noise from which DDIM under the words of ``clean``, without guidance, would come back to it."""
+    plain = edit_conditions(prior, embedding, applied)
     scheduler = make_scheduler(prior, "ddim")
     scheduler.set_timesteps(edit.steps)
     times = scheduler.timesteps[start_index(edit.steps, strength) :].flip(0).to(clean.device)
