@@ -107,13 +107,15 @@ class EditPanel(ViewerElement[str], ViewerControl):
         row = gui.add_button_group("Scene", tuple(actions))
 
         def clicked(event: Any) -> None:
-            # viser 0.2 tells of a change of value only: without a value of its own in between, the second of two clicks
-            # on the same button would be lost. Setting it calls back, without a client.
+            # Setting the value calls back too, without a client.
             if event.client is not None:
                 action = actions[row.value]
                 row.value = ""
                 action()
 
+        # viser 0.2 tells of changes of value only, and a row's value is its first button: without another value in
+        # between, a click on that button, and the second of two clicks on the same one, would be lost.
+        row.value = ""
         row.on_click(clicked)
 
     def form(self) -> EditForm:
