@@ -79,6 +79,7 @@ def test_a_finished_prior_is_trained_on_with_its_autoencoder_as_it_is(
     told = first.info.training
     assert told["started_from"] == start.info.fingerprint != first.info.fingerprint
     assert told["steps"] == 2 and told["steps_before"] >= start.info.training["steps"]
+    assert told["command"] == "invert3d train prior --start bundled"
     assert told["autoencoder_steps"] == start.info.training["autoencoder_steps"]
     assert first.tokenizer.get_vocab() == start.tokenizer.get_vocab()
     for one, other in zip(first.vae.parameters(), start.vae.parameters(), strict=True):

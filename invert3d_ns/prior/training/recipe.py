@@ -122,9 +122,11 @@ class Recipe:
         return self.denoiser_lr or (PEAK if self.start is None else WARM_PEAK)
 
     def _settings(self) -> dict[str, Any]:
+        # A folder's name says nothing to others; ``started_from`` says which prior it was.
+        start = {None: "", "bundled": " --start bundled"}.get(self.start, " --start PRIOR")
         return {
             "steps": self.denoiser_steps, "images": self.images, "lr": self.peak, "objects": self.objects,
-            "views": VIEWS, "seed": self.seed, "data_seed": DATA_SEED, "command": "invert3d train prior",
+            "views": VIEWS, "seed": self.seed, "data_seed": DATA_SEED, "command": f"invert3d train prior{start}",
         }  # fmt: skip
 
     def _denoise(self, prior: MultiViewPrior, data: WorldViews, stage: StageName) -> MultiViewPrior:
