@@ -28,19 +28,29 @@ _SPLAT_OPTIMIZERS = {
     "camera_opt": {"optimizer": AdamOptimizerConfig(lr=1e-4, eps=1e-15), "scheduler": None},
 }
 
-invert3d = MethodSpecification(
-    config=InversionTrainerConfig(
-        method_name="invert3d",
+
+def _method(name: str, pipeline: InversionPipelineConfig) -> InversionTrainerConfig:
+    return InversionTrainerConfig(
+        method_name=name,
         project_name="invert3d",
         machine=MachineConfig(device_type=compat.device_type()),
         steps_per_eval_batch=0,
         steps_per_eval_image=200,
         steps_per_eval_all_images=0,
-        pipeline=InversionPipelineConfig(),
+        pipeline=pipeline,
         optimizers=_SPLAT_OPTIMIZERS,
         logging=LoggingConfig(local_writer=ProgressWriterConfig(), profiler="none"),
         viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
         vis="tensorboard",
-    ),
-    description="Invert3D: a 3D scene (posed images, or splats in a .ply) becomes words of a multi-view prior.",
+    )
+
+
+invert3d = MethodSpecification(
+    config=_method("invert3d", InversionPipelineConfig()),
+    description="Invert3D: a 3D scene (posed images, or splats in a .ply) becomes words of a multi-view prior, which "
+    "--prompt then edits.",
+)
+invert3d_edit = MethodSpecification(
+    config=_method("invert3d-edit", InversionPipelineConfig(splat_steps=0, steps=0)),
+    description="Edit a scene that is words already with more words: --data is its run, --prompt says what to change.",
 )

@@ -13,23 +13,21 @@ from typing import Any
 
 SPLAT_STEPS = 6
 STEPS = 6
+EDIT_STEPS = 4
 
 
-def tiny_config(data: Path, prior: Path, output_dir: Path, **options: Any):
+def tiny_config(data: Path, prior: Path | None, output_dir: Path, *, method: str = "invert3d", **options: Any):
     """The method's own configuration with small numbers; ``options`` are dotted names with ``__`` for the dots."""
-    from invert3d_ns.configs import invert3d
+    from invert3d_ns import configs
 
-    config = copy.deepcopy(invert3d.config)
-    small = {
+    config = copy.deepcopy(getattr(configs, method).config)
+    small: dict[str, Any] = {
         "data": data,
         "output_dir": output_dir,
         "timestamp": "run",
         "machine__device_type": "cpu",
         "steps_per_eval_image": 3,
         "logging__steps_per_log": 1,
-        "pipeline__prior": str(prior),
-        "pipeline__splat_steps": SPLAT_STEPS,
-        "pipeline__steps": STEPS,
         "pipeline__vectors": 3,
         "pipeline__bank_groups": 3,
         "pipeline__heldout_groups": 2,
@@ -40,7 +38,16 @@ def tiny_config(data: Path, prior: Path, output_dir: Path, **options: Any):
         "pipeline__model__num_random": 200,
         "pipeline__model__warmup_length": 2,
         "pipeline__model__refine_every": 2,
+        "pipeline__edit__orbits": 1,
+        "pipeline__edit__fit_steps": EDIT_STEPS,
+        "pipeline__edit__supersampling": 1,
     }
+    if prior is not None:
+        small["pipeline__prior"] = str(prior)
+    if method == "invert3d":
+        small |= {"pipeline__splat_steps": SPLAT_STEPS, "pipeline__steps": STEPS}
+    if options.get("prompt"):
+        small["pipeline__wanted__steps"] = 2
     for name, value in {**small, **options}.items():
         *owners, last = name.split("__")
         owner = config
@@ -57,6 +64,13 @@ def train(config) -> Path:
 
     main(config)
     return config.get_base_dir()
+
+
+def go_on(folder: Path) -> Path:
+    """What ``ns-train invert3d --load-config <run>/config.yml`` does."""
+    import yaml
+
+    return train(yaml.load((folder / "config.yml").read_text(), Loader=yaml.Loader))
 
 
 def train_and_die(*deaths: dict[str, Any]) -> None:
@@ -100,7 +114,7 @@ def _main() -> None:
     trainer.InversionTrainer._observe = observe_or_die
     os.fsync = fsync_or_die
     for name in ("data", "prior", "output_dir"):
-        arguments[name] = Path(arguments[name])
+        arguments[name] = Path(arguments[name]) if arguments.get(name) else None
     train(tiny_config(**arguments))
 
 

@@ -12,13 +12,14 @@ import yaml
 ROOT = Path(__file__).parents[1]
 
 PARSE = """
-import json, sys
+import dataclasses, json, sys
 import nerfstudio.configs.method_configs as methods
 import tyro
 before = sorted(sys.modules)
 assert "invert3d" in methods.all_methods
 import invert3d_ns.dataparsers
 config = tyro.cli(methods.AnnotatedBaseConfigUnion, args=sys.argv[1:])
+edit = tyro.cli(methods.AnnotatedBaseConfigUnion, args=json.loads(sys.stdin.read()))
 print(json.dumps({
     "modules": sorted(sys.modules),
     "target": config._target.__name__,
@@ -29,7 +30,14 @@ print(json.dumps({
     "vis": config.vis,
     "device": config.machine.device_type,
     "means_lr": config.optimizers["means"]["optimizer"].lr,
-}))
+    "edit": {
+        "prompt": edit.prompt,
+        "wanted": dataclasses.asdict(edit.pipeline.wanted),
+        "box": edit.pipeline.edit.box,
+        "change": edit.pipeline.edit.change,
+        "steps": [edit.pipeline.splat_steps, edit.pipeline.steps],
+    },
+}, default=str))
 """
 
 
@@ -40,12 +48,18 @@ def parsed():
     arguments += ["--pipeline.datamanager.dataparser.up", "z"]
     environment = {
         **os.environ,
-        "NERFSTUDIO_METHOD_CONFIGS": "invert3d=invert3d_ns.configs:invert3d",
+        "NERFSTUDIO_METHOD_CONFIGS": (
+            "invert3d=invert3d_ns.configs:invert3d,invert3d-edit=invert3d_ns.configs:invert3d_edit"
+        ),
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
+    edit = ["invert3d-edit", "--prompt", "in van gogh style", "--pipeline.edit.weight", "van gogh=2", "style=0.5"]
+    edit += ["--pipeline.edit.strength", "0.7", "--pipeline.edit.change", "geometry"]
+    edit += ["--pipeline.edit.box", "0", "0", "0", "1", "1", "0.5"]
     done = subprocess.run(
-        [sys.executable, "-c", PARSE, *arguments], env=environment, capture_output=True, text=True, timeout=300
-    )
+        [sys.executable, "-c", PARSE, *arguments], env=environment, capture_output=True, text=True, timeout=300,
+        input=json.dumps(edit),
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -58,6 +72,23 @@ def test_the_command_line_reaches_every_part_of_the_configuration(parsed):
     assert parsed["vis"] == "tensorboard", "with nobody watching, the command must end by itself"
     assert parsed["device"] == ("cuda" if torch.cuda.is_available() else "cpu")
     assert parsed["means_lr"] > 0
+
+
+def test_the_command_line_of_an_edit_says_what_and_how_in_one_group(parsed):
+    edit = parsed["edit"]
+    assert (edit["prompt"], edit["change"], edit["box"]) == ("in van gogh style", "geometry", [0, 0, 0, 1, 1, 0.5])
+    assert edit["wanted"]["weight"] == ["van gogh=2", "style=0.5"] and edit["wanted"]["strength"] == 0.7
+    assert edit["steps"] == [0, 0], "splats and words exist already"
+
+
+def test_no_two_settings_of_an_edit_share_a_name():
+    import dataclasses
+
+    from invert3d_ns.personalization.options import EditOptions
+    from invert3d_ns.personalization.scene_edit_config import SceneEditConfig
+
+    names = [{field.name for field in dataclasses.fields(kind)} for kind in (EditOptions, SceneEditConfig)]
+    assert not names[0] & names[1], "both are --pipeline.edit.<name>"
 
 
 @pytest.mark.parametrize(
@@ -92,8 +123,10 @@ def test_every_setting_of_the_method_has_a_help_text():
 
     from invert3d_ns.inversion.pipeline import InversionPipelineConfig
     from invert3d_ns.inversion.trainer import InversionTrainerConfig
+    from invert3d_ns.personalization.options import EditOptions
+    from invert3d_ns.personalization.scene_edit_config import SceneEditConfig
 
-    for config in (InversionPipelineConfig, InversionTrainerConfig):
+    for config in (InversionPipelineConfig, InversionTrainerConfig, EditOptions, SceneEditConfig):
         source = inspect.getsource(config)
         for field in dataclasses.fields(config):
             if field.name.startswith("_") or f"\n    {field.name}:" not in source:
@@ -102,12 +135,14 @@ def test_every_setting_of_the_method_has_a_help_text():
             assert following.startswith('"""'), f"{config.__name__}.{field.name} has no help text"
 
 
-def test_a_configuration_survives_its_yaml():
-    from invert3d_ns.configs import invert3d
+@pytest.mark.parametrize("name", ["invert3d", "invert3d_edit"])
+def test_a_configuration_survives_its_yaml(name):
+    from invert3d_ns import configs
 
-    again = yaml.load(yaml.dump(invert3d.config), Loader=yaml.Loader)
-    assert again == invert3d.config
-    assert type(again) is type(invert3d.config)
+    config = getattr(configs, name).config
+    again = yaml.load(yaml.dump(config), Loader=yaml.Loader)
+    assert again == config
+    assert type(again) is type(config)
 
 
 @pytest.mark.parametrize(

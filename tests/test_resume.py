@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import SPLAT_STEPS, STEPS, tiny_config, train, train_and_die
+from runs import SPLAT_STEPS, STEPS, go_on, tiny_config, train, train_and_die
 from synthetic import make_cloud
 
 from invert3d_ns.errors import InputError
@@ -38,13 +38,6 @@ def words(folder: Path) -> torch.Tensor:
 
 def checkpoints(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "nerfstudio_models").iterdir())
-
-
-def go_on(folder: Path) -> Path:
-    """What ``ns-train invert3d --load-config <run>/config.yml`` does."""
-    import yaml
-
-    return train(yaml.load((folder / "config.yml").read_text(), Loader=yaml.Loader))
 
 
 DEATHS = {

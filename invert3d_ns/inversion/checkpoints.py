@@ -17,6 +17,8 @@ from invert3d_ns.files import atomic_path
 if TYPE_CHECKING:
     from nerfstudio.engine.trainer import TrainerConfig
 
+    from invert3d_ns.inversion.trainer import InversionTrainer
+
 
 def write_checkpoint(state: dict[str, Any], path: Path) -> None:
     """Write ``state`` to ``path``, whose parent is a folder of nothing but checkpoints.
@@ -77,3 +79,61 @@ def clear_leftovers(run_folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
     for path in run_folder.glob("step-*.ckpt"):
         path.unlink()
+
+
+def discard_unused_run(run_folder: Path, checkpoint_folder: Path) -> None:
+    """Remove the folder that nerfstudio made before it knew of bad input, unless a run left something in it."""
+    if checkpoint_folder.exists():
+        return
+    for name in ("config.yml", "dataparser_transforms.json"):
+        (run_folder / name).unlink(missing_ok=True)
+    for events in run_folder.glob("events.out.tfevents*"):
+        events.unlink()
+    for folder in (run_folder, *list(run_folder.parents)[:3]):
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+
+
+def run_state(trainer: InversionTrainer, step: int) -> dict[str, Any]:
+    """Everything that a resumed run needs to continue exactly after ``step``."""
+    pipeline, optimizers = trainer.pipeline, trainer.optimizers
+    data: Any = pipeline.datamanager
+    random: dict[str, Any] = {"torch": torch.get_rng_state()}
+    if trainer.device.startswith("cuda"):
+        random["cuda"] = torch.cuda.get_rng_state(trainer.device)
+    return {
+        "step": step,
+        "pipeline": pipeline.state_dict(),
+        "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.optimizers.items()},
+        "schedulers": {name: scheduler.state_dict() for name, scheduler in optimizers.schedulers.items()},
+        "scalers": trainer.grad_scaler.state_dict(),
+        "inversion": {
+            "phase": pipeline.phase,
+            "splat_steps": pipeline.splat_steps,
+            "seed": trainer.config.machine.seed,
+            "seconds": dict(trainer.seconds),
+            "random": random,
+            "densification": dict(pipeline.model.strategy_state),
+            "unseen_cameras": list(getattr(data, "train_unseen_cameras", [])),
+            "camera_order": _camera_order(data),
+            "edit": None if pipeline.editing is None else pipeline.editing.state_dict(),
+        },
+    }
+
+
+def restore_random_state(trainer: InversionTrainer, extras: dict[str, Any]) -> None:
+    """Put every generator back where :func:`run_state` found it; ``extras`` is its entry "inversion"."""
+    data: Any = trainer.pipeline.datamanager
+    if extras["camera_order"] is not None:
+        data.train_unseen_cameras = list(extras["unseen_cameras"])
+        data.random_generator.setstate(extras["camera_order"])
+    torch.set_rng_state(extras["random"]["torch"])
+    if trainer.device.startswith("cuda") and "cuda" in extras["random"]:
+        torch.cuda.set_rng_state(extras["random"]["cuda"], trainer.device)
+
+
+def _camera_order(datamanager: Any) -> Any:
+    generator = getattr(datamanager, "random_generator", None)
+    return None if generator is None else generator.getstate()

@@ -1,12 +1,16 @@
-"""The invert3d pipeline: fit splats to images (phase 1), then learn the words that stand for the object (phase 2)."""
+"""The invert3d pipeline: fit splats to images (phase 1), learn the words that stand for the object (phase 2), and let
+the splats follow edits of these words (phase 3, if there are any).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import torch
+import tyro
 from jaxtyping import Float
 from nerfstudio.engine.optimizers import OptimizerConfig
 from nerfstudio.engine.schedulers import CosineDecaySchedulerConfig
@@ -17,12 +21,22 @@ from torch.nn import Parameter
 from invert3d_ns.errors import InputError
 from invert3d_ns.inversion.bank import LatentBank, build_bank, check_size
 from invert3d_ns.inversion.cti import TOKEN, CameraTextInversion, Objective
+from invert3d_ns.inversion.embedding import ObjectEmbedding
+from invert3d_ns.personalization.edit import Edit
+from invert3d_ns.personalization.edit_phase import EditPhase
+from invert3d_ns.personalization.host import EditableScene
+from invert3d_ns.personalization.options import EditOptions
+from invert3d_ns.personalization.scene_edit_config import SceneEditConfig
+from invert3d_ns.personalization.session import EditSession
+from invert3d_ns.personalization.sources import check_same_object, check_wanted, find_words, own_prior, scene_edits
 from invert3d_ns.prior.memory import PriorOptions, apply, check_options, preferred_dtype
 from invert3d_ns.scenes.datasets import SceneDatamanagerConfig
+from invert3d_ns.scenes.runs import is_run
 from invert3d_ns.scenes.splats import ObjectSplatModel, ObjectSplatModelConfig
+from invert3d_ns.viewer.edit_panel import EditPanel
 from invert3d_ns.viewer.inversion_panel import InversionPanel
 
-Phase = Literal["splats", "words"]
+Phase = Literal["splats", "words", "edit"]
 
 
 @dataclass
@@ -36,7 +50,7 @@ class AdamWOptimizerConfig(OptimizerConfig):
 
 @dataclass
 class InversionPipelineConfig(VanillaPipelineConfig):
-    """Fit splats to images, then find the words of a multi-view diffusion model that stand for the object."""
+    """Fit splats to images, find the words of a multi-view diffusion model that stand for the object, and edit it."""
 
     _target: type = field(default_factory=lambda: InversionPipeline)
     datamanager: SceneDatamanagerConfig = field(default_factory=SceneDatamanagerConfig)  # type: ignore[assignment]
@@ -85,18 +99,34 @@ class InversionPipelineConfig(VanillaPipelineConfig):
     """Classifier-free guidance of generated views; the prior's own choice if not given."""
     sampling_steps: int = 30
     """Denoising steps of generated views."""
+    embedding: Path | None = None
+    """Words that exist already: an embedding.safetensors, or the run that learnt it. Phase 2 is skipped then. If
+    --pipeline.steps is 0 and --data is a run, its words are taken."""
+    wanted: Annotated[EditOptions, tyro.conf.arg(name="edit")] = field(default_factory=EditOptions)
+    """What to change besides --prompt, and how the splats follow."""
+    edit: SceneEditConfig = field(default_factory=SceneEditConfig)
+    """How the splats follow an edit."""
+
+    def edits(self, embedding: ObjectEmbedding | None = None) -> list[Edit]:
+        """The edits that --prompt and its companions ask for; none if nothing does.
+
+        Raises:
+            InputError: see :meth:`EditOptions.wanted`.
+        """
+        return self.wanted.wanted(self.model.prompt, embedding)
 
 
-class InversionPipeline(VanillaPipeline):
-    """Two phases over one scene: splats, then words. The prior is loaded only to train, and in no checkpoint.
+class InversionPipeline(EditableScene, VanillaPipeline):
+    """Three phases over one scene: splats, words, edit. The prior is loaded only for use, and in no checkpoint.
 
     Args are those of :class:`VanillaPipeline`.
 
     Attributes:
-        phase: which of the two :meth:`get_train_loss_dict` and :meth:`get_param_groups` are about.
-        words: the learnt vectors [N D], absent until phase 2.
+        phase: which of them :meth:`get_train_loss_dict` and :meth:`get_param_groups` are about.
+        words: the vectors [N D], absent until phase 2 begins or they are read from a file.
         inversion: the CTI objective, from :meth:`load_prior` on.
         bank: latents of the frozen scene, from :meth:`begin_words` on.
+        editing: phase 3, from :meth:`begin_edit` on.
     """
 
     config: InversionPipelineConfig
@@ -108,11 +138,16 @@ class InversionPipeline(VanillaPipeline):
             raise InputError("invert3d runs on one device; leave --machine.num-devices at 1")
         super().__init__(config, device, **kwargs)
         self.register_parameter("words", None)
+        self.begin_hosting(config.prior, config.prior_options)
         self.splat_steps = 0 if self._is_splats() else config.splat_steps
+        self.word_steps = config.steps if config.embedding is None else 0
         self.phase: Phase = "splats" if self.splat_steps else "words"
         self.inversion: CameraTextInversion | None = None
         self.bank: LatentBank | None = None
+        self.editing: EditPhase | None = None
+        self._wanted: list[Edit] = []
         self.panel = InversionPanel()
+        self.edit_panel = EditPanel(EditSession(self))
 
     def _is_splats(self) -> bool:
         outputs = getattr(self.datamanager, "train_dataparser_outputs", None)
@@ -120,8 +155,24 @@ class InversionPipeline(VanillaPipeline):
 
     @property
     def total_steps(self) -> int:
-        """Steps of both phases together."""
-        return self.splat_steps + self.config.steps
+        """Steps of all phases together."""
+        return self.splat_steps + self.word_steps + self.edit_steps
+
+    @property
+    def edit_steps(self) -> int:
+        """Steps of phase 3; known from :meth:`load_prior` on."""
+        return self.config.edit.fit_steps + self.config.edit.refine_steps if self._wanted else 0
+
+    def phase_at(self, step: int) -> Phase:
+        """The phase that ``step`` belongs to; steps are counted over all of them."""
+        if step < self.splat_steps:
+            return "splats"
+        return "edit" if self._wanted and step >= self.splat_steps + self.word_steps else "words"
+
+    def steps_of(self, phase: Phase) -> tuple[int, int]:
+        """The first step of a phase, and the one after its last."""
+        words, edit = self.splat_steps, self.splat_steps + self.word_steps
+        return {"splats": (0, words), "words": (words, edit), "edit": (edit, self.total_steps)}[phase]
 
     def init_word(self) -> str:
         """The word that the vectors start from."""
@@ -140,25 +191,69 @@ class InversionPipeline(VanillaPipeline):
     def load_prior(self, seed: int) -> None:
         """Load the prior into main memory and check the settings against it: mistakes show before a long fit.
 
+        Words that exist already are read, and what is to be edited is known, from here on.
+
         Raises:
-            InputError: unknown prior, vectors, resolution or timesteps that do not fit it, or options that exclude each
-                other.
+            InputError: unknown prior, vectors, resolution or timesteps that do not fit it, options that exclude each
+                other, words that are missing or of another prior, or an edit that cannot be carried out.
         """
+        from invert3d_ns.personalization.conditions import edit_conditions
         from invert3d_ns.prior.multiview import MultiViewPrior
 
         config = self.config
         check_options(config.prior_options)
-        dtype = preferred_dtype(config.prior_options, config.prior, self.device)
-        prior = MultiViewPrior.from_pretrained(config.prior, device="cpu", dtype=dtype)
+        if not self.knows_words():
+            self._read_words()
+        given = self.embedding() if self.knows_words() else None
+        self._wanted = config.edits(given)
+        self._check_wanted(given)
+        dtype = preferred_dtype(config.prior_options, self.prior_name, self.device)
+        prior = MultiViewPrior.from_pretrained(self.prior_name, device="cpu", dtype=dtype)
         check_size(config.resolution or prior.info.image_size, prior)
         objective = Objective(
             config.per_view_timesteps, config.timestep_range or prior.info.inversion_timesteps, config.norm_penalty
         )
         self.inversion = CameraTextInversion(prior, objective, seed=seed)
-        self.inversion.initial_words(config.vectors, self.init_word())
+        self._priors = [prior]
+        if given is None:
+            vectors = self.inversion.initial_words(config.vectors, self.init_word())
+            given = ObjectEmbedding.for_prior(prior, vectors, init_word=self.init_word(), steps=config.steps)
+            self.belong(given)
+        edit_conditions(prior, given, self._wanted)
+
+    def _read_words(self) -> None:
+        """Take words that exist already, and the edits that the splats are under, if that is what is asked for."""
+        config, data = self.config, self.datamanager.get_datapath()
+        path = data if config.embedding is None and config.steps == 0 and is_run(data) else config.embedding
+        if path is None:
+            return
+        file = find_words(path)
+        embedding = ObjectEmbedding.load(file)
+        self.words = Parameter(embedding.vectors.to(self.device), requires_grad=False)
+        self.belong(embedding)
+        self.edits = scene_edits(data, embedding)
+        if config.prior == "bundled":
+            self.prior_name = own_prior(file, embedding)
+
+    def _check_wanted(self, given: ObjectEmbedding | None) -> None:
+        only_edits = self.config.steps == self.config.splat_steps == 0
+        if (only_edits and given is not None) or self._wanted:
+            check_wanted(self._wanted)
+            self.config.edit.check()
+            if self.edit_steps == 0:
+                raise InputError("the edit has no steps to take; give --pipeline.edit.fit-steps 1 or more")
+        if given is None and self.word_steps == 0 and (only_edits or self._wanted):
+            raise InputError(
+                "there are no words to edit; give the run that learnt them as --data, or --pipeline.embedding"
+            )
+        if self._wanted and self.splat_steps == 0 and not self._is_splats():
+            raise InputError(
+                "there are no splats to edit: --data holds images; give a run or a .ply file, or let ns-train invert3d "
+                "fit, invert and edit the scene"
+            )
 
     def begin_words(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Freeze the splats, encode the bank of views, and create the words unless a checkpoint brought them.
+        """Freeze the splats, encode the bank of views, and create the words unless they exist.
 
         Args:
             progress: called with the number of orbits encoded and their total.
@@ -175,11 +270,33 @@ class InversionPipeline(VanillaPipeline):
         if self.words is None:
             initial = inversion.initial_words(config.vectors, self.init_word(), self.init_jitter())
             self.words = Parameter(initial.to(self.device))
-        elif self.words.shape != (config.vectors, inversion.prior.info.token_dim):
+        elif self.word_steps and self.words.shape != (config.vectors, inversion.prior.info.token_dim):
             raise InputError(
                 f"the checkpoint holds words of shape {tuple(self.words.shape)}, but {config.vectors} vectors of prior "
                 f"{inversion.prior.info.name!r} are asked for; resume with the settings that the run was started with"
             )
+
+    def begin_edit(self, state: dict[str, Any] | None = None) -> EditPhase:
+        """Freeze splats and words, and make ready for the splats to follow the edits.
+
+        Args:
+            state: of an :class:`EditPhase` that was interrupted.
+
+        Raises:
+            InputError: words and splats are of different objects, or the region holds no splats.
+        """
+        config = self.config
+        self.model.freeze()
+        self.eval()
+        if self.words is not None:
+            self.words.requires_grad_(False)
+        prior = apply(self._inversion().prior, config.prior_options, self.device)
+        if state is None and config.embedding is not None and not self.edits:
+            # Words and splats of one run belong together, and words do not say what edits did to the splats.
+            check_same_object(prior, self.embedding(), self.splats())
+        self.editing = EditPhase(self, self._wanted, config.edit, seed=self._inversion().seed, state=state)
+        self.phase = "edit"
+        return self.editing
 
     def words_optimizer(self) -> dict[str, Any]:
         """AdamW (official code) from the prior's learning rate or the user's, and its decay, if any."""
@@ -189,13 +306,13 @@ class InversionPipeline(VanillaPipeline):
         return {"optimizer": AdamWOptimizerConfig(lr=lr), "scheduler": schedule if config.lr_decay else None}
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
-        """Parameters that the current phase optimises; the other phase's are absent and cost nothing."""
+        """Parameters that the current phase optimises; the other phases' are absent and cost nothing."""
         if self.phase == "splats":
             return super().get_param_groups()
-        return {} if self.words is None else {"words": [self.words]}
+        return {"words": [self.words]} if self.phase == "words" and self.words is not None else {}
 
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:
-        """Loss terms and metrics of one step; ``step`` counts over both phases."""
+        """Loss terms and metrics of one step of the first two phases; ``step`` counts over all."""
         if self.phase == "splats":
             return super().get_train_loss_dict(step)
         assert self.bank is not None and self.words is not None, "begin_words() comes first"
@@ -218,7 +335,7 @@ class InversionPipeline(VanillaPipeline):
         )  # fmt: skip
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
-        """Restore splats, and words where the checkpoint has them."""
+        """Restore splats, words where the checkpoint has them, and the edits they are under."""
         words = loaded_state.get("words")
         if words is not None:
             self.words = Parameter(torch.zeros_like(words, device=self.device))

@@ -18,10 +18,15 @@ from invert3d_ns.inversion.cti import TOKEN
 from invert3d_ns.provenance import provenance
 
 if TYPE_CHECKING:
-    from invert3d_ns.inversion.embedding import ObjectEmbedding
     from invert3d_ns.inversion.pipeline import InversionPipeline
     from invert3d_ns.inversion.trainer import InversionTrainerConfig
 
+EMBEDDING = "embedding.safetensors"
+"""What a run calls its words."""
+METRICS = "metrics.json"
+"""What a run calls its figures."""
+PICTURE = "Held-out views (truth above, generated below)"
+"""What a run's events call pictures of what its words generate."""
 _GENERATED_GROUPS = 2
 _PREVIEW_STEPS = 12
 _VIEW_PIXELS = 192
@@ -95,12 +100,9 @@ def write_outputs(
     from PIL import Image
 
     settings, seed = pipeline.config, config.machine.seed
-    embedding = object_embedding(pipeline)
-    embedding_path, views_path, metrics_path = (
-        folder / name for name in ("embedding.safetensors", "views.png", "metrics.json")
-    )
+    embedding_path, views_path, metrics_path = (folder / name for name in (EMBEDDING, "views.png", METRICS))
     # The words first: measuring takes a while and the words are what the run was for.
-    embedding.save(embedding_path)
+    pipeline.embedding().save(embedding_path)
     figures, picture = measure(pipeline, seed)
     with atomic_path(views_path) as temporary:
         Image.fromarray(picture).save(temporary)
@@ -109,7 +111,7 @@ def write_outputs(
         **figures,
         "heldout_views": int(pipeline.bank.heldout_images.shape[:2].numel()),
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
-        "steps": {"splats": pipeline.splat_steps, "words": settings.steps},
+        "steps": {"splats": pipeline.splat_steps, "words": pipeline.word_steps},
         "seed": seed,
         "prior": {"name": pipeline.inversion.prior.info.name, "fingerprint": pipeline.inversion.prior.info.fingerprint},
         "settings": {
@@ -132,23 +134,10 @@ def write_outputs(
     return Outputs(embedding_path, views_path, metrics_path, document, picture)
 
 
-def object_embedding(pipeline: InversionPipeline) -> ObjectEmbedding:
-    """The words as they are now, with what is needed to use them elsewhere."""
-    from invert3d_ns.inversion.embedding import ObjectEmbedding
-
-    assert pipeline.inversion is not None and pipeline.words is not None
-    return ObjectEmbedding.for_prior(
-        pipeline.inversion.prior, pipeline.words.detach(), init_word=pipeline.init_word(), steps=pipeline.config.steps
-    )
-
-
-def announce(outputs: Outputs, folder: Path) -> None:
-    """Say where the files are, how good the words are, and which commands come next."""
-    from nerfstudio.utils.rich_utils import CONSOLE
-
+def announce(outputs: Outputs) -> None:
+    """Say where the files are, and how good the words are."""
     loss, quality = outputs.figures["heldout_loss"], outputs.figures["psnr"]
-    config = folder / "config.yml"
-    lines = [
+    say(
         "",
         f"[bold green]The scene is words now.[/bold green]  Held-out loss {loss['embedding']:.4f}"
         f" (init word {loss['init_word']:.4f}), generated views {quality['embedding']:.1f} dB"
@@ -156,11 +145,25 @@ def announce(outputs: Outputs, folder: Path) -> None:
         f"  embedding  {outputs.embedding}",
         f"  picture    {outputs.views}   (truth above, generated below)",
         f"  metrics    {outputs.metrics}",
+    )
+
+
+def say_what_next(outputs: Outputs, folder: Path) -> None:
+    """Name the commands that come next."""
+    config = folder / "config.yml"
+    say(
         "Next:",
         f'  [bold]invert3d views {outputs.embedding} --prompt "a photo of {TOKEN}"[/bold]',
+        f'  [bold]ns-train invert3d-edit --data {folder} --prompt "in van gogh style"[/bold]',
         f"  [bold]ns-viewer --load-config {config}[/bold]",
         f"  [bold]ns-render interpolate --load-config {config} --output-path {folder / 'render.mp4'}[/bold]",
-    ]
+    )
+
+
+def say(*lines: str) -> None:
+    """Print lines as they are, whatever the width of the console."""
+    from nerfstudio.utils.rich_utils import CONSOLE
+
     for line in lines:
         CONSOLE.print(line, highlight=False, soft_wrap=True)
 

@@ -55,6 +55,12 @@ class SplatCloud:
         return SplatCloud(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
+def unit_quaternions(quats: Float[Tensor, "N 4"]) -> Float[Tensor, "N 4"]:
+    """Quaternions of length 1. Those that have it, as far as float32 can tell, keep every bit."""
+    length = quats.norm(dim=-1, keepdim=True)
+    return torch.where((length - 1).abs() < 1e-6, quats, quats / length.clamp_min(1e-12))
+
+
 def read_splats(path: Path | str) -> SplatCloud:
     """Read Gaussian splats from a .ply file: ascii or binary of either byte order, spherical harmonics of degree 0 to
     3.

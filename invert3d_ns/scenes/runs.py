@@ -3,14 +3,72 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 
 from invert3d_ns import compat
 from invert3d_ns.errors import InputError
-from invert3d_ns.scenes.ply import SH_C0, SplatCloud
+from invert3d_ns.scenes.ply import SH_C0, SplatCloud, unit_quaternions
 
 _PREFIX = "_model.gauss_params."
+CLASS = "class"
+"""The key under which :func:`run_settings` keeps the name of a configuration's class."""
+
+
+def is_run(path: Path) -> bool:
+    """Whether ``path`` is a run of nerfstudio: its folder, or the ``config.yml`` in it."""
+    folder = path.parent if path.name == "config.yml" else path
+    return (folder / "nerfstudio_models").is_dir() or (folder.is_dir() and (folder / "config.yml").is_file())
+
+
+def run_settings(path: Path | str) -> dict[str, Any]:
+    """The settings that a run was started with, as plain nested dictionaries; empty where there are none to read.
+
+    nerfstudio writes its configurations as YAML that makes Python objects when it is loaded. Here nothing of it is run:
+    an object becomes the dictionary of its fields, its class's name under :data:`CLASS`.
+
+    Args:
+        path: the run's folder, or the ``config.yml`` in it.
+    """
+    path = Path(path)
+    try:
+        text = (path / "config.yml" if path.is_dir() else path).read_text(encoding="utf-8")
+        settings = yaml.load(text, Loader=_PlainLoader)
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Reads Python objects as what they are made of."""
+
+
+def _plain(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        return {CLASS: suffix.partition(":")[2], **loader.construct_mapping(node, deep=True)}
+    if isinstance(node, yaml.SequenceNode):
+        items = loader.construct_sequence(node, deep=True)
+        return str(Path(*items)) if suffix.endswith("Path") and items else items
+    return loader.construct_scalar(node) if isinstance(node, yaml.ScalarNode) and node.value else suffix
+
+
+_PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", _plain)
+
+
+def read_run_object(path: Path | str) -> SplatCloud:
+    """The splats of a run, in the object frame: :func:`read_run`, brought there if another method's.
+
+    Raises:
+        InputError: see :func:`read_run`.
+    """
+    from invert3d_ns.scenes.normalization import to_object_frame
+
+    cloud = read_run(path)
+    if str(run_settings(path).get(CLASS, "invert3d_ns")).startswith("invert3d_ns"):
+        return cloud
+    return to_object_frame(cloud, "z")[0]
 
 
 def read_run(path: Path | str) -> SplatCloud:
@@ -45,5 +103,5 @@ def read_run(path: Path | str) -> SplatCloud:
         values["features_dc"] = (values["features_dc"].sigmoid() - 0.5) / SH_C0
     elif not values["features_rest"].any():
         values["features_rest"] = values["features_rest"][:, :0]
-    values["quats"] = torch.nn.functional.normalize(values["quats"], dim=-1)
+    values["quats"] = unit_quaternions(values["quats"])
     return SplatCloud(**values)

@@ -19,7 +19,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
 from invert3d_ns.scenes.cameras import OBJECT_RADIUS, gsplat_viewmats
-from invert3d_ns.scenes.ply import SplatCloud
+from invert3d_ns.scenes.ply import SplatCloud, unit_quaternions
 from invert3d_ns.scenes.ssim import ssim
 
 _GAUSSIANS = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
@@ -169,7 +169,7 @@ class ObjectSplatModel(SplatfactoModel):
         """The splats as they are now, detached, on the CPU."""
         values = {name: self.gauss_params[name].detach().cpu().clone() for name in _GAUSSIANS}
         values["features_rest"] = values["features_rest"][:, : (self.active_sh_degree + 1) ** 2 - 1]
-        values["quats"] = torch.nn.functional.normalize(values["quats"], dim=-1)
+        values["quats"] = unit_quaternions(values["quats"])
         return SplatCloud(**values)
 
     def freeze(self, *names: str) -> None:

@@ -1,0 +1,189 @@
+"""``invert3d edit``: views of an inverted object under an edit, beside those of its scene."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from invert3d_ns.personalization.options import EditOptions
+from invert3d_ns.prior.memory import PriorOptions
+from invert3d_ns.scenes.axes import UpAxis
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from invert3d_ns.inversion.embedding import ObjectEmbedding
+    from invert3d_ns.personalization.edit import Edit
+    from invert3d_ns.prior.multiview import MultiViewPrior
+
+_COLUMNS = 4
+
+
+@dataclass
+class EditViews:
+    """Generate views of an inverted object under an edit, as a PNG grid. To change the splats themselves, use ns-train
+    invert3d-edit.
+    """
+
+    embedding: tyro.conf.Positional[Path]
+    """The words of the object: an embedding.safetensors, or the run that learnt it, whose splats are the scene then."""
+    prompt: str | None = None
+    """What to change: "in van gogh style", "blue instead of red", or a whole prompt such as "a photo of <object> on a
+    table"."""
+    options: Annotated[EditOptions, tyro.conf.arg(name="")] = field(default_factory=EditOptions)
+    """More about what to change."""
+    scene: Path | None = None
+    """The object's splats: a run (its folder or config.yml) or a .ply file. Views then keep its structure, and are
+    shown below its own. Without, they are made from noise."""
+    up: Literal["auto"] | UpAxis = "auto"
+    """The axis that points up in a .ply file. auto: what the file says, else y."""
+    azimuths: tuple[float, ...] = (0.0, 90.0, 180.0, 270.0)
+    """Camera azimuths in degrees; 0 sees the front, 90 the side that faces +x."""
+    count: int | None = None
+    """Evenly spaced azimuths, this many, instead of --azimuths."""
+    elevation: float = 15.0
+    """Camera elevation in degrees; priors know about -30 to 30."""
+    joint_views: int | None = None
+    """Views that are denoised together and agree with each other. Default: as many as the prior was trained with."""
+    prior: str | None = None
+    """Name or path of the prior. Default: the one that the embedding was made with."""
+    prior_options: Annotated[PriorOptions, tyro.conf.FlagConversionOff] = field(default_factory=PriorOptions)
+    """How the prior computes: precision, and what lowers its memory."""
+    save_edits: Path | None = None
+    """Write the edits to this file (.json), which --edits carries out again."""
+    out: Path | None = None
+    """The PNG file to write. Default: edited.png in a folder `generated` beside the embedding."""
+
+    def run(self) -> int:
+        """Generate, write the files, and say what was done and where they are."""
+        from invert3d_ns.inversion.embedding import ObjectEmbedding
+        from invert3d_ns.personalization.edit import save_edits
+        from invert3d_ns.personalization.sources import check_wanted, find_words, own_prior, scene_edits
+        from invert3d_ns.pictures import write_grid
+        from invert3d_ns.prior.memory import load_with_options
+
+        self._check()
+        file = find_words(self.embedding)
+        embedding = ObjectEmbedding.load(file)
+        wanted = self.options.wanted(self.prompt, embedding)
+        check_wanted(wanted)
+        scene = self.scene if self.scene is not None or self.embedding == file else self.embedding
+        before = scene_edits(scene, embedding)
+        prior = load_with_options(self.prior or own_prior(file, embedding), self.prior_options)
+        embedding.check_prior(prior)
+        originals = None if scene is None else self._originals(scene, prior, embedding, checked=bool(before))
+        started = time.perf_counter()
+        edited = self._edited(prior, embedding, [*before, *wanted], originals, applied=len(before))
+        seconds = time.perf_counter() - started
+        out = self.out or file.parent / "generated" / "edited.png"
+        write_grid(out, _rows(originals, edited), columns=min(_COLUMNS, len(edited)))
+        for edit in before:
+            print(f"before   {edit.label}")
+        for edit in wanted:
+            print(f"edit     {describe(edit)}")
+        above = "" if originals is None else ", the scene's own above the edited ones"
+        print(f"picture  {out}   ({len(edited)} views in {seconds:.1f} s{above})")
+        if self.save_edits is not None:
+            save_edits([*before, *wanted], self.save_edits, embedding)
+            print(f"edits    {self.save_edits}")
+        return 0
+
+    def _check(self) -> None:
+        from invert3d_ns.errors import InputError
+
+        for name in ("count", "joint_views"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name.replace('_', '-')} is {value}; give 1 or more")
+        if not self.azimuths:
+            raise InputError("no azimuths are given; give at least one, in degrees")
+        if not -90 < self.elevation < 90:
+            raise InputError(f"elevation {self.elevation:g} is out of range; give degrees between -90 and 90")
+        if self.out is not None and self.out.suffix.lower() != ".png":
+            raise InputError(f"{self.out} does not end in .png; give --out a name that does")
+
+    def _angles(self) -> tuple[Float[Tensor, "F"], Float[Tensor, "F"]]:  # noqa: F821
+        import torch
+
+        azimuths = [i * 360 / self.count for i in range(self.count)] if self.count else list(self.azimuths)
+        return torch.tensor(azimuths), torch.full((len(azimuths),), self.elevation)
+
+    def _originals(
+        self, scene: Path, prior: MultiViewPrior, embedding: ObjectEmbedding, checked: bool
+    ) -> Float[Tensor, "F 3 H W"]:
+        """The scene's own views; ``checked`` scenes are under edits, which its words do not say."""
+        import torch
+
+        from invert3d_ns.personalization.sources import check_same_object, read_scene
+        from invert3d_ns.scenes.cameras import orbit_camera_to_world
+        from invert3d_ns.scenes.fitting import render_splats
+
+        splats = read_scene(scene, self.up)
+        if self.scene is not None and not checked:
+            check_same_object(prior, embedding, splats)
+        poses = orbit_camera_to_world(*self._angles())
+        with torch.no_grad():
+            images, _ = render_splats(splats.to(prior.device), poses, prior.info.image_size, supersampling=2)
+        return images.clamp(0, 1)
+
+    def _edited(
+        self, prior: MultiViewPrior, embedding: ObjectEmbedding, edits: list[Edit],
+        originals: Float[Tensor, "F 3 H W"] | None, applied: int,
+    ) -> Float[Tensor, "F 3 H W"]:  # fmt: skip
+        import torch
+        from rich.progress import Progress
+
+        from invert3d_ns.inversion.views import view_groups
+        from invert3d_ns.personalization.views import edited_views
+        from invert3d_ns.scenes.cameras import camera_condition
+
+        cameras = camera_condition(*self._angles())
+        groups = view_groups(len(cameras), self.joint_views or prior.info.num_views)
+        images: dict[int, Tensor] = {}
+        with Progress(transient=True) as bar:
+            task = bar.add_task("editing")
+            for done, group in enumerate(groups):
+                views = edited_views(
+                    prior, embedding, edits, cameras[group][None],
+                    originals=None if originals is None else originals[group][None], applied=applied,
+                    progress=lambda step, steps, done=done: bar.update(
+                        task, completed=done * steps + step, total=len(groups) * steps
+                    ),
+                )[0]  # fmt: skip
+                images.update(zip(group, views.cpu(), strict=True))
+        return torch.stack([images[index] for index in range(len(cameras))])
+
+
+def _rows(originals: Float[Tensor, "F 3 H W"] | None, edited: Float[Tensor, "F 3 H W"]) -> Float[Tensor, "G 3 H W"]:
+    """Edited views, each row of them below the originals of the same cameras."""
+    import torch
+
+    if originals is None:
+        return edited
+    rows = []
+    for first in range(0, len(edited), _COLUMNS):
+        for images in (originals.cpu(), edited):
+            row = images[first : first + _COLUMNS]
+            rows += [row, torch.ones(min(_COLUMNS, len(edited)) - len(row), *row.shape[1:])]
+    return torch.cat(rows)
+
+
+def describe(edit: Edit) -> str:
+    """An edit on one line: its label, and every setting that was chosen."""
+    from dataclasses import fields
+
+    parts = [edit.label]
+    for entry in fields(edit):
+        value = getattr(edit, entry.name)
+        if entry.name in ("prompt", "source", "target"):
+            continue
+        if entry.name == "weights":
+            parts += [f"{phrase}={factor:g}" for phrase, factor in value.items()]
+        elif value != entry.default:
+            parts.append(f"{entry.name.replace('_', ' ')} {value}")
+    return ", ".join(parts)

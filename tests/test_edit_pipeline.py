@@ -1,0 +1,365 @@
+"""``ns-train invert3d-edit`` and ``ns-train invert3d --prompt``: what edits do to a run, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from runs import EDIT_STEPS, SPLAT_STEPS, STEPS, go_on, tiny_config, train
+from synthetic import make_cloud
+
+from invert3d_ns.errors import InputError
+from invert3d_ns.inversion import trainer as module
+from invert3d_ns.inversion.embedding import ObjectEmbedding
+from invert3d_ns.personalization.edit import Edit, load_edits, save_edits
+from invert3d_ns.personalization.sources import check_same_object, read_scene
+from invert3d_ns.prior.checkpoints import save_prior
+from invert3d_ns.scenes.normalization import to_object_frame
+from invert3d_ns.scenes.ply import write_splats
+from invert3d_ns.scenes.posed_images import write_posed_images
+from invert3d_ns.scenes.runs import read_run
+
+BLUE = "blue instead of red"
+SAME = ("means", "scales", "opacities", "quats")
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory, tiny_v_prior):
+    """A tiny prior, a .ply, a folder of posed images, and a finished run on the .ply. Read-only."""
+    folder = tmp_path_factory.mktemp("material")
+    save_prior(tiny_v_prior, folder / "prior", dtype=torch.float32)
+    write_splats(folder / "ball.ply", make_cloud(200))
+    write_posed_images(to_object_frame(make_cloud(200))[0], folder / "posed", count=8, size=32)
+    train(tiny_config(folder / "ball.ply", folder / "prior", folder / "outputs"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(material) -> Path:
+    return material / "outputs" / "ball" / "invert3d" / "run"
+
+
+@pytest.fixture(scope="module")
+def edited(run, tmp_path_factory) -> Path:
+    """The folder of an edited run. Read-only."""
+    return train(edit(run, tmp_path_factory.mktemp("edited"), prompt=BLUE))
+
+
+def edit(data: Path | None, output_dir: Path, **options):
+    config = tiny_config(data or Path(), None, output_dir, method="invert3d_edit", **options)
+    config.data = data
+    return config
+
+
+def differs(before, after) -> torch.Tensor:
+    """Splats of which any number is another."""
+    return torch.stack(
+        [(getattr(before, n).flatten(1) != getattr(after, n).flatten(1)).any(1) for n in (*SAME, "features_dc")]
+    ).any(0)
+
+
+def test_an_edit_leaves_splats_edits_picture_and_figures(run, edited):
+    assert edited.parts[-3:] == ("ball", "invert3d-edit", "run"), "named after the scene of the run"
+    before, after = read_run(run), read_run(edited)
+    for name in SAME:
+        assert torch.equal(getattr(before, name), getattr(after, name)), name
+    assert not torch.allclose(before.features_dc, after.features_dc, atol=1e-3)
+
+    words = ObjectEmbedding.load(edited / "embedding.safetensors")
+    assert torch.equal(words.vectors, ObjectEmbedding.load(run / "embedding.safetensors").vectors)
+    assert load_edits(edited / "edits.json", words) == [Edit(source="red", target="blue", steps=2)]
+
+    picture = np.asarray(Image.open(edited / "edited.png"))
+    assert picture.shape == (3 * 192, 4 * 192, 3), "four views: as they were, edited, and of the edited splats"
+    assert picture[:192].min() < 128 and not np.array_equal(picture[:192], picture[-192:])
+
+    figures = json.loads((edited / "metrics.json").read_text())["edit"]
+    assert figures["edits"][0]["target"] == "blue" and figures["new"] == 1
+    assert figures["steps"] == {"fit": EDIT_STEPS, "refine": 0} and figures["views"] == 4
+    assert figures["splats"] == 200 and 0 < figures["changed_splats"] == int(differs(before, after).sum())
+    assert figures["seconds"]["views"] > 0 and figures["seconds"]["edit"] > 0
+    assert np.isfinite(figures["psnr"]["splats_to_edited_views"])
+
+
+def test_only_the_files_of_an_edit_are_left(edited):
+    names = sorted(path.name for path in edited.iterdir() if not path.name.startswith("events.out"))
+    assert names == [
+        "config.yml", "dataparser_transforms.json", "edited.png", "edits.json", "embedding.safetensors",
+        "metrics.json", "nerfstudio_models",
+    ]  # fmt: skip
+    assert [path.name for path in (edited / "nerfstudio_models").iterdir()] == [f"step-{EDIT_STEPS - 1:09d}.ckpt"]
+
+
+def test_the_same_seed_gives_the_same_splats_and_another_seed_others(run, edited, tmp_path):
+    same = train(edit(run / "config.yml", tmp_path / "same", prompt=BLUE))
+    assert not differs(read_run(edited), read_run(same)).any()
+    other = train(edit(run, tmp_path / "other", prompt=BLUE, pipeline__wanted__seed=5))
+    assert differs(read_run(edited), read_run(other)).any()
+
+
+def test_an_edit_of_an_edited_run_comes_on_top(edited, tmp_path):
+    folder = train(edit(edited, tmp_path, prompt="in van gogh style"))
+    assert [e.label for e in load_edits(folder / "edits.json")] == ["red -> blue", "in van gogh style"]
+    assert differs(read_run(edited), read_run(folder)).any()
+    document = json.loads((folder / "metrics.json").read_text())["edit"]
+    assert len(document["edits"]) == 2 and document["new"] == 1
+
+
+def test_one_run_fits_inverts_and_edits(material, tmp_path):
+    """The words are those that a run without an edit learns."""
+    plain = train(tiny_config(material / "posed", material / "prior", tmp_path / "plain"))
+    folder = train(tiny_config(material / "posed", material / "prior", tmp_path / "all", prompt="in van gogh style"))
+    assert (folder / "embedding.safetensors").read_bytes() == (plain / "embedding.safetensors").read_bytes()
+    first, second = (json.loads((path / "metrics.json").read_text()) for path in (plain, folder))
+    assert first["heldout_loss"] == second["heldout_loss"] and "edit" in second and "edit" not in first
+    assert (folder / "views.png").read_bytes() == (plain / "views.png").read_bytes()
+    last = SPLAT_STEPS + STEPS + EDIT_STEPS - 1
+    assert [path.name for path in (folder / "nerfstudio_models").iterdir()] == [f"step-{last:09d}.ckpt"]
+    assert differs(read_run(plain), read_run(folder)).any()
+
+
+def test_a_ply_and_an_embedding_may_be_given_apart(material, run, tmp_path, monkeypatch):
+    from invert3d_ns.inversion import pipeline
+
+    checked = []
+    monkeypatch.setattr(pipeline, "check_same_object", lambda *given: checked.append(given))
+    options = {"pipeline__embedding": run / "embedding.safetensors", "pipeline__prior": str(material / "prior")}
+    folder = train(edit(material / "ball.ply", tmp_path, prompt=BLUE, **options))
+    assert (folder / "edits.json").exists() and len(checked) == 1
+
+
+def test_edits_of_a_file_are_carried_out_again(run, edited, tmp_path):
+    folder = train(edit(run, tmp_path, pipeline__wanted__edits=edited / "edits.json"))
+    assert not differs(read_run(edited), read_run(folder)).any()
+    assert load_edits(folder / "edits.json") == load_edits(edited / "edits.json")
+
+
+def test_outside_a_box_every_bit_stays(run, tmp_path):
+    box = (-1.0, -1.0, 0.0, 1.0, 1.0, 1.0)
+    options = {"pipeline__edit__box": box, "pipeline__edit__box_holds": "part"}
+    folder = train(edit(run, tmp_path, prompt=BLUE, **options))
+    before, after = read_run(run), read_run(folder)
+    changed = differs(before, after)
+    assert changed.any() and (before.means[changed, 2] >= 0).all()
+    assert json.loads((folder / "metrics.json").read_text())["edit"]["box"] == list(box)
+
+
+def test_the_console_says_what_was_done_and_what_comes_next(run, tmp_path, capfd):
+    folder = train(edit(run, tmp_path, prompt=BLUE))
+    text = capfd.readouterr().out
+    assert "Generating views of the edit: red -> blue" in text and f"edit {EDIT_STEPS}/{EDIT_STEPS}" in text
+    ending = text[text.index("The splats are edited.") :]
+    for name in ("edited.png", "edits.json", "embedding.safetensors", "metrics.json"):
+        assert str(folder / name) in ending
+    for command in ("ns-viewer --load-config", "ns-render interpolate", "invert3d export", "invert3d edit"):
+        assert command in ending
+    assert f"ns-train invert3d-edit --data {folder}" in ending
+
+
+def test_a_run_is_looked_at_with_its_words_and_edits(edited, material, monkeypatch):
+    from nerfstudio.utils.eval_utils import all_methods, eval_setup
+
+    from invert3d_ns.configs import invert3d_edit
+    from invert3d_ns.personalization import host
+
+    loaded = []
+    load = host.load_with_options
+    monkeypatch.setattr(host, "load_with_options", lambda *given: (loaded.append(given[0]), load(*given))[1])
+    monkeypatch.setitem(all_methods, "invert3d-edit", invert3d_edit.config)
+    _, pipeline, _, _ = eval_setup(edited / "config.yml", test_mode="inference")
+    assert [e.label for e in pipeline.edits] == ["red -> blue"] and pipeline.output_folder == edited
+    words = pipeline.embedding()
+    saved = ObjectEmbedding.load(edited / "embedding.safetensors")
+    assert torch.equal(words.vectors, saved.vectors) and words.fingerprint == saved.fingerprint
+    assert loaded == [], "only asking for the prior loads it"
+    assert pipeline.prior() is pipeline.prior() and loaded == [str(material / "prior")]
+    assert not any("unet" in name for name in pipeline.state_dict())
+
+    cloud = pipeline.splats()
+    assert not differs(cloud, read_run(edited)).any()
+    raw = {name: value.detach().clone() for name, value in pipeline.model.gauss_params.items()}
+    cloud.features_dc[:3] += 1
+    pipeline.set_splats(cloud)
+    now = pipeline.model.gauss_params
+    assert torch.equal(now["features_dc"][:3], cloud.features_dc[:3])
+    assert torch.equal(now["features_dc"][3:], raw["features_dc"][3:])
+    assert all(torch.equal(now[name], raw[name]) for name in SAME)
+
+
+def test_exported_splats_are_the_edited_ones(run, edited, tmp_path):
+    from invert3d_ns.commands.export import Export
+
+    Export(edited, tmp_path / "edited.ply").run()
+    Export(run, tmp_path / "plain.ply").run()
+    one, other = read_scene(tmp_path / "edited.ply"), read_scene(tmp_path / "plain.ply")
+    assert torch.allclose(one.means, other.means, atol=1e-5)
+    assert not torch.allclose(one.features_dc, other.features_dc, atol=1e-3)
+
+
+def test_before_there_are_words_an_edit_is_told_so(material):
+    config = tiny_config(material / "posed", material / "prior", material).pipeline
+    config.datamanager.data = material / "posed"
+    pipeline = config.setup(device="cpu", test_mode="inference")
+    with pytest.raises(InputError, match="no words of this scene yet"):
+        pipeline.embedding()
+
+
+class Killed(BaseException):
+    """Ends a run at once: nothing is saved on the way out."""
+
+
+@pytest.mark.parametrize("step", [SPLAT_STEPS + STEPS - 1, SPLAT_STEPS + STEPS, SPLAT_STEPS + STEPS + 2])
+def test_a_killed_edit_goes_on_to_the_very_same_splats(material, run, tmp_path, step):
+    options = {"prompt": BLUE, "steps_per_save": 1}
+    data, prior = material / "posed", material / "prior"
+    unbroken = train(tiny_config(data, prior, tmp_path / "unbroken", **options))
+    config = tiny_config(data, prior, tmp_path / "killed", **options)
+    observe = module.InversionTrainer._observe
+
+    def kill(self, at: int) -> None:
+        observe(self, at)
+        if at == step:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(module.InversionTrainer, "_observe", kill)
+        train(config)
+    folder = config.get_base_dir()
+    assert not (folder / "edits.json").exists()
+    assert go_on(folder) == folder
+    assert not differs(read_run(unbroken), read_run(folder)).any()
+    for name in ("embedding.safetensors", "edits.json", "edited.png", "views.png"):
+        assert (folder / name).read_bytes() == (unbroken / name).read_bytes(), name
+    # A finished run only writes its outputs again.
+    (folder / "edited.png").unlink()
+    go_on(folder)
+    assert (folder / "edited.png").read_bytes() == (unbroken / "edited.png").read_bytes()
+    assert load_edits(folder / "edits.json") == load_edits(unbroken / "edits.json")
+
+
+def test_ctrl_c_while_views_are_generated_stops_and_names_the_command_that_goes_on(run, edited, tmp_path, capfd):
+    import os
+    import signal
+
+    from invert3d_ns.personalization.edit_phase import EditPhase
+
+    prepare = EditPhase.prepare
+
+    def interrupted(self, progress=None, cancelled=None):
+        os.kill(os.getpid(), signal.SIGINT)
+        prepare(self, progress, cancelled)
+
+    config = edit(run, tmp_path, prompt=BLUE)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit_:
+        patch.setattr(EditPhase, "prepare", interrupted)
+        train(config)
+    folder = config.get_base_dir()
+    assert exit_.value.code == 130
+    text = capfd.readouterr().out.replace("\n", "")
+    assert f"ns-train invert3d-edit --load-config {folder / 'config.yml'}" in text
+    go_on(folder)
+    assert not differs(read_run(edited), read_run(folder)).any()
+
+
+def test_stopping_in_the_middle_of_the_fit_and_going_on(run, edited, tmp_path):
+    config = edit(run, tmp_path, prompt=BLUE, max_num_iterations=2)
+    folder = train(config)
+    assert not (folder / "edits.json").exists()
+    second = train(edit(run, tmp_path / "more", prompt=BLUE, load_dir=folder / "nerfstudio_models"))
+    assert not differs(read_run(edited), read_run(second)).any()
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "nothing to edit; give --prompt"),
+        ({"prompt": ""}, "prompt is empty"),
+        ({"prompt": "  "}, "prompt is empty"),
+        ({"prompt": "a red cube", "pipeline__wanted__weight": ("mug=2",)}, "'mug' has a weight"),
+        ({"prompt": BLUE, "pipeline__wanted__amount": 6.0}, "amount is 6"),
+        ({"prompt": BLUE, "pipeline__wanted__amount": NAN}, "amount is nan"),
+        ({"prompt": BLUE, "pipeline__wanted__amount": 0.0}, "changes nothing"),
+        ({"prompt": BLUE, "pipeline__wanted__strength": 2.0}, "strength is 2"),
+        ({"prompt": BLUE, "pipeline__wanted__strength": NAN}, "strength is nan"),
+        ({"prompt": BLUE, "pipeline__wanted__guidance_scale": 99.0}, "guidance scale is 99"),
+        ({"prompt": BLUE, "pipeline__wanted__guidance_scale": NAN}, "guidance scale is nan"),
+        ({"prompt": "<object> " + "red " * 90}, "would be cut"),
+        ({"prompt": BLUE, "pipeline__edit__box": (5.0, 5.0, 5.0, 6.0, 6.0, 6.0)}, "holds no splats"),
+        ({"prompt": BLUE, "pipeline__edit__box": (1.0, 0.0, 0.0, -1.0, 1.0, 1.0)}, "region is empty"),
+        ({"prompt": BLUE, "pipeline__edit__fit_steps": 0}, "no steps"),
+        ({"prompt": BLUE, "pipeline__edit__orbits": 0}, "orbits is 0"),
+        ({"pipeline__wanted__edits": Path("nowhere.json")}, "cannot be read"),
+        ({"prompt": BLUE, "pipeline__embedding": Path("nowhere.safetensors")}, "does not exist"),
+        ({"prompt": BLUE, "data": "ball.ply"}, "no words to edit"),
+        ({"prompt": BLUE, "data": None}, "no words to edit"),
+        ({"prompt": BLUE, "data": "posed", "pipeline__embedding": "run"}, "--data holds images"),
+        ({"prompt": BLUE, "data": "nowhere"}, "does not exist"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(material, run, tmp_path, options, message):
+    options = dict(options)
+    data = options.pop("data", run)
+    data = material / data if isinstance(data, str) else data
+    if options.get("pipeline__embedding") == "run":
+        options["pipeline__embedding"] = run
+    with pytest.raises(InputError, match=message) as caught:
+        train(edit(data, tmp_path / "outputs", **options))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_edits_of_a_newer_version_are_refused(run, tmp_path):
+    save_edits([Edit(target="blue")], tmp_path / "edits.json")
+    document = json.loads((tmp_path / "edits.json").read_text()) | {"version": 7}
+    (tmp_path / "edits.json").write_text(json.dumps(document))
+    with pytest.raises(InputError, match=r"version 7.*update"):
+        train(edit(run, tmp_path / "outputs", pipeline__wanted__edits=tmp_path / "edits.json"))
+
+
+def test_a_run_without_words_and_a_run_of_another_method_are_refused(material, run, tmp_path):
+    unfinished = train(tiny_config(material / "ball.ply", material / "prior", tmp_path, max_num_iterations=1))
+    with pytest.raises(InputError, match=r"has no embedding.safetensors.*learn its words"):
+        train(edit(unfinished, tmp_path / "outputs", prompt=BLUE))
+    other = tmp_path / "nerfacto"
+    (other / "nerfstudio_models").mkdir(parents=True)
+    state = {"step": 0, "pipeline": {"_model.field.weight": torch.zeros(2)}}
+    torch.save(state, other / "nerfstudio_models" / "step-000000000.ckpt")
+    with pytest.raises(InputError, match="not a run of a splatting method"):
+        train(edit(other, tmp_path / "outputs", prompt=BLUE))
+
+
+def test_words_of_another_prior_are_refused(material, run, tiny_prior, tmp_path):
+    vectors = torch.zeros(3, tiny_prior.info.token_dim)
+    ObjectEmbedding.for_prior(tiny_prior, vectors, init_word="object", steps=1).save(tmp_path / "other.safetensors")
+    options = {"pipeline__embedding": tmp_path / "other.safetensors", "pipeline__prior": str(material / "prior")}
+    with pytest.raises(InputError, match="was made for prior"):
+        train(edit(run, tmp_path / "outputs", prompt=BLUE, **options))
+
+
+def test_words_that_explain_a_scene_worse_than_a_plain_word_are_refused(material, tiny_v_prior, tmp_path):
+    """A prior of random weights is no judge of scenes, so the words are taken as its losses happen to order them."""
+    cloud = read_scene(material / "ball.ply")
+    refused, passed = [], []
+    for seed in range(8):
+        vectors = torch.randn(3, tiny_v_prior.info.token_dim, generator=torch.Generator().manual_seed(seed))
+        words = ObjectEmbedding.for_prior(tiny_v_prior, vectors, init_word="object", steps=1)
+        try:
+            own, plain = check_same_object(tiny_v_prior, words, cloud)
+            assert own <= plain
+            passed.append(words)
+        except InputError as error:
+            assert "different scenes" in str(error)
+            refused.append(words)
+    assert refused and passed
+    refused[0].save(tmp_path / "other.safetensors")
+    options = {"pipeline__embedding": tmp_path / "other.safetensors", "pipeline__prior": str(material / "prior")}
+    with pytest.raises(InputError, match="of different scenes"):
+        train(edit(material / "ball.ply", tmp_path / "outputs", prompt=BLUE, **options))
+    assert not (tmp_path / "outputs").exists()
