@@ -54,6 +54,22 @@ def test_prediction_space_adds_the_difference_of_predictions(tiny_v_prior, embed
     )
 
 
+@pytest.mark.parametrize(
+    ("edit", "towards", "away"),
+    [
+        (Edit(source="red", target="orange"), "an orange mug with blue cube", "a red mug with blue cube"),
+        (Edit(source="with blue cube", target="with red cube"), "a red mug with red cube", "a red mug with blue cube"),
+        (Edit(target="on the cat"), "a red mug with blue cube on the cat", "a red mug with blue cube"),
+        (Edit(prompt=f"a photo of {TOKEN}"), "a photo of a red mug with blue cube", "a red mug with blue cube"),
+    ],
+)
+def test_directions_change_only_their_words_in_a_description(tiny_v_prior, embedding, edit, towards, away) -> None:
+    edit = replace(edit, noun="red mug with blue cube")
+    ((to, fro, _),) = edit_conditions(tiny_v_prior, embedding, [edit]).directions
+    torch.testing.assert_close(to, tiny_v_prior.encode_prompt(towards))
+    torch.testing.assert_close(fro, tiny_v_prior.encode_prompt(away))
+
+
 def test_input_space_moves_every_vector(tiny_v_prior, embedding) -> None:
     moved = edit_conditions(tiny_v_prior, embedding, [replace(RED_TO_BLUE, space="input", amount=2.0)])
     difference = tiny_v_prior.word_vectors("blue").mean(0) - tiny_v_prior.word_vectors("red").mean(0)

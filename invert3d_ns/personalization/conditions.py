@@ -166,8 +166,15 @@ def _plain(edit: Edit, init_word: str, suffix: str) -> tuple[str, str]:
     """The edit in plain words: what it leads to, and where it comes from, each with a noun in the object's place."""
     noun = edit.noun.strip() or init_word
     noun = noun if noun.split()[0] in ("a", "an", "the") else with_article(noun)
-    away = place(edit.source, noun)
-    towards = place(edit.target, noun)
+    named = find_phrase(edit.source, noun) if edit.source.strip() else []
+    if named:
+        # A description that says already what the object is now: only these words change.
+        first, last = named[0]
+        away, towards = noun, " ".join(f"{noun[:first]}{edit.target.strip()}{noun[last:]}".split())
+        article = towards.split()[0]
+        towards = with_article(towards.removeprefix(f"{article} ")) if article in ("a", "an") else towards
+    else:
+        away, towards = place(edit.source, noun), place(edit.target, noun)
     if edit.prompt:
         towards = edit.prompt.replace(TOKEN, towards)
     return towards + suffix, away + suffix

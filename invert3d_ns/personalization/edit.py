@@ -43,7 +43,8 @@ class Edit:
     target: str = ""
     """What it shall be instead, as "blue" or "with white wheels"."""
     noun: str = ""
-    """What the object is in one plain word, as "car"; the word that its inversion started from if empty."""
+    """What the object is in plain words, as "car" or, better, "red car with black wheels": the more it says, the less
+    an edit touches besides. The word that its inversion started from if empty."""
     amount: float = 1.0
     """Lambda of eq. 9, -5 to 5: 0 changes nothing, negative goes the other way."""
     weights: Mapping[str, float] = field(default_factory=dict)
