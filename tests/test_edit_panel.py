@@ -1,4 +1,4 @@
-"""The edit panel: what its widgets mean, what it shows, and that it lives in nerfstudio's viewer while a scene trains."""
+"""The edit panel: what its widgets mean, what it shows, and that it lives in nerfstudio's viewer during a training."""
 
 from __future__ import annotations
 

@@ -204,13 +204,12 @@ class LiveScene:
         form: EditForm, progress: Progress, cancelled: Cancelled,
     ) -> tuple[Float[Tensor, "1 4 3 S S"], Float[Tensor, "1 4 3 S S"]]:  # fmt: skip
         """Views of the scene, or of what its box holds, as it is and under the edits."""
-        from invert3d_ns.personalization.regions import inside_box, take, to_frame
         from invert3d_ns.personalization.views import edited_views
-        from invert3d_ns.scenes.normalization import transform_splats
 
         if form.box is not None:
-            part = take(splats, inside_box(splats, form.box))
-            splats = transform_splats(part, to_frame(part))
+            editor = self.make_editor(splats, prior, embedding, edits, form, orbits=1)
+            editor.prepare(progress=progress, cancelled=cancelled)
+            return editor.originals, editor.edited
         originals, cameras = render(splats, prior.info.image_size)
         edited = edited_views(
             prior, embedding, edits, cameras, originals=originals, applied=len(edits) - 1, progress=progress,
@@ -220,15 +219,16 @@ class LiveScene:
 
     def make_editor(
         self, splats: SplatCloud, prior: MultiViewPrior, embedding: ObjectEmbedding, edits: Sequence[Edit],
-        form: EditForm,
+        form: EditForm, **settings: Any,
     ) -> SceneEditor:  # fmt: skip
-        """What lets the splats follow the edits."""
+        """What lets the splats, which are under all of the edits but the last, follow that one too."""
         from invert3d_ns.personalization.scene_edit_config import SceneEditConfig
         from invert3d_ns.personalization.scene_editor import SceneEditor
 
-        config = SceneEditConfig(change=form.change, box=form.box)
+        config = SceneEditConfig(change=form.change, box=form.box, **settings)
+        applied = len(edits) - 1
         return SceneEditor(
-            splats, prior, embedding, edits, config, applied=len(edits) - 1, seed=form.seed, device=prior.device
+            splats, prior, embedding, edits, config, applied=applied, seed=form.seed, device=prior.device
         )
 
     def _opened(self) -> History:
