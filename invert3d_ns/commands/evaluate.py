@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,10 +14,11 @@ import tyro
 class Evaluate:
     """Measure quality and write table.md, table.json and pictures."""
 
-    what: tyro.conf.Positional[Literal["prior", "inversion", "clip"]]
+    what: tyro.conf.Positional[Literal["prior", "inversion", "edit", "clip"]]
     """prior: does it obey words, on held-out combinations of class, colour, pattern and style, and do its views show
     one object. inversion: do the learnt words carry objects that the prior never saw, against the init word and a plain
-    caption. clip: do the bundled towers find held-out objects and styles by words."""
+    caption. edit: do edits of held-out objects change what they name and nothing else. clip: do the bundled towers find
+    held-out objects and styles by words."""
     out: Path
     """Folder to write to."""
     quick: bool = False
@@ -32,15 +34,30 @@ class Evaluate:
     consistency_objects: int = 12
     """For prior: how many prompts' views splats are fitted to; 0 leaves this out."""
     steps: int = 400
-    """For inversion: optimiser steps."""
+    """For inversion and edit: optimiser steps of an inversion."""
     vectors: int = 32
-    """For inversion: number of pseudo-words N."""
+    """For inversion and edit: number of pseudo-words N."""
     sampling_steps: int = 20
     """Denoising steps of generated views."""
     guidance_scale: float | None = None
     """Classifier-free guidance; the prior's own choice if not given."""
     per_view_timesteps: bool = False
     """For inversion: also with a timestep of its own for each view, as the official code does."""
+
+    objects: tuple[str, ...] | None = None
+    """For edit: some of the six objects, such as chair_red."""
+    edits: tuple[str, ...] | None = None
+    """For edit: some of each object's twelve edits, by kind (colour, pattern, part, style) or by target (blue)."""
+    methods: tuple[str, ...] = ("default",)
+    """For edit: ways of editing by name, "all", or settings such as space=encoded,amount=2. Names: default, prediction,
+    encoded, pooled, input, "prompt only", re-weighted, noun, delta, "sdedit 0.5", "sdedit 0.7", "sdedit 0.9", ddim,
+    "from noise"."""
+    splats: bool = False
+    """For edit: also carry the edits, by the first method, into splats, which takes longer than everything else."""
+    words: Path | None = None
+    """For edit: folder of inversions to use again and to add to; "words" in the report's folder if not given."""
+    one_inversion: bool = False
+    """For edit: all seeds share the first one's inversion, and differ in noise and cameras alone."""
 
     def run(self) -> int:
         """Measure, write, show."""
@@ -63,14 +80,21 @@ class Evaluate:
         from invert3d_ns.prior.multiview import MultiViewPrior
 
         prior = MultiViewPrior.from_pretrained(self.prior)
-        return self._prior(prior, seeds) if self.what == "prior" else self._inversion(prior, seeds)
+        runs = {"prior": self._prior, "inversion": self._inversion, "edit": self._edit}
+        return runs[self.what](prior, seeds)
 
     def _command(self, seeds: list[int]) -> str:
         own = f"--steps {self.steps} --vectors {self.vectors}"
         if self.what == "prior":
             own = f"--prompts {self.prompts} --consistency-objects {self.consistency_objects}"
+        if self.what == "edit":
+            own += "".join(
+                f" --{name} {' '.join(map(shlex.quote, values))}"
+                for name in ("objects", "edits", "methods")
+                if (values := getattr(self, name)) is not None
+            )
         extra = "" if self.guidance_scale is None else f" --guidance-scale {self.guidance_scale}"
-        for flag in ("no_cross_view", "per_view_timesteps", "quick"):
+        for flag in ("no_cross_view", "per_view_timesteps", "splats", "one_inversion", "quick"):
             extra += f" --{flag.replace('_', '-')}" if getattr(self, flag) else ""
         return (
             f"invert3d evaluate {self.what} --prior {Path(self.prior).name} --seeds {' '.join(map(str, seeds))} {own} "
@@ -172,6 +196,44 @@ class Evaluate:
         # Each object in four rows of views: the truth, init word, caption, z*.
         write_grid(self.out / "views.png", torch.cat(pictures).flatten(0, 1), columns=4, least=96)
         title = f"Inversion of objects that prior {prior.info.name} never saw, held-out cameras"
+        device = str(prior.device)
+        write_report(self.out, title, table, figures, command=self._command(seeds), seeds=seeds, device=device)
+        return 0
+
+    def _edit(self, prior, seeds: list[int]) -> int:
+        from rich.progress import Progress
+
+        from invert3d_ns.metrics.edit_cases import OBJECTS
+        from invert3d_ns.metrics.edit_quality import METHODS, Plan, evaluate, write_pictures
+        from invert3d_ns.metrics.edit_table import tabulate
+        from invert3d_ns.metrics.judge import Judge
+        from invert3d_ns.metrics.report import write_report
+
+        methods = list(dict.fromkeys(m for name in self.methods for m in (METHODS if name == "all" else [name])))
+        names, edits = self.objects or tuple(OBJECTS), self.edits
+        steps, groups = self.steps, 48
+        if self.quick:
+            names, edits = names[:1], edits or ("blue", "striped", "cyan", "van gogh")
+            steps, groups = min(steps, 40), 8
+        plan = Plan(
+            names, edits, methods, seeds, self.sampling_steps, self.guidance_scale, steps, self.vectors, groups,
+            self.words, self.one_inversion,
+        )  # fmt: skip
+        judge = Judge.load()
+        with Progress() as bar:
+            task = bar.add_task("starting", total=None)
+
+            def watch(label: str, done: int, total: int) -> None:
+                bar.update(task, description=label, completed=done, total=total)
+
+            table, figures = tabulate(evaluate(prior, judge, self.out, plan, watch))
+            write_pictures(self.out, plan)
+            if self.splats:
+                from invert3d_ns.metrics.edit_splats import evaluate_splats, tabulate_splats
+
+                lines, behind = tabulate_splats(evaluate_splats(prior, judge, self.out, plan, progress=watch))
+                table, figures = table + lines, figures | behind
+        title = f"Edits of held-out objects, read by the judge, prior {prior.info.name}"
         device = str(prior.device)
         write_report(self.out, title, table, figures, command=self._command(seeds), seeds=seeds, device=device)
         return 0

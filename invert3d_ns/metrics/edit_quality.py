@@ -1,0 +1,378 @@
+"""Do edits do what they say and nothing else? Edited views of held-out objects, read by the independent judge."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from invert3d_ns.errors import InputError
+from invert3d_ns.metrics.edit_cases import (
+    OBJECTS,
+    EditCase,
+    Truth,
+    chosen_cases,
+    evaluation_orbit,
+    object_of,
+    read_colours,
+    truth_of,
+)
+from invert3d_ns.metrics.judge import Judge
+
+if TYPE_CHECKING:
+    from invert3d_ns.inversion.embedding import ObjectEmbedding
+    from invert3d_ns.personalization.edit import Edit
+    from invert3d_ns.prior.multiview import MultiViewPrior
+    from invert3d_ns.scenes.ply import SplatCloud
+
+METHODS: dict[str, str] = {
+    "default": "", "prediction": "space=prediction", "encoded": "space=encoded", "pooled": "space=pooled",
+    "input": "space=input", "prompt only": "space=prompt", "re-weighted": "weights=2", "noun": "noun=yes",
+    "delta": "structure=delta", "sdedit 0.5": "structure=sdedit,strength=0.5",
+    "sdedit 0.7": "structure=sdedit,strength=0.7", "sdedit 0.9": "structure=sdedit,strength=0.9",
+    "ddim": "structure=ddim", "from noise": "originals=no",
+}  # fmt: skip
+"""Ways of editing that are compared, each by the settings in which it differs from the default."""
+TRUTH, UNEDITED = "true renders", "unedited splats"
+"""Rows beside the methods: the object as the edit should make it, and as it was."""
+ASPECTS = ("class", "colour", "pattern", "style", "azimuth")
+ROWS_FILE = "rows.jsonl"
+_WHITE = 0.1
+"""How far a pixel is from white, in its farthest channel, when it is the object's. Of those tried the one at which both
+a recoloured truth and an unchanged decoded view overlap the original best."""
+
+Row = dict[str, Any]
+Key = tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """How an edit is made."""
+
+    name: str
+    settings: Mapping[str, Any]
+    """Fields of the Edit."""
+    originals: bool = True
+    """Whether the scene's own views are given, or views come from noise."""
+    noun: bool = False
+    """Whether the edit says in a plain word what the object is."""
+    weight: float | None = None
+    """Factor of eq. 11 on the edit's words; none if None."""
+
+    @classmethod
+    def parse(cls, name: str) -> Method:
+        """A method by its name in :data:`METHODS`, or by its settings as "space=encoded,amount=2".
+
+        Fields of the Edit are meant, and besides: originals=no (from noise), noun=yes (name the class), weights=2.
+
+        Raises:
+            InputError: an unknown name or field, or a value that the field does not take.
+        """
+        from invert3d_ns.personalization.edit import Edit
+
+        text = METHODS.get(name, name)
+        fields = {field.name: str(field.type) for field in dataclasses.fields(Edit)}
+        settings: dict[str, Any] = {}
+        special: dict[str, Any] = {}
+        for part in filter(None, text.split(",")):
+            key, found, value = (word.strip() for word in part.partition("="))
+            if not found or (key not in fields and key != "originals") or key in ("prompt", "source", "target", "seed"):
+                raise InputError(
+                    f"unknown method {name!r}; give {', '.join(METHODS)}, or settings such as space=encoded,amount=2"
+                )
+            try:
+                if key in ("originals", "noun"):
+                    special[key] = {"yes": True, "no": False}[value]
+                elif key == "weights":
+                    special["weight"] = float(value)
+                else:
+                    kind = fields[key]
+                    settings[key] = int(value) if kind == "int" else float(value) if "float" in kind else value
+            except (KeyError, ValueError) as error:
+                raise InputError(f"method {name!r}: {key} cannot be {value!r}") from error
+        Edit(target="blue", **settings).check()
+        return cls(name, settings, **special)
+
+    def edit(self, case: EditCase, name: str, **settings: Any) -> Edit:
+        """The Edit of one case on an object of class ``name``."""
+        extra: dict[str, Any] = {"noun": name} if self.noun else {}
+        if self.weight is not None:
+            extra["weights"] = {case.phrase: self.weight}
+        return case.edit(**(settings | extra | dict(self.settings)))
+
+
+def silhouettes(views: Float[Tensor, "F 3 H W"]) -> Bool[Tensor, "F H W"]:
+    """What is not white, with its holes filled."""
+    from scipy.ndimage import binary_fill_holes
+
+    differs = ((1 - views).amax(1) > _WHITE).numpy()
+    return torch.from_numpy(np.stack([np.asarray(binary_fill_holes(one)) for one in differs]))
+
+
+def overlap(views: Float[Tensor, "F 3 H W"], others: Float[Tensor, "F 3 H W"]) -> Float[Tensor, "F"]:  # noqa: F821
+    """Intersection over union of the silhouettes; 1 where both are empty."""
+    a, b = silhouettes(views), silhouettes(others)
+    union = (a | b).flatten(1).sum(1)
+    return torch.where(union > 0, (a & b).flatten(1).sum(1) / union.clamp_min(1), torch.ones(len(a)))
+
+
+def grade(
+    judge: Judge, case: EditCase, colour: str, truth: Truth, views: Float[Tensor, "F 3 H W"],
+    originals: Float[Tensor, "F 3 H W"],
+) -> Row:  # fmt: skip
+    """Read edited views.
+
+    Args:
+        colour: of the object's largest part, before the edit.
+        views: what the edit made, RGB in [0, 1].
+        originals: the views before it.
+
+    Returns:
+        ``changed``: for each view 1 where the edited attribute reads as asked, else 0, None where it cannot be seen.
+        ``kept``: for each other attribute, of how many views it was read right on true renders before the edit, and
+        for how many of these it still is; [right, of]. ``iou``: overlap of each view's silhouette with the original's.
+    """
+    from invert3d_ns.prior.training.world import COLOURS
+
+    found = judge.judge(views).right(truth.wanted)
+    before = judge.judge(truth.original).right(truth.was)
+    colours = list(COLOURS)
+    if case.kind == "part":
+        seen, main = (read_colours(views, truth, key) for key in ("part", "main"))
+        changed = (seen == colours.index(case.target)).float().masked_fill(truth_hidden(truth, "part"), torch.nan)
+        found["colour"] = (main == colours.index(colour)).float()
+        was = read_colours(truth.original, truth, "main")
+        before["colour"] = (was == colours.index(colour)).float()
+    else:
+        changed = found[case.kind]
+    kept = {}
+    for aspect in ASPECTS:
+        if aspect == case.kind:
+            continue
+        known = (before[aspect] == 1) & ~found[aspect].isnan()
+        kept[aspect] = [int(found[aspect][known].sum()), int(known.sum())]
+    marks = [None if value != value else int(value) for value in changed.tolist()]
+    return {
+        "changed": marks, "kept": kept, "iou": [round(v, 4) for v in overlap(views, originals).tolist()],
+        "read": {aspect: [int(v.nansum()), int((~v.isnan()).sum())] for aspect, v in before.items()},
+    }  # fmt: skip
+
+
+def truth_hidden(truth: Truth, key: str) -> Bool[Tensor, "F"]:  # noqa: F821
+    """Views in which a part can hardly be seen."""
+    return truth.shades[key].isnan().flatten(2).any(2).any(0)
+
+
+def learnt_words(
+    prior: MultiViewPrior, name: str, cloud: SplatCloud, seed: int, folder: Path, *, steps: int = 400,
+    vectors: int = 32, groups: int = 48, progress: Callable[[int, int], None] | None = None,
+) -> ObjectEmbedding:  # fmt: skip
+    """The words of one object, inverted once for each seed and prior and then read from ``folder``.
+
+    Raises:
+        InputError: the folder cannot be written, or what it holds is damaged.
+    """
+    from invert3d_ns.inversion.bank import build_bank
+    from invert3d_ns.inversion.cti import CameraTextInversion, Objective, fit_words
+    from invert3d_ns.inversion.embedding import ObjectEmbedding
+    from invert3d_ns.metrics.inversion_quality import renderer
+
+    path = folder / f"{name}_{seed}_{prior.info.fingerprint}_{steps}x{vectors}.safetensors"
+    if path.exists():
+        embedding = ObjectEmbedding.load(path)
+        embedding.check_prior(prior)
+        return embedding
+    folder.mkdir(parents=True, exist_ok=True)
+    bank = build_bank(renderer(cloud), prior, groups=groups, heldout_groups=1, seed=seed)
+    inversion = CameraTextInversion(prior, Objective(False, prior.info.inversion_timesteps), seed=seed)
+    words = fit_words(
+        inversion, bank, inversion.initial_words(vectors, prior.info.init_word, prior.info.inversion_jitter),
+        steps=steps, callback=None if progress is None else lambda step, _: progress(step + 1, steps),
+    )  # fmt: skip
+    embedding = ObjectEmbedding.for_prior(prior, words, init_word=prior.info.init_word, steps=steps)
+    embedding.save(path)
+    return embedding
+
+
+@dataclasses.dataclass
+class Plan:
+    """What is measured."""
+
+    objects: Sequence[str] = tuple(OBJECTS)
+    edits: Sequence[str] | None = None
+    """Kinds, targets or labels; all if None."""
+    methods: Sequence[str] = ("default",)
+    seeds: Sequence[int] = (0, 1, 2)
+    """Of words, noise and cameras."""
+    sampling_steps: int = 20
+    guidance_scale: float | None = None
+    """The prior's own if None."""
+    inversion_steps: int = 400
+    vectors: int = 32
+    groups: int = 48
+    """Orbits in the inversion's bank."""
+    words: Path | None = None
+    """Folder of inversions; "words" in the report's folder if None."""
+    one_inversion: bool = False
+    """Every seed has the first one's words; otherwise its own."""
+
+    def edit(self, method: Method, case: EditCase, name: str, seed: int) -> Edit:
+        """The Edit of one case on an object of class ``name``."""
+        return method.edit(case, name, seed=seed, steps=self.sampling_steps, guidance_scale=self.guidance_scale)
+
+    def stamp(self, prior: MultiViewPrior) -> Row:
+        """What rows of this plan rest on besides object, edit, method and seed: rows of another one are not its own."""
+        inversion = f"{self.inversion_steps}x{self.vectors}{', one' if self.one_inversion else ''}"
+        return {
+            "prior": prior.info.fingerprint, "steps": self.sampling_steps, "guidance": self.guidance_scale,
+            "inversion": inversion,
+        }  # fmt: skip
+
+    def embedding(self, prior: MultiViewPrior, name: str, cloud: SplatCloud, seed: int, out: Path) -> ObjectEmbedding:
+        """The words of an object for one seed; inverted now if no earlier run has."""
+        return learnt_words(
+            prior, name, cloud, self.seeds[0] if self.one_inversion else seed, self.words or out / "words",
+            steps=self.inversion_steps, vectors=self.vectors, groups=self.groups,
+        )  # fmt: skip
+
+
+def evaluate(
+    prior: MultiViewPrior, judge: Judge, out: Path, plan: Plan,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[Row]:  # fmt: skip
+    """Grade every edit of every object with every method and seed.
+
+    Rows are appended to ``rows.jsonl`` in ``out`` one by one, and what is there already is not made again; views of the
+    first seed go to ``views``.
+
+    Args:
+        progress: called with what is at work, and the number of rows done and in all.
+
+    Raises:
+        InputError: an unknown object, edit or method.
+    """
+    from invert3d_ns.inversion.bank import render_views
+    from invert3d_ns.metrics.inversion_quality import renderer
+    from invert3d_ns.personalization.views import edited_views
+    from invert3d_ns.pictures import write_grid
+    from invert3d_ns.prior.training.splats import splats_of
+    from invert3d_ns.scenes.cameras import camera_condition
+
+    methods = [Method.parse(name) for name in plan.methods]
+    things = {name: object_of(name) for name in plan.objects}
+    cases = {name: chosen_cases(item, plan.edits) for name, item in things.items()}
+    done = read_rows(out, prior, plan)
+    views, size = prior.info.num_views, prior.info.image_size
+    total = sum(len(c) for c in cases.values()) * len(plan.seeds) * (len(methods) + 2)
+    kept_rows: list[Row] = []
+    clouds: dict[str, SplatCloud] = {}
+
+    def tell(words: str) -> None:
+        if progress is not None:
+            progress(words, len(kept_rows), total)
+
+    for seed in plan.seeds:
+        for name, item in things.items():
+            for method in [None, *methods]:
+                for case in cases[name]:
+                    labels = (TRUTH, UNEDITED) if method is None else (method.name,)
+                    keys = [(name, case.label, label, str(seed)) for label in labels]
+                    if all(key in done for key in keys):
+                        kept_rows += [done[key] for key in keys]
+                        continue
+                    tell(f"{name}, {case.label}, {labels[0]}, seed {seed}")
+                    if name not in clouds:
+                        clouds[name] = splats_of(item)
+                    index = list(OBJECTS).index(name), [c.label for c in chosen_cases(item, None)].index(case.label)
+                    azimuths, elevations = evaluation_orbit(*index, seed, views)
+                    truth = truth_of(item, case, azimuths, elevations, size)
+                    originals = render_views(renderer(clouds[name]), azimuths, elevations, size)
+                    pairs = [(truth.target, truth.original), (originals, originals)]
+                    started = time.perf_counter()
+                    if method is not None:
+                        embedding = plan.embedding(prior, name, clouds[name], seed, out)
+                        edit = plan.edit(method, case, item.name, seed * 1009 + index[1])
+                        started = time.perf_counter()
+                        made = edited_views(
+                            prior, embedding, [edit], camera_condition(azimuths, elevations)[None],
+                            originals=originals[None] if method.originals else None,
+                        )[0].float().cpu()  # fmt: skip
+                        pairs = [(made, originals)]
+                        if seed == plan.seeds[0]:
+                            path = strip(out, name, index[1], method.name)
+                            path.parent.mkdir(parents=True, exist_ok=True)
+                            write_grid(path, torch.cat([originals, made, truth.target]), columns=3 * views, least=64)
+                    seconds = round(time.perf_counter() - started, 2)
+                    for label, (shown, before) in zip(labels, pairs, strict=True):
+                        row = {
+                            "object": name, "edit": case.label, "kind": case.kind, "method": label, "seed": seed,
+                            "seconds": seconds,
+                        } | plan.stamp(prior) | grade(judge, case, item.colour, truth, shown, before)  # fmt: skip
+                        append_row(out, row)
+                        kept_rows.append(row)
+    tell("done")
+    return kept_rows
+
+
+def strip(out: Path, name: str, index: int, method: str) -> Path:
+    """Where one edit's views are kept: originals, edited ones and the truth, side by side."""
+    word = "".join(c if c.isalnum() or c in ".-" else "_" for c in method)
+    return out / "views" / f"{name}_{word}_{index:02}.png"
+
+
+def write_pictures(out: Path, plan: Plan) -> list[Path]:
+    """A picture for each object and method: originals, edited views and true renders, a row an edit."""
+    from PIL import Image
+
+    from invert3d_ns.files import atomic_path
+
+    written = []
+    for name in plan.objects:
+        for method in plan.methods:
+            paths = sorted(out.glob(strip(Path(), name, 0, method).as_posix().replace("_00.png", "_[0-9][0-9].png")))
+            if not paths:
+                continue
+            strips = [Image.open(path) for path in paths]
+            grid = Image.new("RGB", (max(s.width for s in strips), sum(s.height for s in strips)), "white")
+            top = 0
+            for one in strips:
+                grid.paste(one, (0, top))
+                top += one.height
+            written.append(out / f"{paths[0].name.removesuffix(paths[0].name[-7:])}.png")
+            with atomic_path(written[-1]) as temporary:
+                grid.save(temporary, format="PNG")
+    return written
+
+
+def read_rows(out: Path, prior: MultiViewPrior, plan: Plan, name: str = ROWS_FILE) -> dict[Key, Row]:
+    """Rows of an earlier run with the same prior and number of steps, by object, edit, method and seed."""
+    path = out / name
+    if not path.exists():
+        return {}
+    rows: dict[Key, Row] = {}
+    stamp = plan.stamp(prior)
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue  # the line that a killed run was writing
+        if all(row.get(key) == value for key, value in stamp.items()):
+            rows[row["object"], row["edit"], row["method"], str(row["seed"])] = row
+    return rows
+
+
+def append_row(out: Path, row: Row, name: str = ROWS_FILE) -> None:
+    """Add a row to the file of rows."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / name
+    torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+    with path.open("a", encoding="utf-8") as file:
+        file.write(("\n" if torn else "") + json.dumps(row) + "\n")
