@@ -15,14 +15,15 @@ from invert3d_ns.commands.bench import Bench
 from invert3d_ns.commands.edit import EditViews
 from invert3d_ns.commands.evaluate import Evaluate
 from invert3d_ns.commands.export import Export
+from invert3d_ns.commands.invert_images import Image
 from invert3d_ns.commands.prior import Prior
 from invert3d_ns.commands.train import Train
 from invert3d_ns.commands.views import Views
 from invert3d_ns.errors import InputError
 
 _TABLE: dict[str, Any] = {
-    "views": Views, "edit": EditViews, "export": Export, "prior": Prior, "train": Train, "evaluate": Evaluate,
-    "bench": Bench,
+    "views": Views, "edit": EditViews, "image": Image,
+    "export": Export, "prior": Prior, "train": Train, "evaluate": Evaluate, "bench": Bench,
 }  # fmt: skip
 
 _ENTRIES: list[Any] = [Annotated[kind, tyro.conf.subcommand(name)] for name, kind in _TABLE.items()]

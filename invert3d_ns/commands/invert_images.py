@@ -1,0 +1,174 @@
+"""``invert3d image``: photographs without cameras -> words, views and splats."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from invert3d_ns.inversion.image_settings import EXTENT, ImageSettings
+from invert3d_ns.prior.memory import PriorOptions
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from invert3d_ns.inversion.embedding import ObjectEmbedding
+    from invert3d_ns.inversion.images import ImageInversion
+    from invert3d_ns.prior.multiview import MultiViewPrior
+
+ORBIT = (0.0, 90.0, 180.0, 270.0)
+"""Azimuths in degrees of the views in the picture."""
+_ELEVATION = 15.0
+_STEPS = 30
+
+
+@dataclass
+class Image:
+    """Find the words for the object in a photograph, or in a few, and show it from all sides."""
+
+    photographs: tyro.conf.Positional[tuple[Path, ...]]
+    """Pictures of one object: cut out (PNG with a transparent background), or before a background of one colour."""
+    out: Path = Path("outputs/image")
+    """Folder for embedding.safetensors, views.png, metrics.json, and splats.ply if asked for."""
+    settings: tyro.conf.OmitArgPrefixes[ImageSettings] = field(default_factory=ImageSettings)
+    """How photographs become words."""
+    extent: float = EXTENT
+    """Share of the frame that the object is scaled to; smaller for what should come out smaller."""
+    splats: bool = False
+    """Also fit splats to views of the words, and write splats.ply."""
+    seed: int = 0
+    """Same seed, same words."""
+    prior: str = "bundled"
+    """Name or path of the prior."""
+    prior_options: Annotated[PriorOptions, tyro.conf.FlagConversionOff] = field(default_factory=PriorOptions)
+    """How the prior computes: precision, and what lowers its memory."""
+
+    def run(self) -> int:
+        """Invert, generate, write, and say where the files are."""
+        from rich.progress import Progress
+
+        from invert3d_ns.errors import InputError
+        from invert3d_ns.prior.memory import load_with_options
+
+        if not self.photographs:
+            raise InputError("no photograph is given; give one or more image files")
+        self.settings.check(len(self.photographs))
+        started = time.perf_counter()
+        # Pictures before the prior: what is wrong with them should not take a download to find out.
+        read_photographs(self.photographs, 64, self.extent)
+        prior = load_with_options(self.prior, self.prior_options)
+        photographs = read_photographs(self.photographs, prior.info.image_size, self.extent)
+        with Progress(transient=True) as bar:
+            embedding, inversion, seconds = self._invert(prior, photographs, bar)
+            embedding.save(self.out / "embedding.safetensors")
+            views, figures = self._show(prior, embedding, inversion, photographs)
+            if self.splats:
+                self._fit(prior, embedding, bar)
+        figures["seconds"] = {"words": round(seconds, 2), "total": round(time.perf_counter() - started, 2)}
+        self._write(prior, inversion, views, figures)
+        self._say(inversion, figures)
+        return 0
+
+    def _invert(
+        self, prior: MultiViewPrior, photographs: Float[Tensor, "K 3 S S"], bar: Any
+    ) -> tuple[ObjectEmbedding, ImageInversion, float]:
+        from invert3d_ns.inversion.images import invert_images
+
+        started = time.perf_counter()
+        task = bar.add_task("")
+        embedding, inversion = invert_images(
+            prior, photographs.to(prior.device), self.settings, seed=self.seed,
+            progress=lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
+        )  # fmt: skip
+        return embedding, inversion, time.perf_counter() - started
+
+    def _show(
+        self, prior: MultiViewPrior, embedding: ObjectEmbedding, inversion: ImageInversion,
+        photographs: Float[Tensor, "K 3 S S"],
+    ) -> tuple[Float[Tensor, "F 3 S S"], dict[str, Any]]:  # fmt: skip
+        """Photographs, generated views from where they were taken, and an orbit, in rows of four; and figures."""
+        import torch
+
+        from invert3d_ns.inversion.report import psnr
+        from invert3d_ns.inversion.views import generate_views
+        from invert3d_ns.scenes.cameras import camera_condition
+
+        cameras = inversion.cameras
+        context = prior.encode_prompt(embedding.token, embedding.words)
+        again = prior.sample(context, camera_condition(*cameras.T)[None], seed=self.seed, steps=_STEPS)[0]
+        orbit = generate_views(prior, embedding, ORBIT, _ELEVATION, seed=self.seed, steps=_STEPS)
+        again, orbit = again.cpu(), orbit.cpu()
+        rows = [torch.cat([part, torch.ones(-len(part) % 4, *part.shape[1:])]) for part in (photographs, again, orbit)]
+        likely = inversion.weights.max(1).values.tolist()
+        figures: dict[str, Any] = {
+            "named": inversion.text,
+            "psnr": psnr(again, photographs),
+            "cameras": [
+                {"photograph": str(path), "azimuth": azimuth, "elevation": elevation, "probability": round(p, 3)}
+                for path, (azimuth, elevation), p in zip(self.photographs, cameras.tolist(), likely, strict=True)
+            ],
+        }
+        return torch.cat(rows), figures
+
+    def _fit(self, prior: MultiViewPrior, embedding: ObjectEmbedding, bar: Any) -> None:
+        """Splats of what the words mean, fitted to generated views; no photograph is needed any more."""
+        from invert3d_ns.personalization.scene_editor import SceneEditor
+        from invert3d_ns.scenes.normalization import from_object_frame
+        from invert3d_ns.scenes.ply import write_splats
+
+        task = bar.add_task("generating views for the splats", total=None)
+        editor = SceneEditor.from_words(
+            prior, embedding, seed=self.seed, device=prior.device,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )  # fmt: skip
+        bar.update(task, description="fitting splats", completed=0, total=editor.total_steps)
+        while editor.done < editor.total_steps:
+            editor.step()
+            bar.update(task, completed=editor.done)
+        write_splats(self.out / "splats.ply", from_object_frame(editor.cloud(), "y"), up="y")
+
+    def _write(
+        self, prior: MultiViewPrior, inversion: ImageInversion, views: Float[Tensor, "F 3 S S"], figures: dict[str, Any]
+    ) -> None:
+        from invert3d_ns.files import atomic_path
+        from invert3d_ns.pictures import write_grid
+        from invert3d_ns.provenance import provenance
+
+        write_grid(self.out / "views.png", views)
+        settings = {**asdict(self.settings), "extent": self.extent, "seed": self.seed}
+        named = {"name": prior.info.name, "fingerprint": prior.info.fingerprint}
+        document = {**figures, "prior": named, "settings": settings, **provenance(str(prior.device))}
+        with atomic_path(self.out / "metrics.json") as temporary:
+            temporary.write_text(json.dumps(document, indent=2) + "\n")
+
+    def _say(self, inversion: ImageInversion, figures: dict[str, Any]) -> None:
+        from invert3d_ns.inversion.naming import with_article
+
+        print(f"taken for {with_article(inversion.text)} (--init-word if it is something else)")
+        for camera in figures["cameras"]:
+            seen = f"azimuth {camera['azimuth']:.0f}, elevation {camera['elevation']:.0f}"
+            print(f"{camera['photograph']}: seen from {seen}")
+        embedding = self.out / "embedding.safetensors"
+        print(f"words    {embedding}")
+        print(f"picture  {self.out / 'views.png'} (photographs; the same views from the words; an orbit)")
+        if self.splats:
+            print(f"splats   {self.out / 'splats.ply'}")
+        print(f'next     invert3d views {embedding} --prompt "<object> in van gogh style"')
+
+
+def read_photographs(paths: tuple[Path, ...], size: int, extent: float) -> Float[Tensor, "K 3 S S"]:
+    """Views of all photographs, whatever their sizes.
+
+    Raises:
+        InputError: one of them is no picture of an object; see :func:`invert3d_ns.inversion.photographs.object_view`.
+    """
+    import torch
+
+    from invert3d_ns.inversion.photographs import object_view
+
+    return torch.stack([object_view(path, size, extent) for path in paths])

@@ -1,0 +1,233 @@
+"""Inversion without cameras: which words make the prior denoise a photograph, seen from wherever it was taken?
+
+Plain textual inversion of one image (Invert3D, section 5.1) on the prior's single-view path, F = 1: multi-view priors
+are trained on single views too. They still want a camera, and the photograph has none: it is a latent variable with a
+distribution over a grid of orbit cameras, found from what the frozen prior itself thinks of each (see
+:class:`ImageInversion`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from invert3d_ns.inversion.bank import LatentBank
+from invert3d_ns.inversion.cti import CameraTextInversion, Objective, fit_words, seeded_generator
+from invert3d_ns.inversion.embedding import ObjectEmbedding
+from invert3d_ns.inversion.image_settings import ImageSettings
+from invert3d_ns.inversion.imagined import imagine_bank
+from invert3d_ns.inversion.naming import name_object, vocabulary, with_article
+from invert3d_ns.scenes.cameras import camera_condition
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from invert3d_ns.prior.multiview import MultiViewPrior
+
+AZIMUTHS, ELEVATIONS = 16, (-12.0, 18.0)
+"""The grid of cameras: evenly spaced azimuths, and elevations in degrees."""
+_DRAW, _SCORE = 30, 31
+_SCORED = (0.45, 0.75)
+_SHORTLIST, _CHUNK = 8, 64
+
+
+class ImageInversion(CameraTextInversion):
+    """The inversion objective on photographs whose cameras are a latent variable.
+
+    Expectation-maximisation: now and then (E) every camera of a grid is scored by the denoising loss of the
+    photograph with the words as they are, all cameras with the same noise and timesteps, which gives each photograph a
+    distribution over cameras; in between (M) steps draw cameras from it. The distribution sharpens from search to
+    search, so that words that only name the object settle its camera, and the camera the rest of the words.
+
+    Args:
+        prior: the frozen multi-view diffusion model.
+        photographs: views of :func:`invert3d_ns.inversion.photographs.object_view`, of the prior's size.
+        settings: how.
+        seed: with the step number, determines every random draw.
+
+    Raises:
+        InputError: bad settings.
+    """
+
+    def __init__(
+        self, prior: MultiViewPrior, photographs: Float[Tensor, "K 3 S S"], settings: ImageSettings, *, seed: int = 0
+    ) -> None:
+        settings.check(len(photographs))
+        super().__init__(prior, Objective(timestep_range=prior.info.inversion_timesteps), seed=seed)
+        self.settings = settings
+        with torch.no_grad():
+            self.latents = prior.encode_images(photographs).float()[:, None]  # [K 1 c h w]
+        self.grid = camera_grid()
+        self.possible = self._possible()
+        """Cameras of the grid that do not contradict what is known (bool, [K G])."""
+        self.weights = self.possible / self.possible.sum(1, keepdim=True)
+        """Probability of each camera of the grid for each photograph."""
+        self.text = settings.init_word or prior.info.init_word
+        """The plain words that the vectors start from."""
+
+    @property
+    def cameras(self) -> Float[Tensor, "K 2"]:
+        """The likeliest camera of each photograph: azimuth in [-180, 180) and elevation, in degrees."""
+        found = self.grid[self.weights.argmax(1)].clone()
+        for column, given in enumerate((self.settings.azimuths, self.settings.elevations)):
+            if given:
+                found[:, column] = torch.tensor(given)
+        found[:, 0] = (found[:, 0] + 180) % 360 - 180
+        return found
+
+    @property
+    def known(self) -> bool:
+        """Whether nothing is left to search."""
+        return bool(self.settings.azimuths and self.settings.elevations)
+
+    def bank(self) -> LatentBank:
+        """The photographs as what :func:`fit_words` takes; without held-out views, as there are none."""
+        nothing = self.latents[:0]
+        cameras = camera_condition(*self.cameras.T)[:, None].to(self.latents.device)
+        return LatentBank(self.latents, cameras, nothing, cameras[:0], nothing)
+
+    def loss(
+        self, words: Float[Tensor, "N D"], bank: LatentBank, step: int, groups: int = 1
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The terms of the loss at ``step``, after a search of the cameras where one is due."""
+        every = max(1, self.settings.steps * 2 // 3 // self.settings.searches)
+        turn, due = divmod(step, every)
+        if self.settings.method == "direct" and due == 0 and turn < self.settings.searches:
+            plain = self.prior.encode_prompt(with_article(self.text)) if turn == 0 else None
+            self.search(self.context(words.detach()) if plain is None else plain, sharpness=2.0 * (turn + 1))
+        return super().loss(words, bank, step, groups)
+
+    def draw(self, bank: LatentBank, step: int, groups: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Photographs, cameras drawn from their distributions, noise and timesteps of ``step``; shapes as for CTI."""
+        _, _, noise, timesteps = super().draw(bank, step, groups)
+        generator = seeded_generator(self.seed, _DRAW, step)
+        # Every photograph in turn, so that a step of several holds several.
+        picks = (torch.arange(groups) + step * groups) % len(self.latents)
+        chosen = torch.multinomial(self.weights[picks], 1, generator=generator)[:, 0]
+        # Anywhere in the grid's cell: words must hold between its cameras too.
+        spacing = torch.tensor([360.0 / AZIMUTHS, ELEVATIONS[1] - ELEVATIONS[0]])
+        angles = self.grid[chosen] + spacing * (torch.rand(groups, 2, generator=generator) - 0.5)
+        for column, given in enumerate((self.settings.azimuths, self.settings.elevations)):
+            if given:
+                angles[:, column] = torch.tensor(given)[picks]
+        device = bank.latents.device
+        cameras = camera_condition(*angles.T)[:, None].to(device)
+        return bank.latents[picks.to(device)], cameras, noise, timesteps
+
+    @torch.no_grad()
+    def search(self, context: Float[Tensor, "1 L C"], sharpness: float, *, draws: int = 2) -> None:
+        """Score the cameras under ``context`` and set :attr:`weights`.
+
+        Probabilities are ``exp(-sharpness z)``, z the loss in standard deviations over the grid: losses of different
+        photographs and priors differ by far, their order is what counts. The best cameras are scored ``3 draws``
+        times, the others ``draws`` times: by far most of the time goes into these.
+        """
+        if self.known:
+            return
+        for index in range(len(self.latents)):
+            every = torch.nonzero(self.possible[index])[:, 0]
+            rough = self.losses(index, context, every, range(draws))[0]
+            short = rough.argsort()[:_SHORTLIST]
+            fine = self.losses(index, context, every[short], range(draws, 3 * draws))[0]
+            spread = rough.std(correction=0).clamp_min(1e-12)
+            z = (rough - rough.mean()) / spread
+            # Fine scores take the place of the shortlist's rough ones, around the same mean.
+            z[short] = (z[short] + 2 * ((fine - fine.mean()) / spread + z[short].mean())) / 3
+            self.weights[index] = 0
+            self.weights[index, every] = torch.softmax(-sharpness * z, 0)
+
+    @torch.no_grad()
+    def losses(
+        self, index: int, contexts: Float[Tensor, "P L C"], cameras: Int[Tensor, "G"], draws: Iterable[int]  # noqa: F821
+    ) -> Float[Tensor, "P G"]:
+        """Denoising losses of one photograph for every context from every camera, relative to their mean.
+
+        All of them see the same noise at the same timesteps, so that their order means something after few draws.
+
+        Args:
+            index: of the photograph.
+            cameras: indices into :attr:`grid`.
+            draws: numbers of the draws of noise; even and odd ones are at earlier and later timesteps.
+        """
+        device, conditions = self.latents.device, camera_condition(*self.grid.T)[:, None].to(self.latents.device)
+        rows, columns = (x.flatten() for x in torch.meshgrid(torch.arange(len(contexts)), cameras, indexing="ij"))
+        total, count = torch.zeros(len(rows)), 0
+        for draw in draws:
+            generator = seeded_generator(_SCORE, index, draw)
+            noise = torch.randn(1, *self.latents.shape[1:], generator=generator).to(device)
+            fraction = _SCORED[draw % len(_SCORED)] + 0.1 * (torch.rand(1, generator=generator).item() - 0.5)
+            t = torch.tensor([round(fraction * self.prior.num_timesteps)], device=device)
+            loss = torch.cat([
+                self.prior.prediction_loss(
+                    self.latents[index : index + 1].expand(len(row), -1, -1, -1, -1),
+                    noise.expand(len(row), -1, -1, -1, -1), t.expand(len(row)), contexts[row.to(device)],
+                    conditions[column.to(device)], reduction="none",
+                )[:, 0].cpu()
+                for row, column in zip(rows.split(_CHUNK), columns.split(_CHUNK), strict=True)
+            ])  # fmt: skip
+            total, count = total + loss / loss.mean(), count + 1
+        return (total / count).reshape(len(contexts), len(cameras))
+
+    def _possible(self) -> Bool[Tensor, "K G"]:
+        """Where an angle is known, the cameras nearest to it."""
+        possible = torch.ones(len(self.latents), len(self.grid), dtype=torch.bool)
+        for column, given in enumerate((self.settings.azimuths, self.settings.elevations)):
+            for index, value in enumerate(given):
+                off = (self.grid[:, column] - value).abs() % 360
+                off = torch.minimum(off, 360 - off)
+                possible[index] &= off <= off.min() + 1e-3
+        return possible
+
+
+def camera_grid() -> Float[Tensor, "G 2"]:
+    """Azimuths and elevations in degrees of the cameras that are searched."""
+    return torch.cartesian_prod(torch.arange(AZIMUTHS) * (360.0 / AZIMUTHS), torch.tensor(ELEVATIONS))
+
+
+def invert_images(
+    prior: MultiViewPrior,
+    photographs: Float[Tensor, "K 3 S S"],
+    settings: ImageSettings | None = None,
+    *,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> tuple[ObjectEmbedding, ImageInversion]:
+    """Words for the object in one or a few photographs.
+
+    Args:
+        photographs: RGB in [0, 1] on white, of the prior's size; see
+            :func:`invert3d_ns.inversion.photographs.object_view`. They show one object; each has a camera of its own.
+        progress: called with what is being done, the steps of it that are done, and how many it has.
+
+    Returns:
+        The embedding, and the inversion, which knows the cameras and the plain words that were found.
+
+    Raises:
+        InputError: bad settings, or a word that the prior's tokenizer has no tokens for.
+    """
+    settings = settings or ImageSettings()
+    report = progress or (lambda what, done, total: None)
+    inversion = ImageInversion(prior, photographs, settings, seed=seed)
+    if not settings.init_word:
+        report("naming the object", 0, 1)
+        inversion.text = name_object(inversion, vocabulary(prior)) or inversion.text
+    plain = with_article(inversion.text)
+    words = inversion.initial_words(settings.vectors, plain)
+    objective, bank, groups = inversion, inversion.bank(), settings.batch
+    if settings.method == "imagined":
+        context = prior.encode_prompt(plain)
+        report("finding cameras", 0, 1)
+        inversion.search(context, sharpness=4.0, draws=4)
+        bank = imagine_bank(
+            prior, context, inversion.latents[:, 0], inversion.cameras, orbits=settings.orbits, seed=seed,
+            progress=lambda done, total: report("imagining other sides", done, total),
+        )  # fmt: skip
+        objective, groups = CameraTextInversion(prior, inversion.objective, seed=seed), 1
+    words = fit_words(
+        objective, bank, words, steps=settings.steps, learning_rate=settings.learning_rate, groups=groups,
+        callback=lambda step, _: report("finding words", step + 1, settings.steps),
+    )  # fmt: skip
+    return ObjectEmbedding.for_prior(prior, words, init_word=inversion.text, steps=settings.steps), inversion
