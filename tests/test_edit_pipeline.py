@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,6 +172,7 @@ def test_a_run_is_looked_at_with_its_words_and_edits(edited, material, monkeypat
     monkeypatch.setattr(host, "load_with_options", lambda *given: (loaded.append(given[0]), load(*given))[1])
     monkeypatch.setitem(all_methods, "invert3d-edit", invert3d_edit.config)
     _, pipeline, _, _ = eval_setup(edited / "config.yml", test_mode="inference")
+    assert isinstance(pipeline, module.InversionPipeline)
     assert [e.label for e in pipeline.edits] == ["red -> blue"] and pipeline.output_folder == edited
     words = pipeline.embedding()
     saved = ObjectEmbedding.load(edited / "embedding.safetensors")
@@ -206,6 +208,25 @@ def test_before_there_are_words_an_edit_is_told_so(material):
     pipeline = config.setup(device="cpu", test_mode="inference")
     with pytest.raises(InputError, match="no words of this scene yet"):
         pipeline.embedding()
+
+
+def test_people_are_served_between_steps_and_see_splats_change(run, tmp_path, monkeypatch):
+    from invert3d_ns.personalization.session import EditSession
+
+    served, shown = [], []
+    monkeypatch.setattr(EditSession, "run_pending", lambda self, limit=1: served.append(limit) or 0)
+    monkeypatch.setattr(module, "_SHOWN_EVERY", -1.0)
+    setup = module.InversionTrainer.setup
+
+    def watched(self, test_mode: Any = "val") -> None:
+        setup(self, test_mode)
+        self.viewer_state = None
+        self.pipeline.edit_panel.session.scene.rerender = lambda: shown.append(self.pipeline.splats().features_dc)
+
+    monkeypatch.setattr(module.InversionTrainer, "setup", watched)
+    train(edit(run, tmp_path, prompt=BLUE))
+    assert len(served) == EDIT_STEPS and len(shown) == EDIT_STEPS + 1
+    assert not torch.equal(shown[0], shown[1]) and torch.equal(shown[-1], shown[-2])
 
 
 class Killed(BaseException):

@@ -148,12 +148,12 @@ def announce(outputs: Outputs) -> None:
     )
 
 
-def say_what_next(outputs: Outputs, folder: Path) -> None:
-    """Name the commands that come next."""
+def say_what_next(folder: Path) -> None:
+    """Name the commands that come next after the words of the run in ``folder``."""
     config = folder / "config.yml"
     say(
         "Next:",
-        f'  [bold]invert3d views {outputs.embedding} --prompt "a photo of {TOKEN}"[/bold]',
+        f'  [bold]invert3d views {folder / EMBEDDING} --prompt "a photo of {TOKEN}"[/bold]',
         f'  [bold]ns-train invert3d-edit --data {folder} --prompt "in van gogh style"[/bold]',
         f"  [bold]ns-viewer --load-config {config}[/bold]",
         f"  [bold]ns-render interpolate --load-config {config} --output-path {folder / 'render.mp4'}[/bold]",

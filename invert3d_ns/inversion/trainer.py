@@ -33,7 +33,7 @@ from invert3d_ns.inversion.checkpoints import (
     write_checkpoint,
 )
 from invert3d_ns.inversion.interruption import StopSignal
-from invert3d_ns.inversion.pipeline import InversionPipeline, Phase
+from invert3d_ns.inversion.pipeline import InversionPipeline, InversionPipelineConfig, Phase
 from invert3d_ns.inversion.progress import ProgressWriter
 from invert3d_ns.personalization.views import Cancelled
 from invert3d_ns.prior.memory import explain_out_of_memory
@@ -49,6 +49,8 @@ class InversionTrainerConfig(TrainerConfig):
     """Settings of a run of invert3d."""
 
     _target: type = field(default_factory=lambda: InversionTrainer)
+    pipeline: InversionPipelineConfig = field(default_factory=InversionPipelineConfig)  # type: ignore[assignment]
+    """The scene, the prior, and the steps of each phase."""
     max_num_iterations: int = 1_000_000
     """Stop after so many steps of all phases. Their lengths are --pipeline.splat-steps, --pipeline.steps, and
     --pipeline.edit.fit-steps with --pipeline.edit.refine-steps."""
@@ -82,7 +84,7 @@ class InversionTrainer(Trainer):
         super().__init__(config, local_rank, world_size)
         if config.prompt is not None:
             config.pipeline.model.prompt = config.prompt  # nerfstudio's command leaves an empty one aside
-        self.seconds = dict.fromkeys(("splats", "bank", "words", "views", "edit"), 0.0)
+        self.seconds: dict[str, float] = {"splats": 0.0, "bank": 0.0, "words": 0.0, "views": 0.0, "edit": 0.0}
         self._resumed: dict[str, Any] | None = None
         self._random_state: dict[str, Any] | None = None
         self._stop_signal = StopSignal()
@@ -234,18 +236,17 @@ class InversionTrainer(Trainer):
         if editing.prepared:
             self._show_picture(editing.picture(), max(self.step, 0), edit_report.PICTURE)
 
-    def _finish_words(self, measure: bool = True) -> report.Outputs | None:
+    def _finish_words(self, measure: bool = True) -> None:
         """Write the words' outputs; without measuring where the splats are no longer those that were inverted."""
         if not measure:
             self.pipeline.embedding().save(self.base_dir / report.EMBEDDING)
-            return None
+            return
         if self.pipeline.bank is None:  # resumed when nothing was left to do, or no step asked for
             self._begin_words()
         with self.train_lock:
             outputs = report.write_outputs(self.pipeline, self.config, self.base_dir, self.seconds)
         self._show_picture(outputs.picture, max(self.step, 0))
         report.announce(outputs)
-        return outputs
 
     def _observe(self, step: int) -> None:
         """Whatever people look at while a run lasts. Nothing here changes what is learnt."""
@@ -267,9 +268,9 @@ class InversionTrainer(Trainer):
         pipeline.edit_panel.session.run_pending()
 
     def _show_status(self, step: int) -> None:
-        first, last = self.pipeline.steps_of(self.pipeline.phase)
-        lines = [f"**{_TITLES[self.pipeline.phase]}**: step {step + 1 - first} of {last - first}"]
-        lines.append(f"Loss {self._loss:.4f}")
+        phase = self.pipeline.phase
+        first, last = self.pipeline.steps_of(phase)
+        lines = [f"**{_TITLES[phase]}**: step {step + 1 - first} of {last - first}", f"Loss {self._loss:.4f}"]
         if self._heldout_loss is not None:
             lines.append(f"Held-out loss {self._heldout_loss:.4f}")
         self.pipeline.panel.show("  \n".join(lines))
@@ -311,9 +312,8 @@ class InversionTrainer(Trainer):
         else:
             if self.step >= self._start_step:
                 self.save_checkpoint(self.step)
-            outputs = self._finish_words()
-            assert outputs is not None
-            report.say_what_next(outputs, self.base_dir)
+            self._finish_words()
+            report.say_what_next(self.base_dir)
         pipeline.panel.show("**Done.**")
 
     def _finish_edit(self) -> None:
@@ -347,11 +347,10 @@ class InversionTrainer(Trainer):
         raise SystemExit(128 + (self._stop_signal.number or 0))
 
     def _say_how_to_resume(self) -> None:
-        CONSOLE.print(
-            f"Stopped after step {self.step + 1} of {self.pipeline.total_steps}. To go on:\n"
+        report.say(
+            f"Stopped after step {self.step + 1} of {self.pipeline.total_steps}. To go on:",
             f"  [bold]ns-train {self.config.method_name} --load-config {self.base_dir / 'config.yml'}[/bold]",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
+        )
 
     # Checkpoints
 
