@@ -23,9 +23,9 @@ def inputs(prior, seed: int = 0):
 
 
 @torch.no_grad()
-def test_what_is_recorded_is_the_softmax_of_every_layer(tiny_prior) -> None:
+def test_what_is_recorded_is_the_softmax_of_the_decoders_layers(tiny_prior) -> None:
     noisy, t, context, cameras = inputs(tiny_prior)
-    layers = [m for name, m in tiny_prior.unet.named_modules() if name.endswith("attn2")]
+    layers = [m for name, m in tiny_prior.unet.up_blocks.named_modules() if name.endswith("attn2")]
     calls: list[tuple] = []
     handles = [
         projection.register_forward_hook(lambda _m, _i, out, layer=layer: calls.append((layer, out)))

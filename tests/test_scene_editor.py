@@ -258,6 +258,31 @@ def test_a_view_that_contradicts_the_others_is_believed_less(tiny_v_prior, monke
     assert psnr(drawn(after), drawn(truth)) > psnr(drawn(trusting), drawn(truth))
 
 
+def test_background_where_the_object_was_does_not_whiten_it(tiny_v_prior, monkeypatch) -> None:
+    """Half of the views lose the upper half of the object."""
+    cloud = scene()
+    truth = repainted(cloud)
+
+    def half_lost(_, cameras):
+        views = show(truth)(None, cameras)
+        views[0, ::2, :, :16] = 1.0
+        return views
+
+    answer(monkeypatch, half_lost)
+    config = SceneEditConfig(fit_steps=10, details=False)
+    editor = SceneEditor(cloud, tiny_v_prior, words(tiny_v_prior), [EDIT], config)
+    found = psnr(drawn(finished(editor)), drawn(truth))
+    editor = SceneEditor(cloud, tiny_v_prior, words(tiny_v_prior), [EDIT], config)
+    monkeypatch.setattr(module.view_sets, "LOST", 1.0)
+    assert found > psnr(drawn(finished(editor)), drawn(truth)) + 1
+
+    white = replace(cloud, features_dc=torch.full_like(cloud.features_dc, 0.5 / SH_C0))
+    answer(monkeypatch, show(white))
+    monkeypatch.setattr(module.view_sets, "LOST", 0.1)
+    editor = SceneEditor(cloud, tiny_v_prior, words(tiny_v_prior), [EDIT], config)
+    assert psnr(drawn(finished(editor)), drawn(white)) > psnr(drawn(cloud), drawn(white)) + 8, "it can become white"
+
+
 def test_confidence_falls_with_the_square_of_the_error() -> None:
     weights = confidences(torch.tensor([1.0, 1.0, 1.4, 3.0, 0.5]), 1.5)
     torch.testing.assert_close(weights, torch.tensor([1.0, 1.0, 1.0, 0.25, 1.0]))

@@ -25,10 +25,9 @@ from invert3d_ns.personalization.regions import coverage_masks, inside_box, take
 from invert3d_ns.personalization.scene_edit_config import SceneEditConfig
 from invert3d_ns.personalization.views import edited_views
 from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world, random_orbit
-from invert3d_ns.scenes.fitting import fit_splats, lift_to_splats, render_splats
+from invert3d_ns.scenes.fitting import fit_splats, render_splats
 from invert3d_ns.scenes.normalization import transform_splats
 from invert3d_ns.scenes.ply import SH_C0, SplatCloud
-from invert3d_ns.scenes.silhouettes import alpha_from_background
 
 if TYPE_CHECKING:
     from invert3d_ns.inversion.embedding import ObjectEmbedding
@@ -188,18 +187,16 @@ class SceneEditor:
         self, originals: Float[Tensor, "B F 3 H W"] | None, masks: Float[Tensor, "B F 1 H W"] | None,
         progress: Callable[[int, int], None] | None, cancelled: Callable[[], bool] | None,
     ) -> Float[Tensor, "B F 3 H W"]:  # fmt: skip
-        shape = self.cameras.shape[:2]
 
         def rows(values: Tensor | None) -> Tensor | None:
             return values.flatten(0, 1)[None] if values is not None and self.config.at_once else values
 
-        cameras = rows(self.cameras)
-        assert cameras is not None
+        cameras = self.cameras.flatten(0, 1)[None] if self.config.at_once else self.cameras
         views = edited_views(
             self.prior, self.embedding, self.edits, cameras, originals=rows(originals), masks=rows(masks),
             applied=self.applied, progress=progress, cancelled=cancelled,
         )  # fmt: skip
-        return views.flatten(0, 1).unflatten(0, shape).float().to(self.device)
+        return views.flatten(0, 1).unflatten(0, self.cameras.shape[:2]).float().to(self.device)
 
     def _framed(self, is_object: bool) -> SplatCloud:
         """The scene as the prior is shown it: whole, or only what is inside the box, at the size of objects."""
@@ -223,13 +220,14 @@ class SceneEditor:
         self, base: SplatCloud, is_object: bool, free: Tensor, originals: Tensor, edited: Tensor, wanted: Tensor
     ) -> None:
         names = _COLOURS if self.config.change == "colours" else _COLOURS + _GEOMETRY
-        alphas = torch.stack(
-            [alpha_from_background(v.permute(1, 2, 0).cpu(), torch.ones(3)) for v in wanted.flatten(0, 1)]
-        )
+        alphas = view_sets.silhouettes(wanted.flatten(0, 1)).to(self.device)
+        trust = torch.ones_like(alphas)
+        if self.config.change == "colours":
+            trust = view_sets.trust(view_sets.silhouettes(originals.flatten(0, 1)).to(self.device), alphas)
         self._tensors = {
             "is_object": torch.tensor(is_object), "free": free.to(self.device), "originals": originals,
-            "edited": edited, "wanted": wanted.flatten(0, 1), "alphas": alphas[:, None].to(self.device),
-            "confidence": torch.ones(len(alphas), device=self.device),
+            "edited": edited, "wanted": wanted.flatten(0, 1), "alphas": alphas,
+            "trust": trust, "confidence": torch.ones(len(alphas), device=self.device),
             "unseen": torch.zeros(0, dtype=torch.long), "neighbours": torch.zeros(0, 4, dtype=torch.long),
             "start": base.features_dc[free.to(self.device)].clone(),
         }  # fmt: skip
@@ -237,14 +235,13 @@ class SceneEditor:
 
     def _lift(self, base: SplatCloud) -> None:
         """Give each splat the mean change of the pixels that it makes, as a start."""
-        change = self._tensors["wanted"] - self.originals.flatten(0, 1)
-        lifted, weight = lift_to_splats(
-            base, change, self._poses.flatten(0, 1), supersampling=self.config.supersampling
-        )
+        change, weight = view_sets.lifted_change(
+            base, self.originals.flatten(0, 1), self._tensors["wanted"], self._tensors["trust"],
+            self._poses.flatten(0, 1), self.config.supersampling,
+        )  # fmt: skip
         free = self._tensors["free"]
-        weight = weight[free]
-        # Two colours in a pixel share its change, which a sum over white background would not tell.
-        self._leaves["features_dc"].data += torch.where(weight[:, None] > view_sets.SEEN, lifted[free] / SH_C0, 0.0)
+        change, weight = change[free], weight[free]
+        self._leaves["features_dc"].data += torch.where(weight[:, None] > view_sets.SEEN, change / SH_C0, 0.0)
         seen, unseen = (weight > view_sets.SEEN).nonzero()[:, 0].cpu(), (weight <= view_sets.SEEN).nonzero()[:, 0].cpu()
         if len(seen) and len(unseen):
             self._tensors["unseen"] = unseen
@@ -284,7 +281,7 @@ class SceneEditor:
             self._current(), poses[picks.cpu()], self._size, supersampling=self.config.supersampling
         )
         weight = self._tensors["confidence"][picks][:, None, None, None]
-        terms = {"colours": (weight * (drawn - wanted[picks]).abs()).mean()}
+        terms = {"colours": (weight * self._tensors["trust"][picks] * (drawn - wanted[picks]).abs()).mean()}
         if self.config.change == "geometry":
             terms["silhouettes"] = 0.2 * (weight * (alphas - self._tensors["alphas"][picks]).abs()).mean()
         if self.config.latent_weight:
@@ -310,8 +307,7 @@ class SceneEditor:
 
     @torch.no_grad()
     def _weigh_views(self) -> None:
-        drawn = self._render(self._current(), self._poses.flatten(0, 1))
-        errors = (drawn - self._tensors["wanted"]).abs().flatten(1).mean(1)
+        errors = (self.renders().flatten(0, 1) - self._tensors["wanted"]).abs().flatten(1).mean(1)
         self._tensors["confidence"] = view_sets.confidences(errors, self.config.tolerance)
 
     # Splats
@@ -319,8 +315,7 @@ class SceneEditor:
     def _set_leaves(self, base: SplatCloud, leaves: dict[str, Tensor]) -> None:
         self._base = base
         self._leaves = {name: leaf.detach().to(self.device).requires_grad_() for name, leaf in leaves.items()}
-        # A splat that makes up a tenth of one pixel in a step is moved at half the rate, one that makes up less at
-        # less: Adam would otherwise move splats that hardly show as fast as any, by the noise of a rim.
+        # A splat of a tenth of one pixel moves at half the rate: Adam would move it as fast as any, by noise.
         pixel = SH_C0 / (min(self.config.batch, self.cameras.shape[:2].numel()) * 3 * self._size**2)
         rates = {"features_dc": self.config.color_rate, "features_rest": self.config.color_rate / 20}
         rates |= {name: rate * self.config.geometry_rate for name, rate in _RATES.items()}
@@ -332,10 +327,7 @@ class SceneEditor:
 
     def _current(self) -> SplatCloud:
         """All splats of the prior's frame, differentiable in those that may change."""
-        free = self._tensors["free"]
-        if free.all():
-            return replace(self._base, **self._leaves)
-        rows = (free.nonzero()[:, 0],)
+        rows = (self._tensors["free"].nonzero()[:, 0],)
         return replace(
             self._base, **{name: getattr(self._base, name).index_put(rows, leaf) for name, leaf in self._leaves.items()}
         )
@@ -367,6 +359,11 @@ class SceneEditor:
                 render_splats(cloud, pose[None], self._size, supersampling=self.config.supersampling)[0]
                 for pose in poses
             ])  # fmt: skip
+
+    def renders(self) -> Float[Tensor, "B F 3 H W"]:
+        """The views of :attr:`originals` as the splats are now."""
+        drawn = self._render(self._current(), self._poses.flatten(0, 1)).clamp(0, 1)
+        return drawn.unflatten(0, self.cameras.shape[:2])
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the remaining steps depend on, edited views included; the scene and the words are not in."""

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from invert3d_ns.inversion.cti import seeded_generator
 from invert3d_ns.scenes.cameras import ELEVATION_RANGE
+from invert3d_ns.scenes.fitting import lift_to_splats
 from invert3d_ns.scenes.ply import SH_C0, SplatCloud
+from invert3d_ns.scenes.silhouettes import alpha_from_background
 
 if TYPE_CHECKING:
     from invert3d_ns.inversion.embedding import ObjectEmbedding
@@ -20,6 +22,8 @@ FIRST_AZIMUTH = 15.0
 """Degrees. Fronts and sides seen at an angle show more of an object than straight on."""
 SEEN = 0.05
 """A splat counts as seen from this contribution on, in pixels summed over the views."""
+LOST = 0.1
+"""Weight of pixels that showed the object and show background after the edit; not 0, for objects that became white."""
 _EXPLAINED = 43
 
 
@@ -52,6 +56,12 @@ def wanted_views(
     return (originals + (change if masks is None else masks.to(change) * change)).clamp(0, 1)
 
 
+def silhouettes(views: Float[Tensor, "V 3 H W"]) -> Float[Tensor, "V 1 H W"]:
+    """Coverage of views on white by what differs from white, on the CPU."""
+    white = torch.ones(3)
+    return torch.stack([alpha_from_background(view.permute(1, 2, 0).cpu(), white) for view in views])[:, None]
+
+
 @torch.no_grad()
 def explained_share(
     prior: MultiViewPrior, embedding: ObjectEmbedding, views: Float[Tensor, "F 3 H W"], cameras: Float[Tensor, "F 16"]
@@ -70,6 +80,24 @@ def explained_share(
         for index, context in enumerate((own, word)):
             losses[index] += float(prior.prediction_loss(latents, noise, t, context, cameras))
     return losses[0] / max(losses[1], 1e-12)
+
+
+def trust(before: Float[Tensor, "V 1 H W"], after: Float[Tensor, "V 1 H W"]) -> Float[Tensor, "V 1 H W"]:
+    """Weights of pixels for splats that stay in place, from silhouettes before and after an edit.
+
+    Where a view lost the object, the background that it shows says little about the colour of what is there.
+    """
+    return torch.where(before > after, LOST, 1.0)
+
+
+def lifted_change(
+    cloud: SplatCloud, originals: Float[Tensor, "V 3 H W"], wanted: Float[Tensor, "V 3 H W"],
+    trust: Float[Tensor, "V 1 H W"], camera_to_world: Float[Tensor, "V 4 4"], supersampling: int,
+) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N"]]:  # fmt: skip  # noqa: F821
+    """The mean change of the pixels that each splat makes, weighted by ``trust``; and its contribution in pixels."""
+    maps = torch.cat([trust * (wanted - originals), trust], dim=1)
+    lifted, weight = lift_to_splats(cloud, maps, camera_to_world, supersampling=supersampling)
+    return lifted[:, :3] / lifted[:, 3:].clamp_min(1e-6), weight
 
 
 def confidences(errors: Float[Tensor, "V"], tolerance: float) -> Float[Tensor, "V"]:  # noqa: F821
