@@ -31,6 +31,9 @@ SOMEBODY = object()
 class Widget:
     """Stands for any handle of viser 0.2: values, callbacks, and viser's habit of calling back when a value is set."""
 
+    callbacks: list[Any]
+    value: Any
+
     def __init__(self, value: Any = None, content: str = "", visible: bool = True, **options: Any) -> None:
         self.__dict__["callbacks"] = []
         self.content, self.visible, self.options = content, visible, options

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ class Host:
             raise InputError("there are no words of this scene yet")
         return ObjectEmbedding(torch.zeros(2, 4), prior="stand-in", fingerprint="0")
 
-    def prior(self):
+    def prior(self) -> Any:
         class Prior:
             class info:
                 image_size = 16
@@ -70,7 +71,7 @@ class Editor:
 
     def prepare(self, progress=None, cancelled=None) -> None:
         self.scene.gate("prepare")
-        if cancelled():
+        if cancelled is not None and cancelled():
             raise Cancelled
 
     def step(self) -> dict[str, float]:

@@ -43,7 +43,7 @@ class EditPanel(ViewerElement[str], ViewerControl):
         self._installed = False
 
     def install(self, viser_server: ViserServer) -> None:
-        """Put the panel into the viewer's control tab."""
+        """Give the panel a tab of its own beside nerfstudio's."""
         self._create_gui_handle(viser_server)
 
     def _setup(self, viewer: Viewer) -> None:
@@ -60,7 +60,7 @@ class EditPanel(ViewerElement[str], ViewerControl):
 
     def _create_gui_handle(self, viser_server: ViserServer) -> None:
         gui = viser_server.gui
-        with gui.add_folder("Edit with words"):
+        with _own_tab(gui):
             self.words = gui.add_text("Words", "", hint='"in van gogh style", or "blue instead of red"')
             self.source = gui.add_text("From", "", hint='What the object is now, such as "red"; may stay empty')
             self.target = gui.add_text("To", "", hint='What it shall be, such as "blue"; may stay empty')
@@ -158,6 +158,17 @@ class EditPanel(ViewerElement[str], ViewerControl):
             with contextlib.suppress(KeyError, AssertionError, AttributeError):
                 machine = viewer.render_statemachines[client_id]
                 machine.action(RenderAction("move", viewer.get_camera_state(client)))
+
+
+def _own_tab(gui: Any) -> Any:
+    """A tab beside nerfstudio's, or a folder where there are none. In the control tab one had to scroll for it."""
+    from viser import GuiTabHandle, Icon
+
+    # nerfstudio 1.1.5 keeps no handle of its tabs, and viser 0.2, to which it is pinned, has no public way to them.
+    for container in getattr(gui, "_container_handle_from_id", {}).values():
+        if isinstance(container, GuiTabHandle):
+            return container._parent.add_tab("Edit", Icon.PENCIL)
+    return gui.add_folder("Edit with words")
 
 
 def status_text(state: SessionState) -> str:

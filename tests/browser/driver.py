@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -114,9 +115,19 @@ class Page:
         service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
         self.driver = webdriver.Chrome(options=options, service=service)
         self.pictures = pictures
-        self.driver.set_page_load_timeout(PATIENCE)
-        self.driver.get(url)
-        self.wait(lambda: self._all("//button[normalize-space()='Preview']"), "the panel")
+        try:
+            connection: Any = self.driver.command_executor
+            connection.client_config.timeout = PATIENCE
+            self.driver.set_page_load_timeout(PATIENCE)
+            # The page draws its 3D view as often as it can, and here that is done by the processor that all else needs.
+            slower = "window.requestAnimationFrame = draw => setTimeout(() => draw(performance.now()), 200)"
+            self.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": slower})
+            self.driver.get(url)
+            self.wait(lambda: self._all("//button[normalize-space()='Edit']"), "the panel")
+            self.click("Edit")
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the browser, whatever it is in the middle of."""

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from runs import tiny_config, train
 
+from invert3d_ns.scenes.assets import DEMO_SCENE
+
 pytestmark = pytest.mark.skipif(bool(driver.missing()), reason=driver.missing())
 
 
@@ -19,7 +21,7 @@ pytestmark = pytest.mark.skipif(bool(driver.missing()), reason=driver.missing())
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on the demo scene with the bundled prior; a few steps make words that are good enough to click on."""
     config = tiny_config(
-        None, Path("bundled"), tmp_path_factory.mktemp("outputs"), pipeline__vectors=8,
+        DEMO_SCENE, Path("bundled"), tmp_path_factory.mktemp("outputs"), pipeline__vectors=8,
         pipeline__datamanager__dataparser__image_size=64,
     )  # fmt: skip
     return train(config)
