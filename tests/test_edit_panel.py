@@ -170,8 +170,9 @@ def test_widgets_become_the_form(panel):
 
 def test_every_button_reaches_the_session_each_time(panel):
     panel, server, session = panel
-    for label in ("Undo", "Undo", "Redo", "Compare", "Save", "Save"):
-        server.by_label["Scene"].person_sets(label)
+    for row, label in (("Versions", "Undo"), ("Versions", "Undo"), ("Versions", "Redo"), ("Scene", "Compare"),
+                       ("Scene", "Save"), ("Scene", "Save")):  # fmt: skip
+        server.by_label[row].person_sets(label)
     server.by_label["Stop"].person_clicks()
     assert session.asked == ["undo", "undo", "redo", "compare", "save", "save", "stop"]
 

@@ -14,6 +14,7 @@ from nerfstudio.viewer.viewer_elements import ViewerControl, ViewerElement
 from invert3d_ns.personalization.form import EditForm
 from invert3d_ns.personalization.session import EditSession, SessionState
 from invert3d_ns.personalization.views import DEFAULT_STRENGTH, DEFAULT_STRUCTURE
+from invert3d_ns.scenes.cameras import OBJECT_RADIUS
 from invert3d_ns.viewer.markdown import data_url, plain
 from invert3d_ns.viewer.region_box import RegionBox
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer
     from viser import ViserServer
 
+_START = (1.2, -2.2, 0.9)
+"""Where a browser's camera starts, in the object frame."""
 _STOP_COLOR = (224, 49, 49)
 
 
@@ -57,6 +60,7 @@ class EditPanel(ViewerElement[str], ViewerControl):
         if trainer is not None:
             self.session.training = lambda: trainer.training_state
         self.session.start()
+        viewer.viser_server.on_client_connect(_look_at_the_object)
 
     def _create_gui_handle(self, viser_server: ViserServer) -> None:
         gui = viser_server.gui
@@ -86,7 +90,9 @@ class EditPanel(ViewerElement[str], ViewerControl):
             self.progress = gui.add_progress_bar(0.0, visible=False, animated=True)
             # The root only silences viser's warning about relative paths: pictures are data URLs.
             self.status = gui.add_markdown("", image_root=Path())
-            self._button_row(gui)
+            # Four in a row would be cut off.
+            self._button_row(gui, "Versions", Undo=self.session.undo, Redo=self.session.redo)
+            self._button_row(gui, "Scene", Compare=self.session.compare, Save=self.session.save)
             self.picture = gui.add_markdown("", image_root=Path())
         for widget in (self.words, self.source, self.target):
             widget.on_update(lambda event: self.session.warm_up())
@@ -99,12 +105,8 @@ class EditPanel(ViewerElement[str], ViewerControl):
         button.on_click(lambda event: action())
         return button
 
-    def _button_row(self, gui: Any) -> None:
-        actions = {
-            "Undo": self.session.undo, "Redo": self.session.redo, "Compare": self.session.compare,
-            "Save": self.session.save,
-        }  # fmt: skip
-        row = gui.add_button_group("Scene", tuple(actions))
+    def _button_row(self, gui: Any, label: str, **actions: Callable[[], None]) -> None:
+        row = gui.add_button_group(label, tuple(actions))
 
         def clicked(event: Any) -> None:
             # Setting the value calls back too, without a client.
@@ -158,6 +160,17 @@ class EditPanel(ViewerElement[str], ViewerControl):
             with contextlib.suppress(KeyError, AssertionError, AttributeError):
                 machine = viewer.render_statemachines[client_id]
                 machine.action(RenderAction("move", viewer.get_camera_state(client)))
+
+
+def _look_at_the_object(client: Any) -> None:
+    """Start a browser where orbit cameras are; viser's own start is inside objects of this package's size."""
+    from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
+
+    if np.linalg.norm(client.camera.position) > VISER_NERFSTUDIO_SCALE_RATIO * OBJECT_RADIUS:
+        return  # a browser that lost its connection and comes back
+    # viser keeps the way from the camera to what it looks at, so the position comes first.
+    client.camera.position = tuple(VISER_NERFSTUDIO_SCALE_RATIO * value for value in _START)
+    client.camera.look_at = (0.0, 0.0, 0.0)
 
 
 def _own_tab(gui: Any) -> Any:
