@@ -21,7 +21,9 @@ from invert3d_ns.inversion.imagined import imagine_bank, imagine_views, orbit_fr
 from invert3d_ns.inversion.naming import name_object, vocabulary, with_article
 from invert3d_ns.scenes.cameras import camera_condition
 
-QUICK = ImageSettings(init_word="object", vectors=3, steps=6, batch=2, searches=2, orbits=1, method="direct")
+QUICK = ImageSettings(
+    init_word="object", vectors=3, steps=6, batch=2, searches=2, orbits=1, method="direct", extents=(0.7,)
+)
 
 
 @pytest.fixture
@@ -128,6 +130,25 @@ def test_the_search_finds_the_camera_that_is_best(tiny_v_prior, photographs) -> 
     assert inversion.weights.max() > soft.max()
 
 
+def test_the_search_finds_the_extent_at_which_a_camera_stands_out(tiny_v_prior) -> None:
+    class Sized(Oracle):
+        """Cameras matter only at one extent: the first latent tells how large the object is."""
+
+        def encode_images(self, images):
+            return (1 - images).mean((1, 2, 3))[:, None, None, None].expand(-1, 4, 4, 4)
+
+        def prediction_loss(self, latents, noise, t, context, cameras, *, reduction="mean"):
+            fits = (latents[:, 0, 0, 0, :1] - 0.36).abs() < 0.03  # a black square that spans 0.6 of the frame
+            return latents[:, 0, 0, 0, :1] * (5.0 + fits * (cameras - self.truth).square().mean(-1))
+
+    settings = replace(QUICK, extents=(0.4, 0.6, 0.8))
+    oracle = Sized(tiny_v_prior, *camera_grid()[3].tolist())
+    inversion = ImageInversion(oracle, torch.zeros(2, 3, 64, 64), settings)  # type: ignore[arg-type]
+    inversion.search(torch.zeros(1, 77, 24), sharpness=4.0)
+    assert [framing[0] for framing in inversion.framings] == [0.6, 0.6] and inversion.views.shape == (2, 3, 32, 32)
+    assert torch.equal(inversion.grid[inversion.weights.argmax(1)], camera_grid()[3].expand(2, 2))
+
+
 def test_the_first_search_asks_for_the_init_word(tiny_v_prior, photographs, monkeypatch) -> None:
     asked: list[str] = []
     encode = tiny_v_prior.encode_prompt
@@ -145,7 +166,8 @@ def test_imagined_orbits_start_at_the_photograph() -> None:
 
 
 def test_the_photograph_stays_while_other_sides_are_imagined(tiny_v_prior, photographs) -> None:
-    latents = tiny_v_prior.encode_images(photographs)
+    with torch.no_grad():
+        latents = tiny_v_prior.encode_images(photographs)
     context = tiny_v_prior.encode_prompt("a red mug")
     cameras = camera_condition(*orbit_from((0.0, 0.0), 20.0))
     views = imagine_views(tiny_v_prior, context, latents[0], cameras, steps=3, seed=1)
@@ -204,7 +226,7 @@ def test_large_vocabularies_are_not_tried(tiny_v_prior, monkeypatch) -> None:
         ({"searches": 0}, "--searches"), ({"orbits": 0}, "--orbits"),
         ({"azimuths": (1.0,)}, "1 --azimuths for 2 photographs"),
         ({"elevations": (0.0, 90.0)}, "--elevations"), ({"azimuths": (math.nan, 0.0)}, "--azimuths"),
-        ({"vectors": 99}, "context"),
+        ({"vectors": 99}, "context"), ({"extents": ()}, "--extents"), ({"extents": (0.5, 2.0)}, "--extents"),
     ],
 )  # fmt: skip
 def test_bad_settings_by_name(tiny_v_prior, photographs, change: dict, message: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from invert3d_ns.inversion.image_settings import EXTENT, ImageSettings
+from invert3d_ns.inversion.image_settings import ImageSettings
 from invert3d_ns.prior.memory import PriorOptions
 
 if TYPE_CHECKING:
@@ -37,8 +37,6 @@ class Image:
     """Folder for embedding.safetensors, views.png, metrics.json, and splats.ply if asked for."""
     settings: tyro.conf.OmitArgPrefixes[ImageSettings] = field(default_factory=ImageSettings)
     """How photographs become words."""
-    extent: float = EXTENT
-    """Share of the frame that the object is scaled to; smaller for what should come out smaller."""
     splats: bool = False
     """Also fit splats to views of the words, and write splats.ply."""
     seed: int = 0
@@ -60,13 +58,12 @@ class Image:
         self.settings.check(len(self.photographs))
         started = time.perf_counter()
         # Pictures before the prior: what is wrong with them should not take a download to find out.
-        read_photographs(self.photographs, 64, self.extent)
+        photographs = read_photographs(self.photographs)
         prior = load_with_options(self.prior, self.prior_options)
-        photographs = read_photographs(self.photographs, prior.info.image_size, self.extent)
         with Progress(transient=True) as bar:
             embedding, inversion, seconds = self._invert(prior, photographs, bar)
             embedding.save(self.out / "embedding.safetensors")
-            views, figures = self._show(prior, embedding, inversion, photographs)
+            views, figures = self._show(prior, embedding, inversion)
             if self.splats:
                 self._fit(prior, embedding, bar)
         figures["seconds"] = {"words": round(seconds, 2), "total": round(time.perf_counter() - started, 2)}
@@ -82,15 +79,14 @@ class Image:
         started = time.perf_counter()
         task = bar.add_task("")
         embedding, inversion = invert_images(
-            prior, photographs.to(prior.device), self.settings, seed=self.seed,
+            prior, photographs, self.settings, seed=self.seed,
             progress=lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
         )  # fmt: skip
         return embedding, inversion, time.perf_counter() - started
 
     def _show(
-        self, prior: MultiViewPrior, embedding: ObjectEmbedding, inversion: ImageInversion,
-        photographs: Float[Tensor, "K 3 S S"],
-    ) -> tuple[Float[Tensor, "F 3 S S"], dict[str, Any]]:  # fmt: skip
+        self, prior: MultiViewPrior, embedding: ObjectEmbedding, inversion: ImageInversion
+    ) -> tuple[Float[Tensor, "F 3 S S"], dict[str, Any]]:
         """Photographs, generated views from where they were taken, and an orbit, in rows of four; and figures."""
         import torch
 
@@ -98,7 +94,7 @@ class Image:
         from invert3d_ns.inversion.views import generate_views
         from invert3d_ns.scenes.cameras import camera_condition
 
-        cameras = inversion.cameras
+        cameras, photographs = inversion.cameras, inversion.views
         context = prior.encode_prompt(embedding.token, embedding.words)
         again = prior.sample(context, camera_condition(*cameras.T)[None], seed=self.seed, steps=_STEPS)[0]
         orbit = generate_views(prior, embedding, ORBIT, _ELEVATION, seed=self.seed, steps=_STEPS)
@@ -109,8 +105,10 @@ class Image:
             "named": inversion.text,
             "psnr": psnr(again, photographs),
             "cameras": [
-                {"photograph": str(path), "azimuth": azimuth, "elevation": elevation, "probability": round(p, 3)}
-                for path, (azimuth, elevation), p in zip(self.photographs, cameras.tolist(), likely, strict=True)
+                {"photograph": str(path), "azimuth": a, "elevation": e, "probability": round(p, 3), "framing": framing}
+                for path, (a, e), p, framing in zip(
+                    self.photographs, cameras.tolist(), likely, inversion.framings, strict=True
+                )
             ],
         }
         return torch.cat(rows), figures
@@ -140,7 +138,7 @@ class Image:
         from invert3d_ns.provenance import provenance
 
         write_grid(self.out / "views.png", views)
-        settings = {**asdict(self.settings), "extent": self.extent, "seed": self.seed}
+        settings = {**asdict(self.settings), "seed": self.seed}
         named = {"name": prior.info.name, "fingerprint": prior.info.fingerprint}
         document = {**figures, "prior": named, "settings": settings, **provenance(str(prior.device))}
         with atomic_path(self.out / "metrics.json") as temporary:
@@ -161,8 +159,8 @@ class Image:
         print(f'next     invert3d views {embedding} --prompt "<object> in van gogh style"')
 
 
-def read_photographs(paths: tuple[Path, ...], size: int, extent: float) -> Float[Tensor, "K 3 S S"]:
-    """Views of all photographs, whatever their sizes.
+def read_photographs(paths: tuple[Path, ...], size: int = 512) -> Float[Tensor, "K 3 S S"]:
+    """Views of all photographs, whatever their sizes; objects fill them.
 
     Raises:
         InputError: one of them is no picture of an object; see :func:`invert3d_ns.inversion.photographs.object_view`.
@@ -171,4 +169,4 @@ def read_photographs(paths: tuple[Path, ...], size: int, extent: float) -> Float
 
     from invert3d_ns.inversion.photographs import object_view
 
-    return torch.stack([object_view(path, size, extent) for path in paths])
+    return torch.stack([object_view(path, size) for path in paths])

@@ -8,9 +8,9 @@ from typing import Literal
 from invert3d_ns.errors import InputError
 
 Method = Literal["imagined", "direct", "direct-anywhere"]
-EXTENT = 0.68
-"""Share of the frame that an object spans. Renders of objects of radius 0.9 span 0.55 to 0.78 of it from the cameras of
-training, half of them more than this."""
+EXTENTS = (0.52, 0.6, 0.68, 0.76)
+"""Shares of the frame that an object may span. Renders of objects of radius 0.9 span 0.55 to 0.78 of it, less when seen
+along their length, as a car from the front."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class ImageSettings:
     """Azimuths in degrees that the photographs are known to show, one for each; searched if not given."""
     elevations: tuple[float, ...] = ()
     """Elevations in degrees, likewise."""
+    extents: tuple[float, ...] = EXTENTS
+    """Shares of the frame that the object may span; which one it is is found together with the camera."""
     learning_rate: float | None = None
     """Of the first step; the prior's own choice if None."""
 
@@ -45,7 +47,7 @@ class ImageSettings:
         """Refuse settings that cannot be, by name.
 
         Raises:
-            InputError: a number is too small, or the cameras given are not one for each photograph.
+            InputError: a number is out of range, or the cameras given are not one for each photograph.
         """
         for name in ("vectors", "steps", "orbits", "batch", "searches"):
             if getattr(self, name) < 1:
@@ -55,3 +57,5 @@ class ImageSettings:
                 raise InputError(f"{len(given)} --{name} for {photographs} photographs; give one for each, or none")
             if not all(abs(value) <= limit for value in given):
                 raise InputError(f"--{name} {given} are out of range; give degrees, elevations between -89 and 89")
+        if not self.extents or not all(0.1 <= value <= 1 for value in self.extents):
+            raise InputError(f"--extents {self.extents} are no shares of the frame; give numbers from 0.1 to 1")

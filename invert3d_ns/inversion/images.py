@@ -1,9 +1,12 @@
 """Inversion without cameras: which words make the prior denoise a photograph, seen from wherever it was taken?
 
-Plain textual inversion of one image (Invert3D, section 5.1) on the prior's single-view path, F = 1: multi-view priors
-are trained on single views too. They still want a camera, and the photograph has none: it is a latent variable with a
-distribution over a grid of orbit cameras, found from what the frozen prior itself thinks of each (see
-:class:`ImageInversion`).
+Priors want a camera and the photograph has none: it is a latent variable with a distribution over a grid of orbit
+cameras, found from what the frozen prior itself thinks of each (see :class:`ImageInversion`). Two ways to the words:
+
+- imagined (:mod:`invert3d_ns.inversion.imagined`): plain words and the photograph are completed to whole orbits, and
+  these are inverted;
+- direct: textual inversion of the image itself (Invert3D, section 5.1) on the prior's single-view path, F = 1. Words
+  then explain the one view by whatever works, and say less of the others than the plain ones that they started from.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from invert3d_ns.inversion.embedding import ObjectEmbedding
 from invert3d_ns.inversion.image_settings import ImageSettings
 from invert3d_ns.inversion.imagined import imagine_bank
 from invert3d_ns.inversion.naming import name_object, vocabulary, with_article
+from invert3d_ns.inversion.photographs import framed
 from invert3d_ns.scenes.cameras import camera_condition
 
 if TYPE_CHECKING:
@@ -30,8 +34,12 @@ if TYPE_CHECKING:
 AZIMUTHS, ELEVATIONS = 16, (-12.0, 18.0)
 """The grid of cameras: evenly spaced azimuths, and elevations in degrees."""
 _DRAW, _SCORE = 30, 31
-_SCORED = (0.45, 0.75)
+_SCORED = (0.8, 0.7)
+_ACROSS, _DOWN = (-0.06, 0.0, 0.06), (-0.03, 0.01, 0.05)
 _SHORTLIST, _CHUNK = 8, 64
+
+Framing = tuple[float, float, float]
+"""Extent, and shift right and down, in shares of the frame."""
 
 
 class ImageInversion(CameraTextInversion):
@@ -44,7 +52,8 @@ class ImageInversion(CameraTextInversion):
 
     Args:
         prior: the frozen multi-view diffusion model.
-        photographs: views of :func:`invert3d_ns.inversion.photographs.object_view`, of the prior's size.
+        photographs: square views that their objects fill, of :func:`invert3d_ns.inversion.photographs.object_view`; of
+            the prior's size or larger.
         settings: how.
         seed: with the step number, determines every random draw.
 
@@ -58,8 +67,10 @@ class ImageInversion(CameraTextInversion):
         settings.check(len(photographs))
         super().__init__(prior, Objective(timestep_range=prior.info.inversion_timesteps), seed=seed)
         self.settings = settings
-        with torch.no_grad():
-            self.latents = prior.encode_images(photographs).float()[:, None]  # [K 1 c h w]
+        self.photographs = photographs.cpu()
+        self.framings: list[Framing] = [(settings.extents[len(settings.extents) // 2], 0.0, 0.0)] * len(photographs)
+        """Share of the frame that each photograph's object spans, and how far right and down of the middle it lies."""
+        self.latents = torch.cat([self._encoded(index) for index in range(len(photographs))])  # [K 1 c h w]
         self.grid = camera_grid()
         self.possible = self._possible()
         """Cameras of the grid that do not contradict what is known (bool, [K G])."""
@@ -117,21 +128,37 @@ class ImageInversion(CameraTextInversion):
         cameras = camera_condition(*angles.T)[:, None].to(device)
         return bank.latents[picks.to(device)], cameras, noise, timesteps
 
+    @property
+    def views(self) -> Float[Tensor, "K 3 S S"]:
+        """The photographs as views of the prior's size, RGB in [0, 1] on white, framed as found."""
+        return torch.stack([self._view(index) for index in range(len(self.photographs))])
+
     @torch.no_grad()
     def search(self, context: Float[Tensor, "1 L C"], sharpness: float, *, draws: int = 2) -> None:
-        """Score the cameras under ``context`` and set :attr:`weights`.
+        """Score framings and cameras under ``context``; set :attr:`framings`, :attr:`latents` and :attr:`weights`.
 
-        Probabilities are ``exp(-sharpness z)``, z the loss in standard deviations over the grid: losses of different
-        photographs and priors differ by far, their order is what counts. The best cameras are scored ``3 draws``
-        times, the others ``draws`` times: by far most of the time goes into these.
+        How large the object is and where the camera's axis meets it, no photograph says: views from cameras that look
+        at an object's centre show it off the middle, as perspective has it. Taken is the framing at which the best
+        camera stands out most from the mean of all. (Losses themselves say nothing: a smaller object has a smaller
+        one, white being easy to predict.) Probabilities of cameras are ``exp(-sharpness z)``, z the loss in standard
+        deviations over the grid. The best cameras are scored ``3 draws`` times, the others ``draws`` times.
         """
-        if self.known:
-            return
+        everywhere = torch.arange(len(self.grid))
         for index in range(len(self.latents)):
             every = torch.nonzero(self.possible[index])[:, 0]
-            rough = self.losses(index, context, every, range(draws))[0]
+
+            def contrast(framing: Framing, index: int = index, every: Tensor = every) -> float:
+                self._frame(index, framing)
+                return float(self.losses(index, context, everywhere, range(1))[0, every].min())
+
+            sizes = [(extent, across, _DOWN[1]) for extent in self.settings.extents for across in _ACROSS]
+            extent, across, _ = min(sizes, key=contrast)
+            self._frame(index, min([(extent, across, down) for down in _DOWN], key=contrast))
+            if self.known:
+                continue
+            rough = self.losses(index, context, every, range(1, draws + 1))[0]
             short = rough.argsort()[:_SHORTLIST]
-            fine = self.losses(index, context, every[short], range(draws, 3 * draws))[0]
+            fine = self.losses(index, context, every[short], range(draws + 1, 3 * draws + 1))[0]
             spread = rough.std(correction=0).clamp_min(1e-12)
             z = (rough - rough.mean()) / spread
             # Fine scores take the place of the shortlist's rough ones, around the same mean.
@@ -171,6 +198,19 @@ class ImageInversion(CameraTextInversion):
             total, count = total + loss / loss.mean(), count + 1
         return (total / count).reshape(len(contexts), len(cameras))
 
+    def _frame(self, index: int, framing: Framing) -> None:
+        if self.framings[index] != framing:
+            self.framings[index] = framing
+            self.latents[index] = self._encoded(index)[0]
+
+    def _view(self, index: int) -> Float[Tensor, "3 S S"]:
+        extent, *shift = self.framings[index]
+        return framed(self.photographs[index], self.prior.info.image_size, extent, (shift[0], shift[1]))
+
+    @torch.no_grad()
+    def _encoded(self, index: int) -> Float[Tensor, "1 1 c h w"]:
+        return self.prior.encode_images(self._view(index)[None].to(self.prior.device)).float()[:, None]
+
     def _possible(self) -> Bool[Tensor, "K G"]:
         """Where an angle is known, the cameras nearest to it."""
         possible = torch.ones(len(self.latents), len(self.grid), dtype=torch.bool)
@@ -198,7 +238,7 @@ def invert_images(
     """Words for the object in one or a few photographs.
 
     Args:
-        photographs: RGB in [0, 1] on white, of the prior's size; see
+        photographs: RGB in [0, 1] on white, filled by their objects, of the prior's size or larger; see
             :func:`invert3d_ns.inversion.photographs.object_view`. They show one object; each has a camera of its own.
         progress: called with what is being done, the steps of it that are done, and how many it has.
 

@@ -63,7 +63,8 @@ def name_object(inversion: ImageInversion, words: Sequence[str], start: str = ""
             break
         # Which of "blue" and "car" is the plainer to see is not known beforehand, and either may come first.
         tried = [f"{w} {found}" for w in others] + [f"{found} {w}" for w in others] if found else others
-        cameras = [_likely(inversion, index, found or "object", turn) for index in range(len(inversion.latents))]
+        inversion.search(inversion.prior.encode_prompt(with_article(found or "object")), sharpness=2.0)
+        cameras = list(inversion.weights.topk(min(_CAMERAS, int(inversion.possible.sum(1).min()))).indices)
         rough = _scores(inversion, tried, [c[:_ROUGH] for c in cameras], range(20 * turn + 1, 20 * turn + 2))
         finalists = [tried[i] for i in rough.argsort()[:_FINALISTS]] + ([found] if found else [])
         fine = _scores(inversion, finalists, cameras, range(20 * turn + 2, 20 * turn + 8))
@@ -84,11 +85,3 @@ def _scores(
     contexts = inversion.prior.encode_prompt([with_article(text) for text in texts])
     each = [inversion.losses(index, contexts, choice, draws).amin(1) for index, choice in enumerate(cameras)]
     return torch.stack(each).mean(0)
-
-
-def _likely(inversion: ImageInversion, index: int, text: str, turn: int) -> Int[Tensor, "G"]:  # noqa: F821
-    """The cameras from which ``text`` explains a photograph best, of those that are possible."""
-    possible = torch.nonzero(inversion.possible[index])[:, 0]
-    context = inversion.prior.encode_prompt(with_article(text))
-    loss = inversion.losses(index, context, possible, range(200 + 4 * turn, 204 + 4 * turn))[0]
-    return possible[loss.argsort()[:_CAMERAS]]

@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from invert3d_ns.errors import InputError
-from invert3d_ns.inversion.image_settings import EXTENT
 from invert3d_ns.scenes.images import read_image
 from invert3d_ns.scenes.silhouettes import alpha_from_background, uniform_background
 
@@ -20,7 +19,7 @@ _FRAGMENT = 0.02
 _LEAST_COVER, _MOST_COVER = 1e-3, 0.98
 
 
-def object_view(path: Path, size: int, extent: float = EXTENT) -> Float[Tensor, "3 S S"]:
+def object_view(path: Path, size: int, extent: float = 1.0) -> Float[Tensor, "3 S S"]:
     """Read a photograph of one object and make it a view: RGB in [0, 1] on white.
 
     The object is what the alpha channel covers, or else what differs from the one colour that surrounds it.
@@ -104,3 +103,19 @@ def _window(
     return torch.nn.functional.interpolate(
         window[None], (size, size), mode="bilinear", antialias=True, align_corners=False
     )[0]
+
+
+def framed(
+    view: Float[Tensor, "3 S S"], size: int, extent: float, shift: tuple[float, float] = (0.0, 0.0)
+) -> Float[Tensor, "3 size size"]:
+    """A view that its object fills, shrunk so that it spans ``extent`` (in (0, 1]) of ``size`` pixels, on white.
+
+    ``shift``: how far right and down of the middle it lies, in shares of the frame; it is kept whole.
+    """
+    inside = max(1, round(size * extent))
+    small = torch.nn.functional.interpolate(
+        view[None], (inside, inside), mode="bilinear", antialias=True, align_corners=False
+    )[0]
+    room = size - inside
+    left, top = (min(max(room // 2 + round(size * value), 0), room) for value in shift)
+    return torch.nn.functional.pad(small, (left, room - left, top, room - top), value=1.0).clamp(0, 1)
