@@ -115,7 +115,7 @@ def test_the_shipped_judge_is_right_about_true_renders() -> None:
     means = {
         key: values[0] for key, values in summary(grade_true_renders(Judge.load(), held_out_prompts(60), [0])).items()
     }
-    least = {"class": 0.97, "colour": 0.85, "pattern": 0.8, "style": 0.94, "azimuth": 0.7}
+    least = {"class": 0.97, "colour": 0.85, "pattern": 0.82, "style": 0.95, "azimuth": 0.74}
     assert all(means[key] >= least[key] for key in least), means
 
 
