@@ -86,6 +86,7 @@ def test_colours_below_zero_are_drawn_black_and_can_come_back() -> None:
     drawn, alphas = render_splats(cloud, _orbit(2), 32)
     torch.testing.assert_close(drawn, (1 - alphas).expand_as(drawn), rtol=0, atol=1e-5)
     drawn.sum().backward()
+    assert cloud.features_dc.grad is not None
     assert (cloud.features_dc.grad.sum(dim=1) > 0).float().mean() > 0.5
 
 

@@ -192,7 +192,9 @@ def _recording(inner: Any) -> Any:
 @torch.no_grad()
 def _attention(attn: Attention, queries: Tensor, context: Tensor, columns: list[int]) -> Float[Tensor, "bf l"]:
     grouped = queries.reshape(len(context), -1, queries.shape[-1])
-    q, k = (attn.head_to_batch_dim(x) for x in (attn.to_q(grouped), attn.to_k(context)))
+    project_q: Any = attn.to_q
+    project_k: Any = attn.to_k
+    q, k = (attn.head_to_batch_dim(x) for x in (project_q(grouped), project_k(context)))
     # A head at a time: the probabilities of all would be the largest tensor of the call.
     total = torch.stack(
         [(qi @ ki.T * attn.scale).float().softmax(-1)[:, columns].mean(-1) for qi, ki in zip(q, k, strict=True)]

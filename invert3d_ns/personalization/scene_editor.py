@@ -194,7 +194,7 @@ class SceneEditor:
         cameras = self.cameras.flatten(0, 1)[None] if self.config.at_once else self.cameras
         views = edited_views(
             self.prior, self.embedding, self.edits, cameras, originals=rows(originals), masks=rows(masks),
-            applied=self.applied, progress=progress, cancelled=cancelled,
+            applied=self.applied, details=False, progress=progress, cancelled=cancelled,
         )  # fmt: skip
         return views.flatten(0, 1).unflatten(0, self.cameras.shape[:2]).float().to(self.device)
 
@@ -319,7 +319,7 @@ class SceneEditor:
         pixel = SH_C0 / (min(self.config.batch, self.cameras.shape[:2].numel()) * 3 * self._size**2)
         rates = {"features_dc": self.config.color_rate, "features_rest": self.config.color_rate / 20}
         rates |= {name: rate * self.config.geometry_rate for name, rate in _RATES.items()}
-        epsilons = dict.fromkeys(_COLOURS, 0.1 * pixel)
+        epsilons: dict[str, float] = dict.fromkeys(_COLOURS, 0.1 * pixel)
         self._optimizer = torch.optim.Adam([
             {"params": [leaf], "lr": rates[name], "first": rates[name], "eps": epsilons.get(name, 1e-15)}
             for name, leaf in self._leaves.items()

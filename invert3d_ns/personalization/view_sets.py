@@ -117,9 +117,9 @@ def neighbours_of_unseen(
 
     Both numbers are world units: a colour that is wholly another is as far as 0.5.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     place = torch.cat([cloud.means, 0.5 * (0.5 + SH_C0 * cloud.features_dc).clamp(0, 1)], dim=-1).cpu()
-    tree = cKDTree(place[seen.cpu()].numpy())
-    nearest = torch.from_numpy(tree.query(place[unseen.cpu()].numpy(), k=list(range(1, min(count, len(seen)) + 1)))[1])
-    return seen[nearest.long().to(seen.device)]
+    tree = KDTree(place[seen.cpu()].numpy())
+    _, nearest = tree.query(place[unseen.cpu()].numpy(), k=min(count, len(seen)))
+    return seen[torch.as_tensor(nearest, dtype=torch.long, device=seen.device).reshape(len(unseen), -1)]
