@@ -135,9 +135,11 @@ def test_views_repeat_with_their_seed_and_follow_the_edit(tiny_v_prior, embeddin
 
 
 def test_flow_without_change_gives_back_the_scene(tiny_v_prior, embedding, originals) -> None:
-    """What the autoencoder keeps of it, exactly: nothing that z* fails to say is lost."""
+    """Exactly, but for what the autoencoder loses if details are not asked for: nothing that z* fails to say is lost."""
     edit = replace(RED_TO_BLUE, amount=0.0, guidance_scale=1.0, keep_silhouette=False)
     views = edited_views(tiny_v_prior, embedding, [edit], CAMERAS, originals=originals)
+    torch.testing.assert_close(views, originals, rtol=1e-3, atol=1e-4)
+    views = edited_views(tiny_v_prior, embedding, [edit], CAMERAS, originals=originals, details=False)
     expected = tiny_v_prior.decode_latents(tiny_v_prior.encode_images(originals))
     torch.testing.assert_close(views, expected, rtol=1e-3, atol=1e-4)
 
@@ -147,9 +149,7 @@ def test_what_the_scene_shows_already_moves_nothing_more(tiny_v_prior, embedding
     edits = [replace(RED_TO_BLUE, guidance_scale=2.0), Edit(target="cat", amount=0.0, guidance_scale=2.0, steps=3)]
     views = edited_views(tiny_v_prior, embedding, edits, CAMERAS, originals=originals, applied=1)
     again = edited_views(tiny_v_prior, embedding, edits, CAMERAS, originals=originals)
-    same = tiny_v_prior.decode_latents(tiny_v_prior.encode_images(originals))
-    inside = coverage(originals).expand_as(same) == 1
-    torch.testing.assert_close(views[inside], same[inside], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(views, originals, rtol=1e-3, atol=1e-3)
     assert (again - views).abs().max() > 1e-2
 
 

@@ -50,6 +50,7 @@ def edited_views(
     originals: Float[Tensor, "B F 3 H W"] | None = None,
     masks: Float[Tensor, "B F 1 H W"] | None = None,
     applied: int = 0,
+    details: bool = True,
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Float[Tensor, "B F 3 H W"]:
@@ -66,6 +67,7 @@ def edited_views(
         masks: 1 where a view may change, 0 where it stays as in ``originals``; the object's silhouette if None and the
             last edit keeps it.
         applied: how many of ``edits``, from the first, the originals show already: only the others move them.
+        details: keep what the autoencoder cannot show: the change of the decoded views is applied to the originals.
         progress: called with the steps done and the steps in all.
         cancelled: asked after each step.
 
@@ -123,6 +125,8 @@ def edited_views(
                 noise = _inverted(prior, embedding, edits[:applied], clean, cameras, last, strength)
             latents = _from_noised(prior, conditions, clean, noise, cameras, last, strength, kept, observe)
     images = prior.decode_latents(latents)
+    if clean is not None and originals is not None and details:
+        images = (originals.to(images) + images - prior.decode_latents(clean)).clamp(0, 1)
     if originals is not None and masks is not None:
         opaque = masks.to(images)
         images = opaque * images + (1 - opaque) * originals.to(images)

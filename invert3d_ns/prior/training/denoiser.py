@@ -95,7 +95,7 @@ def assemble(folder: Path, vae: AutoencoderKL, data: WorldViews, training: dict[
     unet, text_encoder, scheduler = build_unet(), build_text_encoder(tokenizer), build_scheduler()
     info = PriorInfo.from_components(
         "bundled", unet, vae, text_encoder, tokenizer, scheduler, init_word="object", inversion_learning_rate=2e-2,
-        inversion_timesteps=(0.5, 1.0), inversion_jitter=1.0, guidance_scale=2.5,
+        inversion_timesteps=(0.5, 1.0), inversion_jitter=1.0, guidance_scale=2.5, edit_guidance_scale=4.0,
         training=training,
     )  # fmt: skip
     return MultiViewPrior(unet, vae, text_encoder, tokenizer, scheduler, info, frozen=False)
