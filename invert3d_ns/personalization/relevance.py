@@ -50,8 +50,8 @@ def word_maps(
 ) -> Float[Tensor, "B F h w"]:
     """How much each place of each view attends to a phrase beside the object, averaged over heads, layers, timesteps.
 
-    Only the decoder's layers of one resolution are read: on the two held-out objects on which this was chosen they told
-    parts from the rest (area under the curve over splats: wheels 0.97, legs 0.90), and the encoder's first layer attended
+    Only the decoder's layers of one resolution are read. On the two held-out objects by which this was chosen they told
+    parts from the rest (area under the curve over splats: wheels 0.97, legs 0.90); the encoder's first layer attended
     to everything but the part.
     Each map is divided by its mean, since layers differ in how much they heed any word; 1 is average.
 
