@@ -50,8 +50,8 @@ class Evaluate:
     """For edit: some of each object's twelve edits, by kind (colour, pattern, part, style) or by target (blue)."""
     methods: tuple[str, ...] = ("default",)
     """For edit: ways of editing by name, "all", or settings such as space=encoded,amount=2. Names: default, prediction,
-    encoded, pooled, input, "prompt only", re-weighted, noun, delta, "sdedit 0.5", "sdedit 0.7", "sdedit 0.9", ddim,
-    "from noise"."""
+    encoded, pooled, input, "prompt only", re-weighted, noun, described, "free silhouette", "sdedit 0.5", "sdedit 0.7",
+    "sdedit 0.9", ddim, "from noise"."""
     splats: bool = False
     """For edit: also carry the edits, by the first method, into splats, which takes longer than everything else."""
     words: Path | None = None

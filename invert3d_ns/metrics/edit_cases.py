@@ -69,7 +69,7 @@ class EditCase:
         if self.kind == "style":
             words = {"prompt": STYLES[self.target].wordings[0].format(TOKEN)}
         elif self.kind == "part":
-            words = {"source": self._with_part(self.source), "target": self._with_part(self.target)}
+            words = {"source": _with_part(self.source, self.part), "target": _with_part(self.target, self.part)}
         else:
             words = {"source": self.source, "target": self.target}
         return Edit(**(words | settings))
@@ -78,12 +78,6 @@ class EditCase:
     def phrase(self) -> str:
         """The words of the edit that re-weighting (eq. 11) strengthens."""
         return "cartoon" if self.target == "toon" else self.target
-
-    def _with_part(self, colour: str) -> str:
-        from invert3d_ns.prior.training.captions import with_article
-
-        words = f"{colour} {self.part}"
-        return f"with {words if self.part.endswith('s') else with_article(words)}"
 
     def applied(self, item: WorldObject) -> WorldObject:
         """The same object as it should be after the edit: the same shape, material and remaining colours."""
@@ -105,6 +99,13 @@ class EditCase:
             rows[:, 25] = 2.45 if self.target == "spotted" else 3.6
             return dataclasses.replace(item, pattern=self.target, primitives=rows)
         return dataclasses.replace(item, style=self.target)
+
+
+def _with_part(colour: str, part: str) -> str:
+    from invert3d_ns.prior.training.captions import with_article
+
+    words = f"{colour} {part}"
+    return f"with {words if part.endswith('s') else with_article(words)}"
 
 
 def object_of(name: str) -> WorldObject:

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -31,14 +31,17 @@ if TYPE_CHECKING:
     from invert3d_ns.inversion.embedding import ObjectEmbedding
     from invert3d_ns.personalization.edit import Edit
     from invert3d_ns.prior.multiview import MultiViewPrior
+    from invert3d_ns.prior.training.world import WorldObject
     from invert3d_ns.scenes.ply import SplatCloud
 
 METHODS: dict[str, str] = {
     "default": "", "prediction": "space=prediction", "encoded": "space=encoded", "pooled": "space=pooled",
-    "input": "space=input", "prompt only": "space=prompt", "re-weighted": "weights=2", "noun": "noun=yes",
-    "delta": "structure=delta", "sdedit 0.5": "structure=sdedit,strength=0.5",
-    "sdedit 0.7": "structure=sdedit,strength=0.7", "sdedit 0.9": "structure=sdedit,strength=0.9",
-    "ddim": "structure=ddim", "from noise": "originals=no",
+    "input": "space=input", "prompt only": "space=prompt", "re-weighted": "weights=2", "noun": "noun=class",
+    "described": "noun=full", "free silhouette": "keep_silhouette=no",
+    "sdedit 0.5": "structure=sdedit,strength=0.5,keep_silhouette=no",
+    "sdedit 0.7": "structure=sdedit,strength=0.7,keep_silhouette=no",
+    "sdedit 0.9": "structure=sdedit,strength=0.9,keep_silhouette=no",
+    "ddim": "structure=ddim,keep_silhouette=no", "from noise": "originals=no",
 }  # fmt: skip
 """Ways of editing that are compared, each by the settings in which it differs from the default."""
 TRUTH, UNEDITED = "true renders", "unedited splats"
@@ -62,8 +65,8 @@ class Method:
     """Fields of the Edit."""
     originals: bool = True
     """Whether the scene's own views are given, or views come from noise."""
-    noun: bool = False
-    """Whether the edit says in a plain word what the object is."""
+    noun: Literal["", "class", "full"] = ""
+    """Whether the edit says in plain words what the object is: its class, or its colours too."""
     weight: float | None = None
     """Factor of eq. 11 on the edit's words; none if None."""
 
@@ -71,7 +74,8 @@ class Method:
     def parse(cls, name: str) -> Method:
         """A method by its name in :data:`METHODS`, or by its settings as "space=encoded,amount=2".
 
-        Fields of the Edit are meant, and besides: originals=no (from noise), noun=yes (name the class), weights=2.
+        Fields of the Edit are meant, and besides: originals=no (from noise), noun=class or noun=full (say what the
+        object is: its class, or its colours too), weights=2 (of the edit's words).
 
         Raises:
             InputError: an unknown name or field, or a value that the field does not take.
@@ -89,8 +93,12 @@ class Method:
                     f"unknown method {name!r}; give {', '.join(METHODS)}, or settings such as space=encoded,amount=2"
                 )
             try:
-                if key in ("originals", "noun"):
+                if key == "noun":
+                    special[key] = {"class": "class", "full": "full"}[value]
+                elif key == "originals":
                     special[key] = {"yes": True, "no": False}[value]
+                elif fields.get(key) == "bool":
+                    settings[key] = {"yes": True, "no": False}[value]
                 elif key == "weights":
                     special["weight"] = float(value)
                 else:
@@ -101,9 +109,11 @@ class Method:
         Edit(target="blue", **settings).check()
         return cls(name, settings, **special)
 
-    def edit(self, case: EditCase, name: str, **settings: Any) -> Edit:
-        """The Edit of one case on an object of class ``name``."""
-        extra: dict[str, Any] = {"noun": name} if self.noun else {}
+    def edit(self, case: EditCase, item: WorldObject, **settings: Any) -> Edit:
+        """The Edit of one case on an object."""
+        extra: dict[str, Any] = {}
+        if self.noun:
+            extra["noun"] = item.description() if self.noun == "full" else item.name
         if self.weight is not None:
             extra["weights"] = {case.phrase: self.weight}
         return case.edit(**(settings | extra | dict(self.settings)))
@@ -224,9 +234,9 @@ class Plan:
     one_inversion: bool = False
     """Every seed has the first one's words; otherwise its own."""
 
-    def edit(self, method: Method, case: EditCase, name: str, seed: int) -> Edit:
-        """The Edit of one case on an object of class ``name``."""
-        return method.edit(case, name, seed=seed, steps=self.sampling_steps, guidance_scale=self.guidance_scale)
+    def edit(self, method: Method, case: EditCase, item: WorldObject, seed: int) -> Edit:
+        """The Edit of one case on an object."""
+        return method.edit(case, item, seed=seed, steps=self.sampling_steps, guidance_scale=self.guidance_scale)
 
     def stamp(self, prior: MultiViewPrior) -> Row:
         """What rows of this plan rest on besides object, edit, method and seed: rows of another one are not its own."""
@@ -299,7 +309,7 @@ def evaluate(
                     started = time.perf_counter()
                     if method is not None:
                         embedding = plan.embedding(prior, name, clouds[name], seed, out)
-                        edit = plan.edit(method, case, item.name, seed * 1009 + index[1])
+                        edit = plan.edit(method, case, item, seed * 1009 + index[1])
                         started = time.perf_counter()
                         made = edited_views(
                             prior, embedding, [edit], camera_condition(azimuths, elevations)[None],

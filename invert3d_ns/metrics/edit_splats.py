@@ -139,7 +139,7 @@ def evaluate_splats(
                 row |= plan.stamp(prior)
                 chosen = jobs[name][0] if isinstance(case, str) else case
                 number = [c.label for c in chosen_cases(item, None)].index(chosen.label)
-                edit = plan.edit(method, chosen, item.name, seed * 1009 + number)
+                edit = plan.edit(method, chosen, item, seed * 1009 + number)
                 if case == RECONSTRUCTION:
                     plain = [replace(edit, prompt="<object>", source="", target="", noun="", weights={})]
                     made = draw(finished(SceneEditor.from_words(prior, embedding, plain, config, seed=seed)))
