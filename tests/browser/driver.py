@@ -107,6 +107,7 @@ class Page:
 
         options = webdriver.ChromeOptions()
         options.binary_location = _chromium() or ""
+        options.page_load_strategy = "none"  # what the page fetches from the web may not be there
         for argument in (
             "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", f"--window-size={size[0]},{size[1]}",
             "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--hide-scrollbars",
