@@ -426,3 +426,8 @@ def test_the_picture_has_small_views_before_and_large_ones_after():
     picture = before_and_after(torch.zeros(1, 4, 3, 128, 128), torch.ones(1, 4, 3, 128, 128))
     assert picture.shape == (256 + 1024, 1024, 3)
     assert (picture[:256] == 0).all() and (picture[256:] == 255).all() and picture.dtype == np.uint8
+
+
+def test_form_says_what_the_object_is() -> None:
+    form = EditForm(words="blue instead of red", noun=" red car ")
+    assert form.edit().noun == "red car"

@@ -135,7 +135,7 @@ def test_views_repeat_with_their_seed_and_follow_the_edit(tiny_v_prior, embeddin
 
 
 def test_flow_without_change_gives_back_the_scene(tiny_v_prior, embedding, originals) -> None:
-    """Exactly, but for what the autoencoder loses if details are not asked for: nothing that z* fails to say is lost."""
+    """Exactly, but for what the autoencoder loses if details are not wanted: nothing that z* fails to say is lost."""
     edit = replace(RED_TO_BLUE, amount=0.0, guidance_scale=1.0, keep_silhouette=False)
     views = edited_views(tiny_v_prior, embedding, [edit], CAMERAS, originals=originals)
     torch.testing.assert_close(views, originals, rtol=1e-3, atol=1e-4)

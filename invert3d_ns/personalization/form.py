@@ -39,6 +39,8 @@ class EditForm:
     """What of the splats may change."""
     box: Box | None = None
     """Only what lies in it changes; everything if None."""
+    noun: str = ""
+    """What the object is in plain words: "red car with black wheels"."""
 
     def edit(self) -> Edit:
         """The edit.
@@ -48,6 +50,7 @@ class EditForm:
         """
         settings = {
             "amount": self.amount,
+            "noun": self.noun.strip(),
             "negative_prompt": self.negative_prompt.strip(),
             "guidance_scale": self.guidance_scale or None,
             "strength": self.strength or None,

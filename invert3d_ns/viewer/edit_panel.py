@@ -68,6 +68,9 @@ class EditPanel(ViewerElement[str], ViewerControl):
             self.words = gui.add_text("Words", "", hint='"in van gogh style", or "blue instead of red"')
             self.source = gui.add_text("From", "", hint='What the object is now, such as "red"; may stay empty')
             self.target = gui.add_text("To", "", hint='What it shall be, such as "blue"; may stay empty')
+            self.noun = gui.add_text(
+                "It is", "", hint='What the object is now, "red car with black wheels": the more, the less else changes'
+            )
             self.amount = gui.add_slider("Amount", -5.0, 5.0, 0.1, 1.0, hint="How far to go; below 0, the other way")
             with gui.add_folder("More", expand_by_default=False):
                 self.weights = gui.add_text("Weights", "", hint='How much words count: "van gogh=2, style=0.5"')
@@ -123,8 +126,8 @@ class EditPanel(ViewerElement[str], ViewerControl):
     def form(self) -> EditForm:
         """The form as it is filled in."""
         return EditForm(
-            words=self.words.value, source=self.source.value, target=self.target.value, amount=self.amount.value,
-            weights=self.weights.value, negative_prompt=self.negative_prompt.value,
+            words=self.words.value, source=self.source.value, target=self.target.value, noun=self.noun.value,
+            amount=self.amount.value, weights=self.weights.value, negative_prompt=self.negative_prompt.value,
             guidance_scale=self.guidance_scale.value, strength=self.strength.value, seed=int(self.seed.value),
             change=self.change.value, box=self.region.value,
         )  # fmt: skip
