@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -124,7 +125,7 @@ def test_weights_multiply_an_explicit_attention_map_without_renormalising(tiny_p
     weights[0, 2:5], weights[1, 7] = 3.0, 0.0
     seen = []
 
-    def explicit(module: Attention, args, kwargs, output) -> None:
+    def explicit(module: Any, args, kwargs, output) -> None:
         if kwargs.get("encoder_hidden_states") is None:
             return
         hidden, states = args[0], kwargs["encoder_hidden_states"].repeat_interleave(1 if per_view else 3, 0)
@@ -140,7 +141,7 @@ def test_weights_multiply_an_explicit_attention_map_without_renormalising(tiny_p
         seen.append(module)
 
     install_cross_view_attention(tiny_prior.unet, kind)
-    layers = [m for m in tiny_prior.unet.modules() if isinstance(m, Attention)]
+    layers: list[Any] = [m for m in tiny_prior.unet.modules() if isinstance(m, Attention)]
     for layer in layers:
         layer.to_out.forward = lambda x, steps=layer.to_out: steps[1](steps[0](x))  # a list of modules, not a sequence
     hooks = [layer.register_forward_hook(explicit, with_kwargs=True) for layer in layers]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +57,8 @@ def largest_pieces(alpha: Float[Tensor, "H W"]) -> Float[Tensor, "H W"]:
     """Coverage without its specks: connected pieces of less than a fiftieth of the largest one's area vanish."""
     from scipy.ndimage import label
 
-    pieces, count = label(alpha.numpy() > 0.1, structure=np.ones((3, 3)))
+    labelled: Any = label(alpha.numpy() > 0.1, structure=np.ones((3, 3)))
+    pieces, count = labelled
     if count < 2:
         return alpha
     areas = np.bincount(pieces.ravel())

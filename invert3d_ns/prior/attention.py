@@ -7,7 +7,7 @@ changes. Importing this module imports diffusers: import it inside functions.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor
 from jaxtyping import Float
@@ -70,11 +70,13 @@ class _CrossView:
         weights: Float[Tensor, "b n"],
     ) -> Float[Tensor, "b l c"]:
         """Cross-attention with the rows of V scaled; diffusers' processors leave no place to do that."""
-        q, k = attn.to_q(queries), attn.to_k(context)
-        v = attn.to_v(context) * weights[..., None].to(context.dtype)
+        # An attention layer has all four, though their types say that some may be missing.
+        to_q, to_k, to_v, to_out = (cast(Any, layer) for layer in (attn.to_q, attn.to_k, attn.to_v, attn.to_out))
+        q, k = to_q(queries), to_k(context)
+        v = to_v(context) * weights[..., None].to(context.dtype)
         q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (q, k, v))
         attended = self.mix(attn, q, k, v).transpose(1, 2).flatten(2)
-        return attn.to_out[1](attn.to_out[0](attended)) / attn.rescale_output_factor
+        return to_out[1](to_out[0](attended)) / attn.rescale_output_factor
 
     def mix(
         self, attn: Attention, q: Float[Tensor, "b h l d"], k: Float[Tensor, "b h n d"], v: Float[Tensor, "b h n d"]
