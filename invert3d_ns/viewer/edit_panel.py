@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _START = (1.2, -2.2, 0.9)
 """Where a browser's camera starts, in the object frame."""
-_STOP_COLOR = (224, 49, 49)
+_STOP_COLOR = "red"  # of its names: a tuple, which viser 0.2 takes as well, blanks the whole page when it is shown
 
 
 class EditPanel(ViewerElement[str], ViewerControl):
