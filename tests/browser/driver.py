@@ -174,6 +174,8 @@ class Page:
         from selenium.webdriver.common.keys import Keys
 
         field = self.field(label)
+        self.wait(field.is_displayed, f"the field {label} to show")  # folders open slowly
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", field)
         field.send_keys(Keys.CONTROL, "a")
         field.send_keys(Keys.DELETE)
         field.send_keys(text)
