@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent
 
 
 def extension(name: str, *sources: str) -> Extension:
-    """A C library of ``invert3d_ns``, for every Python from 3.10 on; neighbouring headers count as its dependencies."""
+    """A C library of ``invert3d_ns``, for every Python from 3.10 on; neighboring headers count as its dependencies."""
     headers = [str(h.relative_to(ROOT)) for s in sources for h in sorted((ROOT / s).parent.glob("*.h"))]
     flags = ["-std=gnu11", "-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-pthread"]
     posix = sys.platform != "win32"
@@ -28,7 +28,7 @@ def extension(name: str, *sources: str) -> Extension:
 setup(
     ext_modules=[
         extension("scenes.rasterization._kernel", "invert3d_ns/scenes/rasterization/csrc/kernel.c"),
-        extension("prior.training._sdf", "invert3d_ns/prior/training/csrc/sdf.c"),
+        extension("world._sdf", "invert3d_ns/world/csrc/sdf.c"),
     ],
     options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.commands.bench import Bench
 from invert3d_ns.commands.edit import EditViews
 from invert3d_ns.commands.evaluate import Evaluate
@@ -19,12 +20,17 @@ from invert3d_ns.commands.invert_images import Image
 from invert3d_ns.commands.prior import Prior
 from invert3d_ns.commands.train import Train
 from invert3d_ns.commands.views import Views
-from invert3d_ns.errors import InputError
 
 _TABLE: dict[str, Any] = {
-    "views": Views, "edit": EditViews, "image": Image,
-    "export": Export, "prior": Prior, "train": Train, "evaluate": Evaluate, "bench": Bench,
-}  # fmt: skip
+    "views": Views,
+    "edit": EditViews,
+    "image": Image,
+    "export": Export,
+    "prior": Prior,
+    "train": Train,
+    "evaluate": Evaluate,
+    "bench": Bench,
+}
 
 _ENTRIES: list[Any] = [Annotated[kind, tyro.conf.subcommand(name)] for name, kind in _TABLE.items()]
 Command: Any = functools.reduce(operator.or_, _ENTRIES)  # a union, which tyro turns into subcommands

@@ -1,6 +1,7 @@
 """Every method that ns-train offers, on one screen."""
 
-from invert3d_ns import compat, errors
+from invert3d_ns import compat
+from invert3d_ns.base import errors
 
 errors.install_excepthook()
 compat.apply()
@@ -11,9 +12,9 @@ from nerfstudio.engine.optimizers import AdamOptimizerConfig  # noqa: E402
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig  # noqa: E402
 from nerfstudio.plugins.types import MethodSpecification  # noqa: E402
 
-from invert3d_ns.inversion.pipeline import InversionPipelineConfig  # noqa: E402
-from invert3d_ns.inversion.progress import ProgressWriterConfig  # noqa: E402
-from invert3d_ns.inversion.trainer import InversionTrainerConfig  # noqa: E402
+from invert3d_ns.methods.invert3d import InversionPipelineConfig  # noqa: E402
+from invert3d_ns.runs.progress import ProgressWriterConfig  # noqa: E402
+from invert3d_ns.runs.trainer import InversionTrainerConfig  # noqa: E402
 
 _SPLAT_OPTIMIZERS = {
     "means": {

@@ -11,7 +11,7 @@ import torch
 from plain_mvdream import PlainMVDream
 from torch import Tensor
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 
 WIDTH = 64
 
@@ -118,10 +118,20 @@ def write_community_folder(folder: Path, *, dtype: torch.dtype = torch.float16) 
     unet = {key: value.to(dtype) for key, value in tiny_unet(True).state_dict().items()}
     save_file(unet, folder / "unet" / "diffusion_pytorch_model.safetensors")
     config = {
-        "_class_name": "MultiViewUNetModel", "_diffusers_version": "0.25.0", "attention_resolutions": [1],
-        "camera_dim": 16, "channel_mult": [1], "context_dim": WIDTH, "image_size": 32, "in_channels": 4,
-        "model_channels": 64, "num_head_channels": 64, "num_res_blocks": 1, "out_channels": 4, "transformer_depth": 1,
-    }  # fmt: skip
+        "_class_name": "MultiViewUNetModel",
+        "_diffusers_version": "0.25.0",
+        "attention_resolutions": [1],
+        "camera_dim": 16,
+        "channel_mult": [1],
+        "context_dim": WIDTH,
+        "image_size": 32,
+        "in_channels": 4,
+        "model_channels": 64,
+        "num_head_channels": 64,
+        "num_res_blocks": 1,
+        "out_channels": 4,
+        "transformer_depth": 1,
+    }
     (folder / "unet" / "config.json").write_text(json.dumps(config))
     tiny_vae().to(dtype).save_pretrained(folder / "vae")
     tiny_clip("gelu").to(dtype).save_pretrained(folder / "text_encoder")

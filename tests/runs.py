@@ -84,10 +84,13 @@ def train_and_die(*deaths: dict[str, Any]) -> None:
     children = [
         subprocess.Popen(
             [sys.executable, __file__, json.dumps(death, default=str)],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for death in deaths
-    ]  # fmt: skip
+    ]
     for child in children:
         output, _ = child.communicate(timeout=400)
         assert child.returncode == -signal.SIGKILL, output[-4000:]
@@ -96,7 +99,7 @@ def train_and_die(*deaths: dict[str, Any]) -> None:
 def _main() -> None:
     arguments = json.loads(sys.argv[1])
     die_after, die_saving = arguments.pop("die_after_step", None), arguments.pop("die_saving_step", None)
-    from invert3d_ns.inversion import trainer
+    from invert3d_ns.runs import trainer
 
     observe, fsync = trainer.InversionTrainer._observe, os.fsync
 

@@ -8,7 +8,7 @@ from invert3d_ns.scenes.ply import SplatCloud
 
 
 def make_cloud(count: int = 400, sh_degree: int = 0, seed: int = 0) -> SplatCloud:
-    """An upright ellipsoid in a y-up frame, red in front (+z), blue behind, with a green knob on top, off centre."""
+    """An upright ellipsoid in a y-up frame, red in front (+z), blue behind, with a green knob on top, off center."""
     generator = torch.Generator().manual_seed(seed)
     direction = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=-1)
     means = direction * torch.tensor([0.2, 0.4, 0.2])
@@ -28,8 +28,8 @@ def make_cloud(count: int = 400, sh_degree: int = 0, seed: int = 0) -> SplatClou
 
 def make_bank(prior, groups: int = 5, heldout_groups: int = 2, seed: int = 0):
     """A latent bank of smooth random latents, for tests that need no scene."""
-    from invert3d_ns.inversion.bank import LatentBank
     from invert3d_ns.scenes.cameras import camera_condition, random_orbit
+    from invert3d_ns.words.bank import LatentBank
 
     info, generator = prior.info, torch.Generator().manual_seed(seed)
     count = groups + heldout_groups

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 from synthetic import make_cloud
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.scenes.assets import SceneDataParserConfig
 from invert3d_ns.scenes.cameras import OBJECT_RADIUS, ORBIT_RADIUS
 from invert3d_ns.scenes.datasets import SceneDataset
@@ -85,8 +85,8 @@ def same_frame(outputs, cloud, tolerance=0.06):
     transform = torch.eye(4)
     transform[:3] = outputs.dataparser_transform * outputs.dataparser_scale
     moved = transform_splats(cloud, transform)
-    centre = (moved.means.amax(dim=0) + moved.means.amin(dim=0)) / 2
-    assert centre.abs().max() < tolerance
+    center = (moved.means.amax(dim=0) + moved.means.amin(dim=0)) / 2
+    assert center.abs().max() < tolerance
     assert abs(float(moved.means.norm(dim=-1).max()) - OBJECT_RADIUS) < 0.13
     dataset = SceneDataset(outputs)
     for index in (0, len(dataset) - 1):
@@ -111,7 +111,7 @@ def test_posed_images_come_back_to_the_object_frame(posed, cloud):
     assert outputs.metadata["has_alpha"]
 
 
-def test_any_similar_world_is_normalised_alike(posed, cloud, tmp_path):
+def test_any_similar_world_is_normalized_alike(posed, cloud, tmp_path):
     similarity = torch.eye(4)
     similarity[:3, :3] = 3.0 * torch.from_numpy(Rotation.from_rotvec([0.7, -1.1, 0.4]).as_matrix()).float()
     similarity[:3, 3] = torch.tensor([5.0, -2.0, 9.0])
@@ -176,7 +176,7 @@ def test_silhouettes_come_from_whatever_the_images_have(posed, cloud, tmp_path, 
         assert outputs.metadata["image_background"] is None and outputs.metadata["has_alpha"]
 
 
-def test_images_with_surroundings_are_centred_on_what_cameras_look_at(posed, tmp_path):
+def test_images_with_surroundings_are_centered_on_what_cameras_look_at(posed, tmp_path):
     def change(meta):
         rng = np.random.default_rng(0)
         for frame in meta["frames"]:
@@ -295,7 +295,7 @@ def test_an_image_that_breaks_later_is_named(tmp_path):
         read_image(tmp_path / "a.png")
 
 
-def test_shrinking_lets_no_hidden_colour_into_edges(tmp_path):
+def test_shrinking_lets_no_hidden_color_into_edges(tmp_path):
     pixels = np.zeros((4, 4, 4), dtype=np.uint8)
     pixels[:, :1] = [255, 0, 0, 255]  # the rest is transparent black
     Image.fromarray(pixels).save(tmp_path / "a.png")

@@ -113,7 +113,7 @@ def test_one_view_alone_is_an_ordinary_unet(tiny_prior, inputs) -> None:
 
 @pytest.mark.parametrize("kind", ["fused", "plain", "sliced"])
 @pytest.mark.parametrize("per_view", [False, True])
-def test_weights_multiply_an_explicit_attention_map_without_renormalising(tiny_prior, inputs, kind, per_view) -> None:
+def test_weights_multiply_an_explicit_attention_map_without_renormalizing(tiny_prior, inputs, kind, per_view) -> None:
     """Every cross-attention layer's output against softmax, times c, times V, spelled out."""
     from diffusers.models.attention_processor import Attention
 

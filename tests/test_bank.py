@@ -4,8 +4,11 @@ import pytest
 import torch
 from synthetic import make_cloud
 
-from invert3d_ns.errors import InputError
-from invert3d_ns.inversion.bank import (
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.scenes.cameras import ELEVATION_RANGE, camera_condition
+from invert3d_ns.scenes.normalization import to_object_frame
+from invert3d_ns.scenes.posed_images import render_rgba
+from invert3d_ns.words.bank import (
     HELD_OUT_MARGIN,
     build_bank,
     check_size,
@@ -14,9 +17,6 @@ from invert3d_ns.inversion.bank import (
     render_views,
     training_orbits,
 )
-from invert3d_ns.scenes.cameras import ELEVATION_RANGE, camera_condition
-from invert3d_ns.scenes.normalization import to_object_frame
-from invert3d_ns.scenes.posed_images import render_rgba
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.cli import main
-from invert3d_ns.errors import InputError
 from invert3d_ns.metrics import bench_prior as module
 from invert3d_ns.metrics.bench_prior import VARIANTS, WHAT, bench_prior
 from invert3d_ns.metrics.random_prior import NAME, random_prior

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import invert3d_ns.prior
-from invert3d_ns.inversion.bank import build_bank
-from invert3d_ns.inversion.cti import CameraTextInversion, fit_words
 from invert3d_ns.metrics.inversion_quality import renderer, unseen_object
 from invert3d_ns.metrics.judge import Judge
 from invert3d_ns.metrics.prior_quality import evaluate_prior, prompts
 from invert3d_ns.prior.multiview import MultiViewPrior
+from invert3d_ns.words.bank import build_bank
+from invert3d_ns.words.cti import CameraTextInversion, fit_words
 
 FOLDER = Path(invert3d_ns.prior.__file__).parent / "bundled"
 
@@ -44,7 +44,7 @@ def test_it_obeys_words(bundled: MultiViewPrior) -> None:
     cases = prompts(False, 8, seed=11)
     rows, _ = evaluate_prior(bundled, Judge.load(), cases, [3], steps=12)
     assert mean(row["class"] for row in rows) >= 0.7
-    assert mean(row["colour"] for row in rows) >= 0.7
+    assert mean(row["color"] for row in rows) >= 0.7
 
 
 def test_words_of_an_unseen_object_beat_the_word_they_started_from(bundled: MultiViewPrior) -> None:

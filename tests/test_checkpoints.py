@@ -17,7 +17,7 @@ from ldm_checkpoints import (
     write_checkpoint,
 )
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.prior import checkpoints, layouts
 from invert3d_ns.prior.checkpoints import PRIORS, load_prior, save_prior
 

@@ -18,11 +18,11 @@ from torch import Tensor
 from invert3d_ns.alignment import checkpoints
 from invert3d_ns.alignment.checkpoints import BUNDLED_FOLDER, CONFIG, MERGES, save_clip
 from invert3d_ns.alignment.clip import ClipTowers, load_clip
-from invert3d_ns.errors import InputError
-from invert3d_ns.prior.training import clip as training
-from invert3d_ns.prior.training.attributes import attribute_labels, attribute_prompts
-from invert3d_ns.prior.training.data import WorldViews, world_views
-from invert3d_ns.prior.training.styles import STYLES
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.training import clip as training
+from invert3d_ns.world.attributes import attribute_labels, attribute_prompts
+from invert3d_ns.world.data import WorldViews, world_views
+from invert3d_ns.world.styles import STYLES
 
 TEXTS = ["a red chair with blue legs", "a photo of a green ball", "a small cat"]
 bundled = pytest.mark.skipif(not (BUNDLED_FOLDER / CONFIG).is_file(), reason="no weights are bundled")
@@ -132,9 +132,15 @@ def test_a_checkerboard_is_averaged_by_resizing(towers: ClipTowers) -> None:
 
 
 @pytest.mark.parametrize(
-    "images", [torch.rand(3, 32, 32), torch.rand(2, 4, 32, 32), torch.rand(2, 32, 32, 3), torch.rand(0, 3, 8, 8),
-               torch.zeros(1, 3, 32, 32, dtype=torch.uint8)],
-)  # fmt: skip
+    "images",
+    [
+        torch.rand(3, 32, 32),
+        torch.rand(2, 4, 32, 32),
+        torch.rand(2, 32, 32, 3),
+        torch.rand(0, 3, 8, 8),
+        torch.zeros(1, 3, 32, 32, dtype=torch.uint8),
+    ],
+)
 def test_images_of_another_shape_are_refused(towers: ClipTowers, images: Tensor) -> None:
     with pytest.raises(InputError, match=r"give RGB in \[0, 1\]"):
         towers.encode_image(images)
@@ -324,15 +330,15 @@ def test_look_alikes_share_their_key() -> None:
         assert sorted(group.tolist()) == [i for i in range(6) if keys[i] == keys[item]]
 
 
-def test_attributes_are_labelled_where_they_can_be_seen(data: WorldViews) -> None:
+def test_attributes_are_labeled_where_they_can_be_seen(data: WorldViews) -> None:
     prompts, labels = attribute_prompts(), attribute_labels(data)
     for key, (values, _) in labels.items():
         words = [list(prompts[key])[value] for value in values]
         assert len(words) == len(data)
-        if key in ("class", "colour"):
+        if key in ("class", "color"):
             assert all(word in text for word, text in zip(words, data.descriptions, strict=True))
     sketch = replace(data, styles=torch.full_like(data.styles, list(STYLES).index("pencil sketch")))
-    assert labels["colour"][1].all() and not attribute_labels(sketch)["colour"][1].any()
+    assert labels["color"][1].all() and not attribute_labels(sketch)["color"][1].any()
 
 
 def test_training_lowers_the_loss(data: WorldViews, tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from invert3d_ns.alignment import clip
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.metrics import clip_quality
 from invert3d_ns.metrics.clip_quality import evaluate_clip, held_out_objects, hits, run
-from invert3d_ns.prior.training.attributes import attribute_prompts
-from invert3d_ns.prior.training.shapes import CLASSES
-from invert3d_ns.prior.training.styles import COLOURLESS, STYLES
-from invert3d_ns.prior.training.world import COLOURS, PATTERNS, held_out
+from invert3d_ns.world.attributes import attribute_prompts
+from invert3d_ns.world.objects import COLORS, PATTERNS, held_out
+from invert3d_ns.world.shapes import CLASSES
+from invert3d_ns.world.styles import COLORLESS, STYLES
 
 
 class _Guess:
@@ -52,7 +52,7 @@ def test_hits_count_the_own_column_among_the_best() -> None:
 def test_objects_are_held_out_and_described_apart() -> None:
     items = held_out_objects(5, 60)
     assert len({item.description() for item in items}) == 60
-    assert all(held_out(item.name, item.colour, item.pattern, item.style) for item in items)
+    assert all(held_out(item.name, item.color, item.pattern, item.style) for item in items)
     assert [i.description() for i in held_out_objects(5, 60)] == [i.description() for i in items]
     assert [i.description() for i in held_out_objects(6, 60)] != [i.description() for i in items]
 
@@ -60,23 +60,23 @@ def test_objects_are_held_out_and_described_apart() -> None:
 def test_prompts_name_one_attribute_of_the_world_each() -> None:
     prompts = attribute_prompts()
     assert list(prompts["style"]) == list(STYLES) and list(prompts["class"]) == list(CLASSES)
-    assert list(prompts["colour"]) == list(COLOURS) and list(prompts["pattern"]) == list(PATTERNS)
+    assert list(prompts["color"]) == list(COLORS) and list(prompts["pattern"]) == list(PATTERNS)
     assert "an object in van gogh style" in prompts["style"]["van gogh"]
-    assert prompts["colour"]["orange"] == ["an orange object", "an orange thing"]
+    assert prompts["color"]["orange"] == ["an orange object", "an orange thing"]
     texts = [text for table in prompts.values() for options in table.values() for text in options]
     assert len(set(texts)) == len(texts) and not any("{}" in text for text in texts)
 
 
-def test_the_attainable_recall_counts_hidden_colours() -> None:
-    def item(style: str, colour: str) -> SimpleNamespace:
+def test_the_attainable_recall_counts_hidden_colors() -> None:
+    def item(style: str, color: str) -> SimpleNamespace:
         return next(i for i in held_out_objects(1, 400) if i.style == style)  # type: ignore[return-value]
 
     plain = item("photo", "red")
-    sketch = item(COLOURLESS[0], "red")
+    sketch = item(COLORLESS[0], "red")
     import dataclasses
 
-    twin = dataclasses.replace(sketch, colour="blue" if sketch.colour != "blue" else "red")  # type: ignore[type-var]
-    other = dataclasses.replace(plain, colour="blue" if plain.colour != "blue" else "red")  # type: ignore[type-var]
+    twin = dataclasses.replace(sketch, color="blue" if sketch.color != "blue" else "red")  # type: ignore[type-var]
+    other = dataclasses.replace(plain, color="blue" if plain.color != "blue" else "red")  # type: ignore[type-var]
     assert clip_quality._attainable([plain, other, sketch]) == 1.0  # type: ignore[list-item]
     assert clip_quality._attainable([plain, other, sketch, twin]) == 0.75  # type: ignore[list-item]
 
@@ -85,7 +85,7 @@ def test_guessing_is_graded_as_chance(guess: _Guess) -> None:
     measured = evaluate_clip(guess, 0, 60)  # type: ignore[arg-type]
     assert measured["recall_1"] < 0.15 and measured["recall_1"] <= measured["recall_5"] < 0.35
     assert 0.03 < measured["zero_shot_style"] < 0.25
-    assert measured["zero_shot_colour"] < 0.25 and measured["zero_shot_class"] < 0.25
+    assert measured["zero_shot_color"] < 0.25 and measured["zero_shot_class"] < 0.25
     assert 0.9 < measured["recall_1_attainable"] <= 1.0
 
 

@@ -10,15 +10,15 @@ import torch
 from PIL import Image
 from synthetic import make_cloud
 
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.cli import main
 from invert3d_ns.commands.edit import EditViews, describe
-from invert3d_ns.errors import InputError
-from invert3d_ns.inversion.embedding import ObjectEmbedding
-from invert3d_ns.personalization import sources
-from invert3d_ns.personalization.edit import Edit, load_edits
-from invert3d_ns.personalization.options import EditOptions
+from invert3d_ns.editing import sources
+from invert3d_ns.editing.edit import Edit, load_edits
+from invert3d_ns.editing.options import EditOptions
 from invert3d_ns.prior.checkpoints import save_prior
 from invert3d_ns.scenes.ply import write_splats
+from invert3d_ns.words.embedding import ObjectEmbedding
 
 
 @pytest.fixture
@@ -37,10 +37,14 @@ def command(material: Path, prompt: str | None = "blue instead of red", **change
     out = material / "out" / "grid.png"
     return EditViews(
         **{
-            "embedding": material / "words.safetensors", "prompt": prompt, "options": options,
-            "prior": str(material / "prior"), "out": out, **changes,
+            "embedding": material / "words.safetensors",
+            "prompt": prompt,
+            "options": options,
+            "prior": str(material / "prior"),
+            "out": out,
+            **changes,
         }
-    )  # fmt: skip
+    )
 
 
 def test_views_alone_and_below_those_of_the_scene(material: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,10 +85,15 @@ def test_the_command_line_reaches_the_edit(material: Path, capsys: pytest.Captur
     assert exit_.value.code == 0
     assert load_edits(material / "edits.json") == [
         Edit(
-            source="red", target="blue", amount=2.0, weights={"blue": 1.5}, negative_prompt="cube", steps=2,
+            source="red",
+            target="blue",
+            amount=2.0,
+            weights={"blue": 1.5},
+            negative_prompt="cube",
+            steps=2,
             sampler="dpm++",
         )
-    ]  # fmt: skip
+    ]
     assert (material / "generated" / "edited.png").exists()
 
 

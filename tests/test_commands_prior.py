@@ -12,14 +12,14 @@ import torch
 from ldm_checkpoints import write_checkpoint
 from plain_mvdream import FIXTURE
 
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.pictures import to_pixels, write_grid
 from invert3d_ns.cli import main
 from invert3d_ns.commands.prior import Prior, PriorCheck, PriorConvert, PriorList
 from invert3d_ns.commands.views import Views
-from invert3d_ns.errors import InputError
-from invert3d_ns.inversion.embedding import ObjectEmbedding
-from invert3d_ns.inversion.views import view_groups
-from invert3d_ns.pictures import to_pixels, write_grid
 from invert3d_ns.prior.checkpoints import PRIORS, load_prior, save_prior
+from invert3d_ns.words.embedding import ObjectEmbedding
+from invert3d_ns.words.views import view_groups
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_check_agrees(golden: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_check_disagrees_with_exit_status_one(golden: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from safetensors.torch import save_file
 
-    from invert3d_ns.prior.weights import read_safetensors
+    from invert3d_ns.weights.tensors import read_safetensors
 
     tensors, metadata = read_safetensors(golden)
     tensors["output.sample"] += 1e-4
@@ -52,7 +52,7 @@ def test_check_of_another_file_names_what_is_missing(
 ) -> None:
     from safetensors.torch import save_file
 
-    from invert3d_ns.prior.weights import read_safetensors
+    from invert3d_ns.weights.tensors import read_safetensors
 
     tensors, metadata = read_safetensors(golden)
     del tensors[key]

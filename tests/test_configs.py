@@ -57,9 +57,13 @@ def parsed():
     edit += ["--pipeline.edit.strength", "0.7", "--pipeline.edit.change", "geometry"]
     edit += ["--pipeline.edit.box", "0", "0", "0", "1", "1", "0.5"]
     done = subprocess.run(
-        [sys.executable, "-c", PARSE, *arguments], env=environment, capture_output=True, text=True, timeout=300,
+        [sys.executable, "-c", PARSE, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
         input=json.dumps(edit),
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -84,8 +88,8 @@ def test_the_command_line_of_an_edit_says_what_and_how_in_one_group(parsed):
 def test_no_two_settings_of_an_edit_share_a_name():
     import dataclasses
 
-    from invert3d_ns.personalization.options import EditOptions
-    from invert3d_ns.personalization.scene_edit_config import SceneEditConfig
+    from invert3d_ns.editing.options import EditOptions
+    from invert3d_ns.editing.scene_edit_config import SceneEditConfig
 
     names = [{field.name for field in dataclasses.fields(kind)} for kind in (EditOptions, SceneEditConfig)]
     assert not names[0] & names[1], "both are --pipeline.edit.<name>"
@@ -121,10 +125,10 @@ def test_every_setting_of_the_method_has_a_help_text():
     import dataclasses
     import inspect
 
-    from invert3d_ns.inversion.pipeline import InversionPipelineConfig
-    from invert3d_ns.inversion.trainer import InversionTrainerConfig
-    from invert3d_ns.personalization.options import EditOptions
-    from invert3d_ns.personalization.scene_edit_config import SceneEditConfig
+    from invert3d_ns.editing.options import EditOptions
+    from invert3d_ns.editing.scene_edit_config import SceneEditConfig
+    from invert3d_ns.methods.invert3d import InversionPipelineConfig
+    from invert3d_ns.runs.trainer import InversionTrainerConfig
 
     for config in (InversionPipelineConfig, InversionTrainerConfig, EditOptions, SceneEditConfig):
         source = inspect.getsource(config)

@@ -54,8 +54,12 @@ def test_views_apart_do_not_depend_on_each_other(tiny_v_prior) -> None:
     other[:, 3] = cameras[:, 0]
     changed = {}
     for cross_view in (True, False):
-        a, b = (sample_views(tiny_v_prior, ["a red cube", "a mug"], c, seed=1, cross_view=cross_view, steps=2,
-                             guidance_scale=1.0) for c in (cameras, other))  # fmt: skip
+        a, b = (
+            sample_views(
+                tiny_v_prior, ["a red cube", "a mug"], c, seed=1, cross_view=cross_view, steps=2, guidance_scale=1.0
+            )
+            for c in (cameras, other)
+        )
         assert a.shape == (2, 4, 3, 32, 32)
         changed[cross_view] = (a - b).abs()[:, :3].max().item()
     assert changed[False] < 1e-4 < changed[True]
@@ -64,13 +68,20 @@ def test_views_apart_do_not_depend_on_each_other(tiny_v_prior) -> None:
 def test_table_says_how_far_behind_the_truth() -> None:
     rows = [
         {"prompt": prompt, "seed": seed, "views": kind, "psnr": value + seed}
-        for seed in (0, 1) for prompt in ("a", "b") for kind, value in ((TRUE, 24.0), (GENERATED, 22.5), (APART, 18.0))
-    ]  # fmt: skip
+        for seed in (0, 1)
+        for prompt in ("a", "b")
+        for kind, value in ((TRUE, 24.0), (GENERATED, 22.5), (APART, 18.0))
+    ]
     table, figures = tabulate(rows)
     assert [row["views"] for row in table] == [f"splats of 4 views, {kind} (2)" for kind in (TRUE, GENERATED, APART)]
     assert table[0]["PSNR dB, 4 others"] == "24.50 ± 0.71" and "behind true dB" not in table[0]
     assert table[1]["behind true dB"] == "1.50 ± 0.00"
-    assert figures == pytest.approx({
-        "consistency_true_db": 24.5, "consistency_generated_db": 23.0, "consistency_generated_behind_db": 1.5,
-        "consistency_views_apart_db": 18.5, "consistency_views_apart_behind_db": 6.0,
-    })  # fmt: skip
+    assert figures == pytest.approx(
+        {
+            "consistency_true_db": 24.5,
+            "consistency_generated_db": 23.0,
+            "consistency_generated_behind_db": 1.5,
+            "consistency_views_apart_db": 18.5,
+            "consistency_views_apart_behind_db": 6.0,
+        }
+    )

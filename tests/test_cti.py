@@ -4,8 +4,8 @@ import pytest
 import torch
 from synthetic import make_bank
 
-from invert3d_ns.errors import InputError
-from invert3d_ns.inversion.cti import (
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.words.cti import (
     TOKEN,
     CameraTextInversion,
     Objective,

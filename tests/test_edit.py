@@ -7,9 +7,9 @@ import json
 import pytest
 import torch
 
-from invert3d_ns.errors import InputError
-from invert3d_ns.inversion.embedding import ObjectEmbedding
-from invert3d_ns.personalization.edit import Edit, load_edits, parse_edit, place, save_edits
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.editing.edit import Edit, load_edits, parse_edit, place, save_edits
+from invert3d_ns.words.embedding import ObjectEmbedding
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_files_give_back_the_same_edits(tmp_path) -> None:
         ({"version": "x"}, "this package reads up to 1; update"),
         ({"format": "other"}, "holds no edits"),
         ({"fingerprint": "def"}, "edit with words of the same prior"),
-        ({"edits": [{"colour": "blue"}]}, "unknown entries"),
+        ({"edits": [{"color": "blue"}]}, "unknown entries"),
         ({"edits": [7]}, "damaged"),
         ({"edits": [{"target": "blue", "amount": "much"}]}, "amount is much"),
         ({"edits": [{"target": "blue", "weights": 3}]}, "damaged"),

@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
-from invert3d_ns.errors import InputError
-from invert3d_ns.inversion.embedding import ObjectEmbedding
-from invert3d_ns.personalization.edit import Edit, save_edits
-from invert3d_ns.personalization.options import EditOptions
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.editing.edit import Edit, save_edits
+from invert3d_ns.editing.options import EditOptions
+from invert3d_ns.words.embedding import ObjectEmbedding
 
 
 def test_nothing_asked_for_is_no_edit():

@@ -17,13 +17,13 @@ from PIL import Image
 from runs import tiny_config, train
 from synthetic import make_cloud
 
-from invert3d_ns.inversion.embedding import ObjectEmbedding
-from invert3d_ns.personalization.form import EditForm
-from invert3d_ns.personalization.session import EditSession, SessionState
+from invert3d_ns.live.form import EditForm
+from invert3d_ns.live.panels.edit_panel import EditPanel, picture_text, status_text
+from invert3d_ns.live.panels.markdown import plain
+from invert3d_ns.live.session import EditSession, SessionState
 from invert3d_ns.prior.checkpoints import save_prior
 from invert3d_ns.scenes.ply import write_splats
-from invert3d_ns.viewer.edit_panel import EditPanel, picture_text, status_text
-from invert3d_ns.viewer.markdown import plain
+from invert3d_ns.words.embedding import ObjectEmbedding
 
 SOMEBODY = object()
 
@@ -152,26 +152,53 @@ def test_an_untouched_panel_is_the_empty_form(panel):
 def test_widgets_become_the_form(panel):
     panel, server, session = panel
     values = {
-        "Words": "in van gogh style", "From": "red", "To": "blue", "Amount": 1.5, "Weights": "van gogh=2",
-        "Avoid": "blurry", "Guidance": 7.5, "Strength": 0.6, "Seed": 3, "Change": "geometry", "Only here": True,
-        "Centre": (0.0, 0.5, 0.0), "Size": (1.0, 1.0, 2.0),
-    }  # fmt: skip
+        "Words": "in van gogh style",
+        "From": "red",
+        "To": "blue",
+        "Amount": 1.5,
+        "Weights": "van gogh=2",
+        "Avoid": "blurry",
+        "Guidance": 7.5,
+        "Strength": 0.6,
+        "Seed": 3,
+        "Change": "geometry",
+        "Only here": True,
+        "Center": (0.0, 0.5, 0.0),
+        "Size": (1.0, 1.0, 2.0),
+    }
     for label, value in values.items():
         server.by_label[label].person_sets(value)
     server.by_label["Preview"].person_clicks()
     (preview,) = [asked for asked in session.asked if asked != "warm up"]
     assert preview == (
         "preview",
-        EditForm("in van gogh style", "red", "blue", 1.5, "van gogh=2", "blurry", 7.5, 0.6, 3, "geometry",
-                 (-0.5, 0.0, -1.0, 0.5, 1.0, 1.0)),
-    )  # fmt: skip
+        EditForm(
+            "in van gogh style",
+            "red",
+            "blue",
+            1.5,
+            "van gogh=2",
+            "blurry",
+            7.5,
+            0.6,
+            3,
+            "geometry",
+            (-0.5, 0.0, -1.0, 0.5, 1.0, 1.0),
+        ),
+    )
     assert session.asked.count("warm up") == 3, "the prior loads while somebody types"
 
 
 def test_every_button_reaches_the_session_each_time(panel):
     panel, server, session = panel
-    for row, label in (("Versions", "Undo"), ("Versions", "Undo"), ("Versions", "Redo"), ("Scene", "Compare"),
-                       ("Scene", "Save"), ("Scene", "Save")):  # fmt: skip
+    for row, label in (
+        ("Versions", "Undo"),
+        ("Versions", "Undo"),
+        ("Versions", "Redo"),
+        ("Scene", "Compare"),
+        ("Scene", "Save"),
+        ("Scene", "Save"),
+    ):
         server.by_label[row].person_sets(label)
     server.by_label["Stop"].person_clicks()
     assert session.asked == ["undo", "undo", "redo", "compare", "save", "save", "stop"]
@@ -183,7 +210,7 @@ def test_the_box_is_drawn_and_dragged(panel):
     assert not handle.visible and not edges.visible and panel.region.value is None
     server.by_label["Only here"].person_sets(True)
     assert handle.visible and server.nodes["/edit_region/edges"].visible
-    server.by_label["Centre"].person_sets((0.1, 0.0, 0.0))
+    server.by_label["Center"].person_sets((0.1, 0.0, 0.0))
     assert np.allclose(handle.position, (1.0, 0.0, 0.0)), "the viewer's unit is a tenth of the scene's"
     handle.position = np.array([0.0, 2.0, 0.0])
     for callback in handle.callbacks:
@@ -252,10 +279,14 @@ def test_a_run_with_a_viewer_serves_previews_and_learns_the_same(tiny_prior, tmp
             try:
                 folder = train(
                     tiny_config(
-                        tmp_path / "ball.ply", tmp_path / "prior", tmp_path / name, vis="viewer+tensorboard",
-                        viewer__quit_on_train_completion=True, viewer__websocket_host="127.0.0.1",
+                        tmp_path / "ball.ply",
+                        tmp_path / "prior",
+                        tmp_path / name,
+                        vis="viewer+tensorboard",
+                        viewer__quit_on_train_completion=True,
+                        viewer__websocket_host="127.0.0.1",
                     )
-                )  # fmt: skip
+                )
             finally:
                 for panel in panels:
                     panel.session.close()

@@ -13,16 +13,16 @@ from PIL import Image
 from runs import EDIT_STEPS, SPLAT_STEPS, STEPS, go_on, tiny_config, train
 from synthetic import make_cloud
 
-from invert3d_ns.errors import InputError
-from invert3d_ns.inversion import trainer as module
-from invert3d_ns.inversion.embedding import ObjectEmbedding
-from invert3d_ns.personalization.edit import Edit, load_edits, save_edits
-from invert3d_ns.personalization.sources import check_same_object, read_scene
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.editing.edit import Edit, load_edits, save_edits
+from invert3d_ns.editing.sources import check_same_object, read_scene
 from invert3d_ns.prior.checkpoints import save_prior
+from invert3d_ns.runs import trainer as module
 from invert3d_ns.scenes.normalization import to_object_frame
 from invert3d_ns.scenes.ply import write_splats
 from invert3d_ns.scenes.posed_images import write_posed_images
 from invert3d_ns.scenes.runs import read_run
+from invert3d_ns.words.embedding import ObjectEmbedding
 
 BLUE = "blue instead of red"
 SAME = ("means", "scales", "opacities", "quats")
@@ -89,9 +89,14 @@ def test_an_edit_leaves_splats_edits_picture_and_figures(run, edited):
 def test_only_the_files_of_an_edit_are_left(edited):
     names = sorted(path.name for path in edited.iterdir() if not path.name.startswith("events.out"))
     assert names == [
-        "config.yml", "dataparser_transforms.json", "edited.png", "edits.json", "embedding.safetensors",
-        "metrics.json", "nerfstudio_models",
-    ]  # fmt: skip
+        "config.yml",
+        "dataparser_transforms.json",
+        "edited.png",
+        "edits.json",
+        "embedding.safetensors",
+        "metrics.json",
+        "nerfstudio_models",
+    ]
     assert [path.name for path in (edited / "nerfstudio_models").iterdir()] == [f"step-{EDIT_STEPS - 1:09d}.ckpt"]
 
 
@@ -124,7 +129,7 @@ def test_one_run_fits_inverts_and_edits(material, tmp_path):
 
 
 def test_a_ply_and_an_embedding_may_be_given_apart(material, run, tmp_path, monkeypatch):
-    from invert3d_ns.inversion import pipeline
+    from invert3d_ns.methods import invert3d as pipeline
 
     checked = []
     monkeypatch.setattr(pipeline, "check_same_object", lambda *given: checked.append(given))
@@ -165,7 +170,7 @@ def test_a_run_is_looked_at_with_its_words_and_edits(edited, material, monkeypat
     from nerfstudio.utils.eval_utils import all_methods, eval_setup
 
     from invert3d_ns.configs import invert3d_edit
-    from invert3d_ns.personalization import host
+    from invert3d_ns.live import host
 
     loaded = []
     load = host.load_with_options
@@ -211,7 +216,7 @@ def test_before_there_are_words_an_edit_is_told_so(material):
 
 
 def test_people_are_served_between_steps_and_see_splats_change(run, tmp_path, monkeypatch):
-    from invert3d_ns.personalization.session import EditSession
+    from invert3d_ns.live.session import EditSession
 
     served, shown = [], []
     monkeypatch.setattr(EditSession, "run_pending", lambda self, limit=1: served.append(limit) or 0)
@@ -266,7 +271,7 @@ def test_ctrl_c_while_views_are_generated_stops_and_names_the_command_that_goes_
     import os
     import signal
 
-    from invert3d_ns.personalization.edit_phase import EditPhase
+    from invert3d_ns.methods.edit_phase import EditPhase
 
     prepare = EditPhase.prepare
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.cli import main
-from invert3d_ns.errors import InputError
+from invert3d_ns.editing.scene_edit_config import SceneEditConfig
 from invert3d_ns.metrics import edit_quality, edit_splats
 from invert3d_ns.metrics.edit_cases import (
     KINDS,
@@ -23,19 +24,18 @@ from invert3d_ns.metrics.edit_cases import (
     evaluation_orbit,
     object_of,
     part_names,
-    read_colours,
+    read_colors,
     truth_of,
 )
 from invert3d_ns.metrics.edit_quality import TRUTH, UNEDITED, Method, Plan, evaluate, grade, overlap, read_rows
 from invert3d_ns.metrics.edit_splats import evaluate_splats, local_change, tabulate_splats, unseen_orbit, warp_error
 from invert3d_ns.metrics.edit_table import tabulate
-from invert3d_ns.metrics.judge import Judge, Judgement
-from invert3d_ns.personalization.scene_edit_config import SceneEditConfig
+from invert3d_ns.metrics.judge import Judge, Judgment
 from invert3d_ns.prior.checkpoints import save_prior
-from invert3d_ns.prior.training import splats as training_splats
-from invert3d_ns.prior.training.splats import splats_of
-from invert3d_ns.prior.training.world import COLOURS, held_out, sample_object
 from invert3d_ns.scenes.ply import SplatCloud
+from invert3d_ns.world import splats as training_splats
+from invert3d_ns.world.objects import COLORS, held_out, sample_object
+from invert3d_ns.world.splats import splats_of
 
 AROUND = torch.tensor([20.0, 110.0, 200.0, 290.0]), torch.full((4,), 12.0)
 
@@ -60,7 +60,7 @@ def _tiny(**settings) -> Plan:
 def test_twelve_edits_of_held_out_objects_and_none_is_void(name: str) -> None:
     item = object_of(name)
     cases = cases_of(item)
-    assert held_out(item.name, item.colour) and (item.pattern, item.style, item.pose) == ("plain", "photo", "upright")
+    assert held_out(item.name, item.color) and (item.pattern, item.style, item.pose) == ("plain", "photo", "upright")
     assert [sum(case.kind == kind for case in cases) for kind in KINDS] == [4, 3, 2, 3]
     assert len({case.label for case in cases}) == 12
     for case in cases:
@@ -69,14 +69,14 @@ def test_twelve_edits_of_held_out_objects_and_none_is_void(name: str) -> None:
         edit.check()
         assert edit.seed == 4 and not edit.is_identity
         if case.kind == "part":
-            assert case.target not in (item.colour, item.second) and case.part in part_names(item)[1:]
+            assert case.target not in (item.color, item.second) and case.part in part_names(item)[1:]
             assert case.part in edit.target and case.target in edit.target and case.source in edit.source
 
 
-def test_an_object_of_one_part_takes_more_colours_instead() -> None:
-    ball = sample_object(np.random.default_rng(0), name="ball", colour="blue", plain=True)
+def test_an_object_of_one_part_takes_more_colors_instead() -> None:
+    ball = sample_object(np.random.default_rng(0), name="ball", color="blue", plain=True)
     cases = cases_of(ball)
-    assert [case.kind for case in cases].count("colour") == 6 and len({case.label for case in cases}) == 12
+    assert [case.kind for case in cases].count("color") == 6 and len({case.label for case in cases}) == 12
     assert "blue" not in [case.target for case in cases]
 
 
@@ -88,7 +88,7 @@ def test_an_edit_changes_paint_and_nothing_else_of_the_true_object() -> None:
         geometry = [*range(18), 26, 27, 28]
         assert np.array_equal(rows[:, geometry], item.primitives[:, geometry])
         repainted = (rows[:, 18:21] != item.primitives[:, 18:21]).any(1)
-        wanted = {"colour": ~legs, "part": legs}.get(case.kind, np.zeros(len(rows), bool))
+        wanted = {"color": ~legs, "part": legs}.get(case.kind, np.zeros(len(rows), bool))
         assert np.array_equal(repainted, wanted)
         assert (rows[:, 24] > 0).all() == (case.kind == "pattern")
 
@@ -98,7 +98,7 @@ def test_edits_are_chosen_by_kind_target_or_label() -> None:
     assert [case.kind for case in chosen_cases(item, ["part", "van gogh"])] == ["part", "part", "style"]
     assert [case.label for case in chosen_cases(item, ["red -> green"])] == ["red -> green"]
     assert len(chosen_cases(item, None)) == 12
-    # A colour that this object has already is no edit of it, but may be one of another.
+    # A color that this object has already is no edit of it, but may be one of another.
     assert chosen_cases(item, ["red"]) == []
     with pytest.raises(InputError, match="no edit 'mauve'"):
         chosen_cases(item, ["mauve"])
@@ -106,17 +106,17 @@ def test_edits_are_chosen_by_kind_target_or_label() -> None:
         object_of("sofa")
 
 
-def test_a_parts_colour_is_read_in_its_own_light() -> None:
+def test_a_parts_color_is_read_in_its_own_light() -> None:
     item = object_of("chair_red")
     for case in cases_of(item):
         if case.kind == "part":
             truth = truth_of(item, case, *AROUND)
-            names = list(COLOURS)
-            assert read_colours(truth.target, truth, "part").tolist() == [names.index(case.target)] * 4
-            assert read_colours(truth.original, truth, "part").tolist() == [names.index(case.source)] * 4
-            assert read_colours(truth.target, truth, "main").tolist() == [names.index("red")] * 4
+            names = list(COLORS)
+            assert read_colors(truth.target, truth, "part").tolist() == [names.index(case.target)] * 4
+            assert read_colors(truth.original, truth, "part").tolist() == [names.index(case.source)] * 4
+            assert read_colors(truth.target, truth, "main").tolist() == [names.index("red")] * 4
             dim = truth.target * 0.8 + 0.02
-            assert (read_colours(dim, truth, "part") == names.index(case.target)).float().mean() >= 0.75
+            assert (read_colors(dim, truth, "part") == names.index(case.target)).float().mean() >= 0.75
 
 
 def test_truth_passes_and_the_unedited_object_fails() -> None:
@@ -124,16 +124,16 @@ def test_truth_passes_and_the_unedited_object_fails() -> None:
     for label in ("orange -> green", "stem: green -> cyan", "pencil sketch"):
         case = chosen_cases(item, [label])[0]
         truth = truth_of(item, case, *AROUND)
-        right = grade(judge, case, item.colour, truth, truth.target, truth.original)
-        wrong = grade(judge, case, item.colour, truth, truth.original, truth.original)
+        right = grade(judge, case, item.color, truth, truth.target, truth.original)
+        wrong = grade(judge, case, item.color, truth, truth.original, truth.original)
         assert right["changed"] == [1] * 4 and wrong["changed"] == [0] * 4
         assert wrong["iou"] == [1.0] * 4 and min(right["iou"]) > 0.95
-        assert set(right["kept"]) == {"class", "colour", "pattern", "style", "azimuth"} - {case.kind}
+        assert set(right["kept"]) == {"class", "color", "pattern", "style", "azimuth"} - {case.kind}
         # Nothing was touched, so everything that was read right is right still.
         assert all(count == of for count, of in wrong["kept"].values())
         assert right["kept"]["class"] == [4, 4] and right["kept"]["azimuth"] == [0, 0]
         if label == "pencil sketch":
-            assert right["kept"]["colour"] == [0, 0]
+            assert right["kept"]["color"] == [0, 0]
 
 
 def test_a_hidden_part_is_not_judged() -> None:
@@ -141,18 +141,18 @@ def test_a_hidden_part_is_not_judged() -> None:
     case = chosen_cases(item, ["part"])[0]
     # The handle is at +x: behind the mug when seen from -x, level.
     truth = truth_of(item, case, torch.tensor([-90.0, 90.0]), torch.tensor([0.0, 0.0]))
-    marks = grade(Judge.load(), case, item.colour, truth, truth.target, truth.original)["changed"]
+    marks = grade(Judge.load(), case, item.color, truth, truth.target, truth.original)["changed"]
     assert marks == [None, 1]
 
 
 class _Scripted(Judge):
     """Says of views, told apart by their brightest value, what it was told to."""
 
-    def __init__(self, answers: dict[float, Judgement]) -> None:
+    def __init__(self, answers: dict[float, Judgment]) -> None:
         torch.nn.Module.__init__(self)
         self.answers = answers
 
-    def judge(self, images, batch: int = 256) -> Judgement:
+    def judge(self, images, batch: int = 256) -> Judgment:
         return self.answers[round(float(images.mean()), 3)]
 
 
@@ -162,13 +162,13 @@ def test_only_what_was_read_right_before_can_be_lost() -> None:
     truth = truth_of(item, case, *AROUND)
     before = dataclasses.replace(truth.was, classes=truth.was.classes.clone())
     before.classes[0] += 1
-    classes, colours = truth.wanted.classes.clone(), truth.wanted.colours.clone()
-    after = dataclasses.replace(truth.wanted, classes=classes, colours=colours, styles=truth.wanted.styles + 1)
+    classes, colors = truth.wanted.classes.clone(), truth.wanted.colors.clone()
+    after = dataclasses.replace(truth.wanted, classes=classes, colors=colors, styles=truth.wanted.styles + 1)
     after.classes[:2] += 1
-    after.colours[3] += 1
+    after.colors[3] += 1
     views = torch.full((4, 3, 64, 64), 0.5)
     judge = _Scripted({round(float(truth.original.mean()), 3): before, 0.5: after})
-    row = grade(judge, case, item.colour, truth, views, truth.original)
+    row = grade(judge, case, item.color, truth, views, truth.original)
     assert row["changed"] == [1, 1, 1, 0]
     assert row["kept"] == {"class": [2, 3], "pattern": [4, 4], "style": [0, 4], "azimuth": [4, 4]}
     assert row["read"]["class"] == [3, 4]
@@ -196,10 +196,14 @@ def test_methods_are_names_or_settings() -> None:
     nouns = {case.kind: Method.parse("described").edit(case, item).noun for case in cases_of(item)}
     assert set(nouns.values()) == {"a red chair with yellow legs"}
     for bad, says in (
-        ("quickly", "unknown method"), ("prompt=red", "unknown method"), ("amount=lots", "amount cannot be"),
-        ("originals=maybe", "originals cannot be"), ("noun=yes", "noun cannot be"), ("amount=nan", "amount is nan"),
+        ("quickly", "unknown method"),
+        ("prompt=red", "unknown method"),
+        ("amount=lots", "amount cannot be"),
+        ("originals=maybe", "originals cannot be"),
+        ("noun=yes", "noun cannot be"),
+        ("amount=nan", "amount is nan"),
         ("space=outer", "unknown space"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(InputError, match=says):
             Method.parse(bad)
 
@@ -211,9 +215,13 @@ def test_a_second_run_goes_on_where_the_first_stopped(
     plan = _tiny(edits=("cyan", "van gogh"))
     rows = evaluate(tiny_v_prior, judge, tmp_path, plan)
     assert [(row["edit"], row["method"]) for row in rows] == [
-        ("legs: yellow -> cyan", TRUTH), ("legs: yellow -> cyan", UNEDITED), ("van gogh", TRUTH),
-        ("van gogh", UNEDITED), ("legs: yellow -> cyan", "default"), ("van gogh", "default"),
-    ]  # fmt: skip
+        ("legs: yellow -> cyan", TRUTH),
+        ("legs: yellow -> cyan", UNEDITED),
+        ("van gogh", TRUTH),
+        ("van gogh", UNEDITED),
+        ("legs: yellow -> cyan", "default"),
+        ("van gogh", "default"),
+    ]
     assert rows[0]["changed"] == [1, 1, 1, 1] and rows[1]["changed"] == [0, 0, 0, 0]
     words = list((tmp_path / "words").iterdir())
     assert len(words) == 1 and tiny_v_prior.info.fingerprint in words[0].name
@@ -221,11 +229,13 @@ def test_a_second_run_goes_on_where_the_first_stopped(
     # Killed while it wrote the last row.
     (tmp_path / "rows.jsonl").write_text("".join(lines[:-1]) + lines[-1][:20])
     made = []
-    from invert3d_ns.personalization import views
+    from invert3d_ns.editing import views
 
     real = views.edited_views
     monkeypatch.setattr(views, "edited_views", lambda *a, **k: made.append(a) or real(*a, **k))
-    monkeypatch.setattr(edit_quality, "learnt_words", lambda *a, learnt=edit_quality.learnt_words, **k: learnt(*a, **k))
+    monkeypatch.setattr(
+        edit_quality, "learned_words", lambda *a, learned=edit_quality.learned_words, **k: learned(*a, **k)
+    )
     again = evaluate(tiny_v_prior, judge, tmp_path, plan)
     assert len(made) == 1
     assert [row | {"seconds": 0} for row in again] == [row | {"seconds": 0} for row in rows]
@@ -247,23 +257,34 @@ def test_seeds_have_cameras_of_their_own_and_may_share_words(tiny_v_prior, chair
 def _row(**values) -> dict:
     kept = {"class": [4, 4], "pattern": [2, 4]}
     return {
-        "object": "chair_red", "edit": "red -> blue", "kind": "colour", "method": "default", "seed": 0, "seconds": 1.0,
-        "changed": [1, 1, 0, 0], "kept": kept, "iou": [0.8, 1.0], "read": {"class": [3, 4]},
-    } | values  # fmt: skip
+        "object": "chair_red",
+        "edit": "red -> blue",
+        "kind": "color",
+        "method": "default",
+        "seed": 0,
+        "seconds": 1.0,
+        "changed": [1, 1, 0, 0],
+        "kept": kept,
+        "iou": [0.8, 1.0],
+        "read": {"class": [3, 4]},
+    } | values
 
 
 def test_tables_average_over_edits_then_seeds() -> None:
     rows = [
-        _row(), _row(edit="x", kind="part", changed=[1, None], iou=[0.0]), _row(seed=1, changed=[1, 1]),
-        _row(method=TRUTH), _row(kind="part", method=TRUTH, changed=[None, None]),
-    ]  # fmt: skip
+        _row(),
+        _row(edit="x", kind="part", changed=[1, None], iou=[0.0]),
+        _row(seed=1, changed=[1, 1]),
+        _row(method=TRUTH),
+        _row(kind="part", method=TRUTH, changed=[None, None]),
+    ]
     table, figures = tabulate(rows)
     assert [line["views"] for line in table] == ["default", TRUTH]
     assert table[0]["changed %"] == "87.5 ± 17.7" and table[0]["kept %"] == "75.0 ± 0.0"
     # Seed 1 has no part edit, truth's cannot be seen; neither counts as a failure.
     assert table[0]["part %"] == "100.0" and table[1]["part %"] == "" and table[0]["style %"] == ""
     assert table[0]["IoU"] == "0.900 ± 0.000" and table[0]["kept pattern %"] == "50.0 ± 0.0"
-    assert figures["default_changed"] == 87.5 and figures["default_changed_colour"] == 75.0
+    assert figures["default_changed"] == 87.5 and figures["default_changed_color"] == 75.0
     assert figures["judge_class"] == 75.0 and figures["true_renders_iou"] == 0.9
 
 
@@ -297,8 +318,11 @@ def test_edits_are_carried_into_splats(tiny_v_prior, tmp_path: Path) -> None:
     assert table[0]["share of success"] == "0.75" and figures["share_of_success"] == 0.75
     assert figures["largest_change_outside"] == 0.0 and figures["reconstruction_psnr"] < figures["splats_psnr"]
     assert [line["splats"] for line in table] == [
-        "all edits", "part", "chair_red, upper half, seed 3", "chair_red, from z* alone, seed 3"
-    ]  # fmt: skip
+        "all edits",
+        "part",
+        "chair_red, upper half, seed 3",
+        "chair_red, from z* alone, seed 3",
+    ]
     assert len(list((tmp_path / "splats").iterdir())) == 3
 
 
@@ -348,4 +372,4 @@ def test_bad_choices_are_one_line(
 
 
 def test_a_case_says_which_words_it_weighs() -> None:
-    assert EditCase("style", "toon").phrase == "cartoon" and EditCase("colour", "blue", "red").phrase == "blue"
+    assert EditCase("style", "toon").phrase == "cartoon" and EditCase("color", "blue", "red").phrase == "blue"

@@ -12,15 +12,15 @@ import pytest
 import torch
 from synthetic import make_cloud
 
-from invert3d_ns.errors import InputError
-from invert3d_ns.inversion.embedding import ObjectEmbedding
-from invert3d_ns.personalization.edit import Edit, load_edits
-from invert3d_ns.personalization.form import EditForm, parse_weights
-from invert3d_ns.personalization.history import History, Version
-from invert3d_ns.personalization.live import LiveScene, before_and_after
-from invert3d_ns.personalization.session import EditSession
-from invert3d_ns.personalization.views import Cancelled
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.editing.edit import Edit, load_edits
+from invert3d_ns.editing.views import Cancelled
+from invert3d_ns.live.form import EditForm, parse_weights
+from invert3d_ns.live.history import History, Version
+from invert3d_ns.live.scene import LiveScene, before_and_after
+from invert3d_ns.live.session import EditSession
 from invert3d_ns.scenes.ply import read_splats
+from invert3d_ns.words.embedding import ObjectEmbedding
 
 BLUE = EditForm(words="blue instead of red")
 STYLE = EditForm(words="in van gogh style")
@@ -310,8 +310,15 @@ def test_asking_never_waits_for_the_scene(stage):
     scene.lock = lock
     scene.holds = {"step"}
     with lock:
-        for ask in (lambda: session.apply(BLUE), session.undo, session.redo, session.compare, session.save,
-                    session.warm_up, lambda: session.preview(BLUE)):  # fmt: skip
+        for ask in (
+            lambda: session.apply(BLUE),
+            session.undo,
+            session.redo,
+            session.compare,
+            session.save,
+            session.warm_up,
+            lambda: session.preview(BLUE),
+        ):
             asking = threading.Thread(target=ask)
             asking.start()
             asking.join(timeout=PATIENCE)

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from invert3d_ns.errors import InputError
-from invert3d_ns.inversion.embedding import ObjectEmbedding
-from invert3d_ns.personalization.conditions import edit_conditions
-from invert3d_ns.personalization.edit import TOKEN, Edit
-from invert3d_ns.personalization.views import Cancelled, coverage, edited_views
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.editing.edit import TOKEN, Edit
+from invert3d_ns.editing.views import Cancelled, coverage, edited_views
+from invert3d_ns.prior.conditions import edit_conditions
 from invert3d_ns.prior.prompts import columns_of
 from invert3d_ns.scenes.cameras import camera_condition
+from invert3d_ns.words.embedding import ObjectEmbedding
 
 CAMERAS = camera_condition(torch.arange(4) * 90.0, torch.tensor(15.0))[None]
 RED_TO_BLUE = Edit(source="red", target="blue", steps=3)

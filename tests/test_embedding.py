@@ -10,8 +10,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from invert3d_ns.errors import InputError
-from invert3d_ns.inversion.embedding import CAMERA_FRAME, ObjectEmbedding
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.words.embedding import CAMERA_FRAME, ObjectEmbedding
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from invert3d_ns.metrics.inversion_quality import OBJECTS, evaluate_object, unse
 from invert3d_ns.metrics.prior_quality import ASPECTS
 from invert3d_ns.metrics.report import spread
 from invert3d_ns.prior.checkpoints import save_prior
-from invert3d_ns.prior.training.shapes import CLASSES, UNSEEN_CLASSES
+from invert3d_ns.world.shapes import CLASSES, UNSEEN_CLASSES
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_evaluate_prior(prior_folder: Path, tmp_path: Path, capsys: pytest.Captu
         "judge on true renders (6)",
         "held-out combinations (6)",
         "held-out combinations, views apart (6)",
-        "plain photos of held-out class and colour (6)",
+        "plain photos of held-out class and color (6)",
         *(f"splats of 4 views, {kind} (1)" for kind in kinds),
     ]
     assert {"style: photo", "style: pencil sketch", "pattern: plain", "class: car"} <= set(labels[7:])
@@ -229,4 +229,4 @@ def test_training_moves_only_the_words_and_repeats_by_seed(tiny_v_prior) -> None
 
 def test_inverted_objects_are_of_classes_that_no_training_holds() -> None:
     assert set(OBJECTS) <= set(UNSEEN_CLASSES) and not set(OBJECTS) & set(CLASSES)
-    assert all(caption == f"a {colour} {name}" for name, (colour, caption) in OBJECTS.items())
+    assert all(caption == f"a {color} {name}" for name, (color, caption) in OBJECTS.items())

@@ -6,8 +6,8 @@ import pytest
 import torch
 from synthetic import make_cloud
 
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.commands.export import Export
-from invert3d_ns.errors import InputError
 from invert3d_ns.scenes.assets import SceneDataParserConfig, read_object
 from invert3d_ns.scenes.normalization import to_object_frame
 from invert3d_ns.scenes.ply import declared_up_axis, read_splats, write_splats

@@ -7,13 +7,13 @@ import torch
 from synthetic import make_cloud
 from torch.nn import functional
 
-from invert3d_ns.errors import InputError
-from invert3d_ns.inversion.report import psnr
-from invert3d_ns.prior.training.splats import demo_object, splats_of
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.runs.report import psnr
 from invert3d_ns.scenes.cameras import gsplat_viewmats, intrinsics, orbit_camera_to_world
 from invert3d_ns.scenes.fitting import WIDEST, draw_splats, draw_values, fit_splats, lift_to_splats, render_splats
 from invert3d_ns.scenes.normalization import to_object_frame
 from invert3d_ns.scenes.rasterization import rasterization
+from invert3d_ns.world.splats import demo_object, splats_of
 
 
 def _orbit(count: int, elevation: float = 15.0) -> torch.Tensor:
@@ -63,9 +63,18 @@ def test_views_with_harmonics_are_what_the_model_draws() -> None:
     drawn, alphas = render_splats(cloud, poses, 32)
     coefficients = torch.cat([cloud.features_dc[:, None], cloud.features_rest], dim=1)
     expected, covered, _ = rasterization(
-        cloud.means, cloud.quats, cloud.scales.exp(), cloud.opacities[:, 0].sigmoid(), coefficients,
-        gsplat_viewmats(poses), intrinsics(32).expand(3, 3, 3), 32, 32, sh_degree=2, backgrounds=torch.ones(3, 3),
-    )  # fmt: skip
+        cloud.means,
+        cloud.quats,
+        cloud.scales.exp(),
+        cloud.opacities[:, 0].sigmoid(),
+        coefficients,
+        gsplat_viewmats(poses),
+        intrinsics(32).expand(3, 3, 3),
+        32,
+        32,
+        sh_degree=2,
+        backgrounds=torch.ones(3, 3),
+    )
     torch.testing.assert_close(drawn.permute(0, 2, 3, 1), expected, rtol=0, atol=2e-5)
     torch.testing.assert_close(alphas.permute(0, 2, 3, 1), covered, rtol=0, atol=2e-5)
     without = draw_splats(cloud, poses, 32)
@@ -80,7 +89,7 @@ def test_supersampled_views_are_means_of_finer_ones() -> None:
     )
 
 
-def test_colours_below_zero_are_drawn_black_and_can_come_back() -> None:
+def test_colors_below_zero_are_drawn_black_and_can_come_back() -> None:
     cloud = to_object_frame(make_cloud(100))[0]
     cloud.features_dc = torch.full((100, 3), -5.0, requires_grad=True)
     drawn, alphas = render_splats(cloud, _orbit(2), 32)
@@ -94,9 +103,9 @@ def test_lifting_weighs_pixels_by_what_each_splat_adds_to_them() -> None:
     cloud = to_object_frame(make_cloud(40))[0]
     poses, maps = _orbit(3), torch.rand(3, 2, 16, 16, generator=torch.Generator().manual_seed(0))
     lifted, weight = lift_to_splats(cloud, maps, poses, supersampling=2)
-    each = torch.stack([
-        draw_values(cloud, torch.eye(40)[:, index : index + 1], poses, 16, supersampling=2) for index in range(40)
-    ])  # fmt: skip
+    each = torch.stack(
+        [draw_values(cloud, torch.eye(40)[:, index : index + 1], poses, 16, supersampling=2) for index in range(40)]
+    )
     shares = each[:, :, 0].flatten(1)
     torch.testing.assert_close(weight, shares.sum(dim=1), rtol=1e-4, atol=1e-5)
     expected = shares @ maps.transpose(0, 1).flatten(1).T / shares.sum(dim=1, keepdim=True)

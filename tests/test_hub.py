@@ -14,12 +14,13 @@ from hub_server import COMMIT, FakeHub, serve_hub
 from huggingface_hub import constants
 from ldm_checkpoints import assert_one_line, assert_same_networks, write_checkpoint, write_community_folder
 
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.commands.prior import PriorFetch, PriorList
-from invert3d_ns.errors import InputError
-from invert3d_ns.prior import checkpoints, download
+from invert3d_ns.prior import checkpoints
 from invert3d_ns.prior.checkpoints import PRIORS, is_available, load_prior, open_source
-from invert3d_ns.prior.download import fetch
-from invert3d_ns.prior.hub import HubReference, find_local, parse_reference, wanted_files
+from invert3d_ns.weights import download
+from invert3d_ns.weights.download import fetch
+from invert3d_ns.weights.hub import HubReference, find_local, parse_reference, wanted_files
 
 MVDREAM = HubReference("MVDream/MVDream", filename="sd-v1.5-4view.pt")
 COMMUNITY = HubReference("ashawkey/mvdream-sd2.1-diffusers")

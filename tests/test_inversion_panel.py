@@ -11,9 +11,9 @@ from PIL import Image
 from runs import STEPS, tiny_config, train
 from synthetic import make_cloud
 
+from invert3d_ns.live.panels.inversion_panel import InversionPanel
 from invert3d_ns.prior.checkpoints import save_prior
 from invert3d_ns.scenes.ply import write_splats
-from invert3d_ns.viewer.inversion_panel import InversionPanel
 
 
 class Markdown:
@@ -75,10 +75,14 @@ def test_a_run_with_a_viewer_fills_the_panel(tiny_prior, tmp_path, monkeypatch):
     try:
         train(
             tiny_config(
-                tmp_path / "ball.ply", tmp_path / "prior", tmp_path / "outputs", vis="viewer+tensorboard",
-                viewer__quit_on_train_completion=True, viewer__websocket_host="127.0.0.1",
+                tmp_path / "ball.ply",
+                tmp_path / "prior",
+                tmp_path / "outputs",
+                vis="viewer+tensorboard",
+                viewer__quit_on_train_completion=True,
+                viewer__websocket_host="127.0.0.1",
             )
-        )  # fmt: skip
+        )
     finally:
         for server in servers:
             server.stop()

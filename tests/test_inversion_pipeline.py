@@ -11,14 +11,14 @@ from PIL import Image
 from runs import SPLAT_STEPS, STEPS, tiny_config, train
 from synthetic import make_cloud
 
-from invert3d_ns.errors import InputError
-from invert3d_ns.inversion.cti import CameraTextInversion, fit_words
-from invert3d_ns.inversion.embedding import ObjectEmbedding
-from invert3d_ns.inversion.pipeline import InversionPipeline
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.methods.invert3d import InversionPipeline
 from invert3d_ns.prior.checkpoints import save_prior
 from invert3d_ns.scenes.normalization import to_object_frame
 from invert3d_ns.scenes.ply import write_splats
 from invert3d_ns.scenes.posed_images import write_posed_images
+from invert3d_ns.words.cti import CameraTextInversion, fit_words
+from invert3d_ns.words.embedding import ObjectEmbedding
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +103,9 @@ def test_images_fit_splats_first_and_then_only_words(posed_run):
 
 
 def test_the_pipeline_takes_the_steps_of_the_plain_loop(ply_run, tiny_v_prior):
-    """nerfstudio's trainer around the objective must change nothing about what is learnt."""
+    """nerfstudio's trainer around the objective must change nothing about what is learned."""
     config, folder = ply_run
-    from invert3d_ns.inversion.bank import build_bank
+    from invert3d_ns.words.bank import build_bank
 
     pipeline = config.pipeline.setup(device="cpu", test_mode="inference")
     bank = build_bank(pipeline.model.render, tiny_v_prior, groups=3, heldout_groups=2, seed=config.machine.seed)
@@ -162,7 +162,7 @@ def test_inference_loads_a_run_without_its_prior(posed_run, material, monkeypatc
 
 
 def test_frozen_splats_take_no_gradient_and_no_callback(posed_run, material, tmp_path, monkeypatch):
-    from invert3d_ns.inversion import trainer as module
+    from invert3d_ns.runs import trainer as module
     from invert3d_ns.scenes.splats import ObjectSplatModel
 
     densified, groups, rendered = [], [], []
@@ -230,7 +230,7 @@ def test_a_blank_scene_is_refused(material, tmp_path):
 
 
 def test_no_space_to_save_is_told_and_keeps_the_last_checkpoint(posed_run, material, tmp_path, monkeypatch):
-    from invert3d_ns.inversion import trainer as module
+    from invert3d_ns.runs import trainer as module
 
     def full(descriptor):
         raise OSError(28, "No space left on device")

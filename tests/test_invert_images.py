@@ -12,14 +12,14 @@ import pytest
 import torch
 from PIL import Image as PIL
 
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.commands.invert_images import Image
-from invert3d_ns.errors import InputError
-from invert3d_ns.inversion.embedding import ObjectEmbedding
-from invert3d_ns.inversion.image_settings import ImageSettings
-from invert3d_ns.inversion.images import ImageInversion, camera_grid, invert_images
-from invert3d_ns.inversion.imagined import imagine_bank, imagine_views, orbit_from
-from invert3d_ns.inversion.naming import name_object, vocabulary, with_article
 from invert3d_ns.scenes.cameras import camera_condition
+from invert3d_ns.words.embedding import ObjectEmbedding
+from invert3d_ns.words.photographs.image_settings import ImageSettings
+from invert3d_ns.words.photographs.imagined import imagine_bank, imagine_views, orbit_from
+from invert3d_ns.words.photographs.inversion import ImageInversion, camera_grid, invert_images
+from invert3d_ns.words.photographs.naming import name_object, vocabulary, with_article
 
 QUICK = ImageSettings(
     init_word="object", vectors=3, steps=6, batch=2, searches=2, orbits=1, method="direct", extents=(0.7,)
@@ -215,20 +215,26 @@ def test_naming_finds_the_words_and_stops(tiny_v_prior, photographs) -> None:
 
 
 def test_large_vocabularies_are_not_tried(tiny_v_prior, monkeypatch) -> None:
-    monkeypatch.setattr("invert3d_ns.inversion.naming.MOST_WORDS", 10)
+    monkeypatch.setattr("invert3d_ns.words.photographs.naming.MOST_WORDS", 10)
     assert vocabulary(tiny_v_prior) == []
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"vectors": 0}, "--vectors"), ({"steps": 0}, "--steps"), ({"batch": -1}, "--batch"),
-        ({"searches": 0}, "--searches"), ({"orbits": 0}, "--orbits"),
+        ({"vectors": 0}, "--vectors"),
+        ({"steps": 0}, "--steps"),
+        ({"batch": -1}, "--batch"),
+        ({"searches": 0}, "--searches"),
+        ({"orbits": 0}, "--orbits"),
         ({"azimuths": (1.0,)}, "1 --azimuths for 2 photographs"),
-        ({"elevations": (0.0, 90.0)}, "--elevations"), ({"azimuths": (math.nan, 0.0)}, "--azimuths"),
-        ({"vectors": 99}, "context"), ({"extents": ()}, "--extents"), ({"extents": (0.5, 2.0)}, "--extents"),
+        ({"elevations": (0.0, 90.0)}, "--elevations"),
+        ({"azimuths": (math.nan, 0.0)}, "--azimuths"),
+        ({"vectors": 99}, "context"),
+        ({"extents": ()}, "--extents"),
+        ({"extents": (0.5, 2.0)}, "--extents"),
     ],
-)  # fmt: skip
+)
 def test_bad_settings_by_name(tiny_v_prior, photographs, change: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         invert_images(tiny_v_prior, photographs, replace(QUICK, **change))
@@ -284,7 +290,7 @@ def test_command_fits_splats(command: Image, monkeypatch) -> None:
         def cloud(self):
             return make_cloud(50)
 
-    monkeypatch.setattr("invert3d_ns.personalization.scene_editor.SceneEditor", Editor)
+    monkeypatch.setattr("invert3d_ns.editing.scene_editor.SceneEditor", Editor)
     command.splats = True
     command.run()
     from invert3d_ns.scenes.ply import read_splats

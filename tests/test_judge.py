@@ -11,34 +11,34 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.cli import main
-from invert3d_ns.errors import InputError
 from invert3d_ns.metrics.held_out import held_out_prompts
-from invert3d_ns.metrics.judge import BINS, KINDS, WEIGHTS, Judge, Judgement, share, world_names
+from invert3d_ns.metrics.judge import BINS, KINDS, WEIGHTS, Judge, Judgment, share, world_names
 from invert3d_ns.metrics.prior_quality import grade_true_renders, summary
-from invert3d_ns.prior.training.data import orbits
-from invert3d_ns.prior.training.judge import degrade, directions, judge_accuracy, losses, save_judge, train_judge
-from invert3d_ns.prior.training.judge_data import VIEWS, judged_views
-from invert3d_ns.prior.training.shapes import FRONTED
+from invert3d_ns.training.judge import degrade, directions, judge_accuracy, losses, save_judge, train_judge
+from invert3d_ns.training.judge_data import VIEWS, judged_views
+from invert3d_ns.world.data import orbits
+from invert3d_ns.world.shapes import FRONTED
 
 
-def _judgement(styles: list[str], azimuths: list[float], **others: list[int]) -> Judgement:
+def _judgment(styles: list[str], azimuths: list[float], **others: list[int]) -> Judgment:
     names = world_names()["styles"]
     index = {kind: torch.tensor(others.get(kind, [0] * len(styles))) for kind in KINDS}
     index["styles"] = torch.tensor([names.index(style) for style in styles])
-    return Judgement(**index, azimuths=torch.tensor(azimuths))
+    return Judgment(**index, azimuths=torch.tensor(azimuths))
 
 
 def test_what_is_right_and_what_cannot_be_judged() -> None:
-    truth = _judgement(["photo", "sepia", "photo"], [170.0, math.nan, 0.0], classes=[1, 2, 3], colours=[4, 5, 6])
-    said = _judgement(["photo", "sepia", "neon"], [-165.0, 3.0, 31.0], classes=[1, 0, 3], colours=[4, 0, 0])
+    truth = _judgment(["photo", "sepia", "photo"], [170.0, math.nan, 0.0], classes=[1, 2, 3], colors=[4, 5, 6])
+    said = _judgment(["photo", "sepia", "neon"], [-165.0, 3.0, 31.0], classes=[1, 0, 3], colors=[4, 0, 0])
     right = {key: values.tolist() for key, values in said.right(truth).items()}
     assert right["class"] == [1, 0, 1] and right["style"] == [1, 1, 0] and right["pattern"] == [1, 1, 1]
-    # A sepia print has no colours; 170 and -165 degrees are 25 apart.
-    assert right["colour"][0] == 1 and math.isnan(right["colour"][1]) and right["colour"][2] == 0
+    # A sepia print has no colors; 170 and -165 degrees are 25 apart.
+    assert right["color"][0] == 1 and math.isnan(right["color"][1]) and right["color"][2] == 0
     assert right["azimuth"][0] == 1 and math.isnan(right["azimuth"][1]) and right["azimuth"][2] == 0
     assert share(said.right(truth)) == pytest.approx(
-        {"class": 2 / 3, "colour": 0.5, "pattern": 1, "style": 2 / 3, "azimuth": 0.5}
+        {"class": 2 / 3, "color": 0.5, "pattern": 1, "style": 2 / 3, "azimuth": 0.5}
     )
 
 
@@ -78,14 +78,14 @@ def test_azimuths_are_read_back_from_their_own_targets() -> None:
         assert abs((said - azimuth + 180) % 360 - 180) < 4
 
 
-def test_colours_that_a_style_hides_and_azimuths_that_nobody_sees_teach_nothing() -> None:
+def test_colors_that_a_style_hides_and_azimuths_that_nobody_sees_teach_nothing() -> None:
     logits = {kind: torch.zeros(2, len(names), requires_grad=True) for kind, names in world_names().items()}
     logits["azimuths"] = torch.zeros(2, BINS, requires_grad=True)
-    truth = _judgement(["photo", "blueprint"], [30.0, math.nan])
+    truth = _judgment(["photo", "blueprint"], [30.0, math.nan])
     losses(logits, {kind: getattr(truth, kind) for kind in logits})["loss"].backward()
     for kind, values in logits.items():
         assert values.grad is not None and values.grad[0].abs().max() > 0
-        assert (values.grad[1].abs().max() > 0) == (kind not in ("colours", "azimuths"))
+        assert (values.grad[1].abs().max() > 0) == (kind not in ("colors", "azimuths"))
 
 
 def test_degraded_views_are_views_still() -> None:
@@ -94,8 +94,8 @@ def test_degraded_views_are_views_still() -> None:
     worse = degrade(images, torch.Generator().manual_seed(0))
     assert worse.shape == images.shape and worse.min() >= 0 and worse.max() <= 1
     # Of every two views one may have its middle hidden.
-    centres = (slice(1, None, 2), slice(None), slice(28, 36), slice(28, 36))
-    torch.testing.assert_close(worse[centres].mean((2, 3)), images[centres].mean((2, 3)), atol=0.1, rtol=0)
+    centers = (slice(1, None, 2), slice(None), slice(28, 36), slice(28, 36))
+    torch.testing.assert_close(worse[centers].mean((2, 3)), images[centers].mean((2, 3)), atol=0.1, rtol=0)
     assert not torch.equal(worse[:, :, 16:48, 16:48], images[:, :, 16:48, 16:48])
     torch.testing.assert_close(worse, degrade(images, torch.Generator().manual_seed(0)), rtol=0, atol=0)
 
@@ -115,7 +115,7 @@ def test_the_shipped_judge_is_right_about_true_renders() -> None:
     means = {
         key: values[0] for key, values in summary(grade_true_renders(Judge.load(), held_out_prompts(60), [0])).items()
     }
-    least = {"class": 0.97, "colour": 0.85, "pattern": 0.82, "style": 0.95, "azimuth": 0.74}
+    least = {"class": 0.97, "color": 0.85, "pattern": 0.82, "style": 0.95, "azimuth": 0.74}
     assert all(means[key] >= least[key] for key in least), means
 
 
@@ -127,7 +127,7 @@ def test_the_judge_can_be_trained_again_and_goes_on_where_it_stopped(tmp_path: P
     assert loaded.names == world_names() and not loaded.training
     for key, value in first.state_dict().items():
         torch.testing.assert_close(loaded.state_dict()[key].float(), value.float(), rtol=1e-3, atol=1e-3)
-    assert judge_accuracy(loaded, data).keys() == {"class", "colour", "pattern", "style", "azimuth"}
+    assert judge_accuracy(loaded, data).keys() == {"class", "color", "pattern", "style", "azimuth"}
     again = train_judge(tmp_path, data, 2, batch=8)
     # All steps were done: nothing moves.
     for key, value in first.state_dict().items():
@@ -160,7 +160,7 @@ def test_a_judge_of_another_world_or_none_is_refused(tmp_path: Path) -> None:
         Judge.load(tmp_path / "other.safetensors")
     state = load_file(WEIGHTS)
     save_file(state, tmp_path / "silent.safetensors", {"classes": json.dumps(world_names()["classes"])})
-    with pytest.raises(InputError, match="other colours and patterns and styles"):
+    with pytest.raises(InputError, match="other colors and patterns and styles"):
         Judge.load(tmp_path / "silent.safetensors")
     metadata = {kind: json.dumps(words) for kind, words in world_names().items()} | {"widths": "[8, 8, 8, 8]"}
     save_file(state, tmp_path / "wide.safetensors", metadata)

@@ -19,7 +19,7 @@ from ldm_checkpoints import (
 )
 from safetensors.torch import load_file, save_file
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.prior.checkpoints import load_prior, open_source
 from invert3d_ns.prior.layouts import LAYOUTS, choose_weights, find_layout, read_source
 

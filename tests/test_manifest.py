@@ -11,10 +11,10 @@ import pytest
 import torch
 from ldm_checkpoints import assert_one_line, write_checkpoint
 
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.commands.prior import PriorCheck
-from invert3d_ns.errors import InputError
 from invert3d_ns.prior.checkpoints import load_prior, save_prior
-from invert3d_ns.prior.manifest import check_hashes, read_manifest, sha256_of, write_manifest
+from invert3d_ns.weights.manifest import check_hashes, read_manifest, sha256_of, write_manifest
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 

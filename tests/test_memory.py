@@ -11,7 +11,7 @@ import torch
 from runs import tiny_config
 from synthetic import make_cloud
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.metrics.tensor_memory import TensorMemory
 from invert3d_ns.prior import memory
 from invert3d_ns.prior.attention import PROCESSORS

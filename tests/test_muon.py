@@ -1,4 +1,4 @@
-"""The optimiser of the bundled models: what its updates are, and what it is given to update."""
+"""The optimizer of the bundled models: what its updates are, and what it is given to update."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from invert3d_ns.prior.training.muon import Muon, orthogonalise, split_parameters
+from invert3d_ns.training.muon import Muon, orthogonalise, split_parameters
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (16, 60), (60, 16)])
@@ -62,10 +62,13 @@ def test_a_run_equals_plain_momentum_with_polar_factors() -> None:
 def test_parameters_are_split_by_what_they_are() -> None:
     model = nn.ModuleDict(
         {
-            "embedding": nn.Embedding(5, 8), "conv_in": nn.Conv2d(3, 8, 3), "hidden": nn.Conv2d(8, 8, 3),
-            "frozen": nn.Linear(8, 8).requires_grad_(False), "norm": nn.GroupNorm(2, 8),
+            "embedding": nn.Embedding(5, 8),
+            "conv_in": nn.Conv2d(3, 8, 3),
+            "hidden": nn.Conv2d(8, 8, 3),
+            "frozen": nn.Linear(8, 8).requires_grad_(False),
+            "norm": nn.GroupNorm(2, 8),
         }
-    )  # fmt: skip
+    )
     hidden, rest = split_parameters(model)
     assert [p.shape for p in hidden] == [torch.Size([8, 8, 3, 3])]
     trained = [p for p in model.parameters() if p.requires_grad]

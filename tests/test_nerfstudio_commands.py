@@ -73,14 +73,22 @@ def test_render_camera_path_shows_the_object_on_white(config_path, tmp_path):
 
     matrix = [1, 0, 0, 0, 0, 0, -1, -2.5, 0, 1, 0, 0, 0, 0, 0, 1]
     path = {
-        "camera_type": "perspective", "render_height": 40, "render_width": 40, "fps": 1, "seconds": 1,
+        "camera_type": "perspective",
+        "render_height": 40,
+        "render_width": 40,
+        "fps": 1,
+        "seconds": 1,
         "camera_path": [{"camera_to_world": matrix, "fov": 49.1, "aspect": 1}],
-    }  # fmt: skip
+    }
     (tmp_path / "path.json").write_text(json.dumps(path))
     RenderCameraPath(
-        config_path, tmp_path / "out", image_format="png", output_format="images",
-        camera_path_filename=tmp_path / "path.json", rendered_output_names=["rgb", "depth"],
-    ).main()  # fmt: skip
+        config_path,
+        tmp_path / "out",
+        image_format="png",
+        output_format="images",
+        camera_path_filename=tmp_path / "path.json",
+        rendered_output_names=["rgb", "depth"],
+    ).main()
     image = np.asarray(Image.open(tmp_path / "out" / "00000.png"))
     assert image.shape == (40, 80, 3)
     assert (image[0, 0] == 255).all() and (image[20, 20] < 250).any()

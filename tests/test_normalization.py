@@ -11,7 +11,7 @@ from gsplat.utils import normalized_quat_to_rotmat
 from scipy.spatial.transform import Rotation
 from synthetic import make_cloud
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.scenes.cameras import OBJECT_RADIUS, orbit_camera_to_world
 from invert3d_ns.scenes.normalization import rotate_harmonics, to_object_frame, transform_splats, turn
 
@@ -48,7 +48,7 @@ def test_a_similarity_moves_covariances_as_matrices_move():
     assert torch.allclose(moved.means, cloud.means @ transform[:3, :3].T + transform[:3, 3], atol=1e-6)
 
 
-def test_object_frame_is_centred_sized_and_upright():
+def test_object_frame_is_centered_sized_and_upright():
     cloud = make_cloud(2000)
     moved, transform = to_object_frame(cloud, up="y")
     assert torch.allclose(moved.means.amax(dim=0) + moved.means.amin(dim=0), torch.zeros(3), atol=0.05)

@@ -1,4 +1,4 @@
-"""Photographs as views: cut out, centred, scaled, on white; refused by name where there is no object."""
+"""Photographs as views: cut out, centered, scaled, on white; refused by name where there is no object."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from invert3d_ns.errors import InputError
-from invert3d_ns.inversion.photographs import LEAST_PIXELS, framed, largest_pieces, object_view
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.words.photographs.object_views import LEAST_PIXELS, framed, largest_pieces, object_view
 
 RED, GRAY = (200, 20, 20), (180, 190, 200)
 
 
-def picture(
-    path: Path, size: tuple[int, int], box: tuple[int, int, int, int], *, alpha: bool, background=GRAY
-) -> Path:
+def picture(path: Path, size: tuple[int, int], box: tuple[int, int, int, int], *, alpha: bool, background=GRAY) -> Path:
     """A red box (left, top, right, bottom) in a picture of ``size`` (width, height)."""
     pixels = np.full((size[1], size[0], 3), background, np.uint8)
     cover = np.zeros((size[1], size[0]), np.uint8)
@@ -37,7 +35,7 @@ def bounds(view: torch.Tensor) -> tuple[int, int, int, int]:
 
 @pytest.mark.parametrize("alpha", [True, False])
 @pytest.mark.parametrize("size", [(300, 200), (90, 500)])
-def test_the_object_is_centred_and_scaled_on_white(tmp_path: Path, alpha: bool, size: tuple[int, int]) -> None:
+def test_the_object_is_centered_and_scaled_on_white(tmp_path: Path, alpha: bool, size: tuple[int, int]) -> None:
     path = picture(tmp_path / "box.png", size, (10, 20, 70, 50), alpha=alpha)  # 60 by 30, far from the middle
     view = object_view(path, 64, extent=0.5)
     assert view.shape == (3, 64, 64) and view.min() >= 0 and view.max() <= 1
@@ -91,7 +89,7 @@ def all_transparent(path: Path) -> None:
     Image.fromarray(np.zeros((80, 80, 4), np.uint8)).save(path)
 
 
-def one_colour(path: Path) -> None:
+def one_color(path: Path) -> None:
     Image.fromarray(np.full((80, 80, 3), 90, np.uint8)).save(path)
 
 
@@ -116,11 +114,16 @@ def full(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: None, "missing"), (no_image, "cannot be read"), (all_transparent, "every pixel is transparent"),
-        (one_colour, "every pixel is of one colour"), (busy, "no object is found"), (small_object, "spans 20 pixels"),
-        (small_picture, "3x3 pixels"), (full, "fills"),
+        (lambda path: None, "missing"),
+        (no_image, "cannot be read"),
+        (all_transparent, "every pixel is transparent"),
+        (one_color, "every pixel is of one color"),
+        (busy, "no object is found"),
+        (small_object, "spans 20 pixels"),
+        (small_picture, "3x3 pixels"),
+        (full, "fills"),
     ],
-)  # fmt: skip
+)
 def test_refused_by_name(tmp_path: Path, make, message: str) -> None:
     make(tmp_path / "photo.png")
     with pytest.raises(InputError, match=message) as caught:

@@ -8,7 +8,7 @@ import torch
 from plyfile import PlyData, PlyElement
 from synthetic import make_cloud
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.scenes.ply import SH_C0, read_splats, write_splats
 
 

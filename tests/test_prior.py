@@ -9,7 +9,7 @@ import threading
 import pytest
 import torch
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.prior.info import PriorInfo, fingerprint
 from invert3d_ns.scenes.cameras import camera_condition
 
@@ -322,9 +322,7 @@ def test_facts_are_read_from_the_components(tiny_v_prior) -> None:
 
 
 def test_importing_the_prior_imports_no_diffusion_library() -> None:
-    modules = (
-        "prior.multiview, invert3d_ns.prior.checkpoints, invert3d_ns.inversion.embedding, invert3d_ns.commands.views"
-    )
+    modules = "prior.multiview, invert3d_ns.prior.checkpoints, invert3d_ns.words.embedding, invert3d_ns.commands.views"
     code = f"""if True:
         import sys, invert3d_ns.{modules}
         print(sorted({{"diffusers", "transformers", "open_clip", "huggingface_hub"}} & set(sys.modules)))"""

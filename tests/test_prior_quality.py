@@ -21,10 +21,10 @@ from invert3d_ns.metrics.prior_quality import (
     table_row,
     true_views,
 )
-from invert3d_ns.prior.training.shapes import CLASSES, FRONTED
-from invert3d_ns.prior.training.styles import STYLES
-from invert3d_ns.prior.training.world import COLOURS, PATTERNS, held_out, sample_object
 from invert3d_ns.scenes.cameras import random_orbit
+from invert3d_ns.world.objects import COLORS, PATTERNS, held_out, sample_object
+from invert3d_ns.world.shapes import CLASSES, FRONTED
+from invert3d_ns.world.styles import STYLES
 
 
 def test_the_list_of_prompts_is_fixed() -> None:
@@ -37,37 +37,42 @@ def test_the_list_of_prompts_is_fixed() -> None:
     assert Counter(case.style for case in cases) == dict.fromkeys(STYLES, PROMPTS // len(STYLES))
     counts = Counter(case.name for case in cases)
     assert counts.keys() == CLASSES.keys() and min(counts.values()) >= 10
-    assert {case.pattern for case in cases} == PATTERNS.keys() and {case.colour for case in cases} == COLOURS.keys()
+    assert {case.pattern for case in cases} == PATTERNS.keys() and {case.color for case in cases} == COLORS.keys()
 
 
 def test_prompts_are_held_out_and_say_what_they_ask_for() -> None:
     for case in held_out_prompts():
-        assert case.held_out and held_out(case.name, case.colour, case.pattern, case.style)
-        assert case.name in case.text and case.colour in case.text
+        assert case.held_out and held_out(case.name, case.color, case.pattern, case.style)
+        assert case.name in case.text and case.color in case.text
         assert (case.pattern in case.text) == (case.pattern != "plain") == (case.second is not None)
-        assert case.second is None or (case.second != case.colour and case.second in case.text)
+        assert case.second is None or (case.second != case.color and case.second in case.text)
         item = case.object(3)
-        assert (item.name, item.colour, item.pattern, item.second, item.style, item.pose) == (
-            case.name, case.colour, case.pattern, case.second, case.style, "upright",
-        )  # fmt: skip
+        assert (item.name, item.color, item.pattern, item.second, item.style, item.pose) == (
+            case.name,
+            case.color,
+            case.pattern,
+            case.second,
+            case.style,
+            "upright",
+        )
         assert item.description() == case.text
 
 
 def test_no_training_object_is_what_a_prompt_asks_for() -> None:
     rng = np.random.default_rng(0)
     seen = [sample_object(rng) for _ in range(2000)]
-    combinations = {(o.name, o.colour, o.pattern, o.style) for o in seen}
-    assert not combinations & {(c.name, c.colour, c.pattern, c.style) for c in held_out_prompts()}
+    combinations = {(o.name, o.color, o.pattern, o.style) for o in seen}
+    assert not combinations & {(c.name, c.color, c.pattern, c.style) for c in held_out_prompts()}
 
 
 def test_photo_prompts_are_split_like_training_is() -> None:
     kept, seen = prompts(True), prompts(False)
-    pairs = [(p.name, p.colour) for p in kept + seen]
-    assert sorted(pairs) == sorted(product(CLASSES, COLOURS))
-    assert all(p.held_out and held_out(p.name, p.colour) for p in kept)
-    assert not any(p.held_out or held_out(p.name, p.colour) for p in seen)
+    pairs = [(p.name, p.color) for p in kept + seen]
+    assert sorted(pairs) == sorted(product(CLASSES, COLORS))
+    assert all(p.held_out and held_out(p.name, p.color) for p in kept)
+    assert not any(p.held_out or held_out(p.name, p.color) for p in seen)
     assert prompts(False, 7) == seen[:7] and prompts(False, seed=1) != seen
-    assert all(p.text == f"{'an' if p.colour == 'orange' else 'a'} {p.colour} {p.name}" for p in kept + seen)
+    assert all(p.text == f"{'an' if p.color == 'orange' else 'a'} {p.color} {p.name}" for p in kept + seen)
 
 
 def test_azimuths_are_asked_only_of_what_has_a_front() -> None:
@@ -103,26 +108,41 @@ def test_true_renders_are_graded_from_the_same_cameras_and_are_mostly_right() ->
     assert [row["class"] for row in rows] == right["class"].view(10, 4).mean(1).tolist()
     assert summary(rows)["class"][0] >= 0.9 and (views[:, :, :, 0, 0] == 1).all()
     sketch = rows[1]
-    assert sketch["asked style"] == "pencil sketch" and math.isnan(sketch["colour"])
+    assert sketch["asked style"] == "pencil sketch" and math.isnan(sketch["color"])
 
 
 def test_summary_and_lines_of_the_table() -> None:
     nan = math.nan
     rows = [
-        {"seed": seed, "name": name, "asked style": style, "asked pattern": "plain", "class": a, "colour": b,
-         "pattern": 1.0, "style": 0.5, "azimuth": c}
+        {
+            "seed": seed,
+            "name": name,
+            "asked style": style,
+            "asked pattern": "plain",
+            "class": a,
+            "color": b,
+            "pattern": 1.0,
+            "style": 0.5,
+            "azimuth": c,
+        }
         for seed, name, style, a, b, c in (
-            (1, "car", "photo", 1.0, 0.5, 0.5), (0, "car", "photo", 0.0, 1.0, 0.75),
-            (1, "ball", "sepia", 0.5, nan, nan), (0, "ball", "sepia", 1.0, nan, nan),
+            (1, "car", "photo", 1.0, 0.5, 0.5),
+            (0, "car", "photo", 0.0, 1.0, 0.75),
+            (1, "ball", "sepia", 0.5, nan, nan),
+            (0, "ball", "sepia", 1.0, nan, nan),
         )
-    ]  # fmt: skip
+    ]
     assert summary(rows) == {
-        "class": [0.5, 0.75], "colour": [1.0, 0.5], "pattern": [1, 1], "style": [0.5, 0.5], "azimuth": [0.75, 0.5],
-    }  # fmt: skip
+        "class": [0.5, 0.75],
+        "color": [1.0, 0.5],
+        "pattern": [1, 1],
+        "style": [0.5, 0.5],
+        "azimuth": [0.75, 0.5],
+    }
     line = table_row("all", rows)
     assert line["views"] == "all" and line["class %"] == "62.5 ± 17.7" and line["pattern %"] == "100.0 ± 0.0"
     truth = [row | {"class": 1.0} for row in rows]
     table = {row["views"]: row for row in breakdown(rows, truth)}
     assert list(table) == ["style: photo", "style: sepia", "pattern: plain", "class: car", "class: ball"]
     assert table["class: ball"]["class %"] == "75.0 ± 35.4 (100.0 ± 0.0)"
-    assert table["style: sepia"]["colour %"] == "" and table["class: ball"]["azimuth %"] == ""
+    assert table["style: sepia"]["color %"] == "" and table["class: ball"]["azimuth %"] == ""

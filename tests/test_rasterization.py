@@ -1,4 +1,4 @@
-"""Rasterisation on a CPU: the compiled kernel against its twin in float64, and the twin against first principles."""
+"""Rasterization on a CPU: the compiled kernel against its twin in float64, and the twin against first principles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.scenes.cameras import gsplat_viewmats, intrinsics, orbit_camera_to_world
 from invert3d_ns.scenes.rasterization import _compiled, _dispatch, _reference, kernel_available, rasterization
 from invert3d_ns.scenes.rasterization._projection import evaluate_sh, project
@@ -199,8 +199,10 @@ def orbit(cameras: int, width: int, height: int) -> dict[str, Any]:
     k[0, 2] = width / 2
     return {
         "viewmats": gsplat_viewmats(orbit_camera_to_world(azimuths, torch.full((cameras,), 15.0))),
-        "Ks": k.expand(cameras, 3, 3), "width": width, "height": height,
-    }  # fmt: skip
+        "Ks": k.expand(cameras, 3, 3),
+        "width": width,
+        "height": height,
+    }
 
 
 def to(tensors: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
@@ -367,10 +369,15 @@ def test_default_strategy_densifies(packed, absgrad):
 
     scene, cameras = world_scene(count=50), orbit(2, 32, 32)
     target = rasterization(**world_scene(count=200, seed=9), **cameras)[0]
-    params = torch.nn.ParameterDict({
-        "means": scene["means"], "quats": scene["quats"], "scales": scene["scales"].log(),
-        "opacities": scene["opacities"].logit(), "colors": scene["colors"],
-    })  # fmt: skip
+    params = torch.nn.ParameterDict(
+        {
+            "means": scene["means"],
+            "quats": scene["quats"],
+            "scales": scene["scales"].log(),
+            "opacities": scene["opacities"].logit(),
+            "colors": scene["colors"],
+        }
+    )
     optimizers: dict[str, torch.optim.Optimizer] = {
         name: torch.optim.Adam([{"params": [p], "name": name}], lr=1e-3) for name, p in params.items()
     }
@@ -379,9 +386,15 @@ def test_default_strategy_densifies(packed, absgrad):
     state = strategy.initialize_state()
     for step in range(1, 5):
         image, _, info = rasterization(
-            means=params["means"], quats=params["quats"], scales=params["scales"].exp(),
-            opacities=params["opacities"].sigmoid(), colors=params["colors"], **cameras, packed=packed, absgrad=absgrad,
-        )  # fmt: skip
+            means=params["means"],
+            quats=params["quats"],
+            scales=params["scales"].exp(),
+            opacities=params["opacities"].sigmoid(),
+            colors=params["colors"],
+            **cameras,
+            packed=packed,
+            absgrad=absgrad,
+        )
         strategy.step_pre_backward(params, optimizers, state, step, info)
         (image - target).abs().mean().backward()
         strategy.step_post_backward(params, optimizers, state, step, info, packed=packed)
@@ -460,10 +473,13 @@ def test_trained_splats(shared_dir):
     projected = project(cloud.means, cloud.quats, cloud.scales.exp(), orbit(1, 8, 8)["viewmats"], k[None], 32, 32)
     seen = projected.radii[0] > 0
     scene = {
-        "means2d": projected.means2d, "conics": projected.conics, "radii": projected.radii, "depths": projected.depths,
+        "means2d": projected.means2d,
+        "conics": projected.conics,
+        "radii": projected.radii,
+        "depths": projected.depths,
         "colors": torch.cat([cloud.features_dc[None] * 0.282 + 0.5, projected.depths[..., None]], dim=-1),
         "opacities": cloud.opacities[None, :, 0].sigmoid(),
-    }  # fmt: skip
+    }
     scene = {name: tensor[:, seen] for name, tensor in scene.items()}
     assert seen.sum() > 500
     mask = decided(scene, 32, 32)

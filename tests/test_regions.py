@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from invert3d_ns.errors import InputError
-from invert3d_ns.personalization.regions import check_box, coverage_masks, inside_box, put, take, to_frame
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.editing.regions import check_box, coverage_masks, inside_box, put, take, to_frame
 from invert3d_ns.scenes.cameras import orbit_camera_to_world
 from invert3d_ns.scenes.normalization import transform_splats
 from invert3d_ns.scenes.ply import SplatCloud
@@ -22,9 +22,13 @@ def wall(y: float, half: float, step: float = 0.02) -> SplatCloud:
     means = torch.stack([x.flatten(), torch.full((x.numel(),), y), z.flatten()], dim=-1)
     count = len(means)
     return SplatCloud(
-        means, torch.full((count, 3), math.log(step)), torch.tensor([1.0, 0, 0, 0]).expand(count, 4).contiguous(),
-        torch.full((count, 1), 6.0), torch.zeros(count, 3), torch.zeros(count, 0, 3),
-    )  # fmt: skip
+        means,
+        torch.full((count, 3), math.log(step)),
+        torch.tensor([1.0, 0, 0, 0]).expand(count, 4).contiguous(),
+        torch.full((count, 1), 6.0),
+        torch.zeros(count, 3),
+        torch.zeros(count, 0, 3),
+    )
 
 
 def joined(*clouds: SplatCloud) -> SplatCloud:

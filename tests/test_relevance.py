@@ -8,9 +8,9 @@ import pytest
 import torch
 from test_scene_editor import scene, words
 
-from invert3d_ns.errors import InputError
-from invert3d_ns.personalization import relevance as module
-from invert3d_ns.personalization.relevance import choose, recorded_attention, relevant_splats, word_maps
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.editing import relevance as module
+from invert3d_ns.editing.relevance import choose, recorded_attention, relevant_splats, word_maps
 from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world
 
 CAMERAS = camera_condition(torch.arange(4) * 90.0, torch.tensor(10.0))[None]

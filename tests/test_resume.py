@@ -8,11 +8,11 @@ import torch
 from runs import SPLAT_STEPS, STEPS, go_on, tiny_config, train, train_and_die
 from synthetic import make_cloud
 
-from invert3d_ns.errors import InputError
-from invert3d_ns.inversion.embedding import ObjectEmbedding
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.prior.checkpoints import save_prior
 from invert3d_ns.scenes.normalization import to_object_frame
 from invert3d_ns.scenes.posed_images import write_posed_images
+from invert3d_ns.words.embedding import ObjectEmbedding
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_ctrl_c_saves_and_names_the_command_that_goes_on(material, unbroken, tmp
     import os
     import signal
 
-    from invert3d_ns.inversion import trainer as module
+    from invert3d_ns.runs import trainer as module
 
     observe = module.InversionTrainer._observe
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 from synthetic import make_cloud
 
-from invert3d_ns.errors import InputError
-from invert3d_ns.personalization.sources import find_words, own_prior, read_scene, scene_edits
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.editing.sources import find_words, own_prior, read_scene, scene_edits
 from invert3d_ns.scenes.assets import SceneDataParserConfig, object_splats, scene_name
 from invert3d_ns.scenes.normalization import to_object_frame
 from invert3d_ns.scenes.ply import SplatCloud
 from invert3d_ns.scenes.runs import CLASS, is_run, run_settings
 
-OWN = "invert3d_ns.inversion.trainer.InversionTrainerConfig"
+OWN = "invert3d_ns.runs.trainer.InversionTrainerConfig"
 FOREIGN = "nerfstudio.engine.trainer.TrainerConfig"
 
 
@@ -92,8 +92,8 @@ def test_runs_are_named_after_what_their_scene_was_called(tmp_path):
 
 
 def test_words_edits_and_prior_of_a_run(tmp_path):
-    from invert3d_ns.inversion.embedding import ObjectEmbedding
-    from invert3d_ns.personalization.edit import Edit, save_edits
+    from invert3d_ns.editing.edit import Edit, save_edits
+    from invert3d_ns.words.embedding import ObjectEmbedding
 
     run = make_run(tmp_path / "run", make_cloud(10))
     with pytest.raises(InputError, match="learn its words"):

@@ -10,18 +10,18 @@ import pytest
 import torch
 from synthetic import make_cloud
 
-from invert3d_ns.errors import InputError
-from invert3d_ns.inversion.embedding import ObjectEmbedding
-from invert3d_ns.inversion.report import psnr
-from invert3d_ns.personalization import scene_editor as module
-from invert3d_ns.personalization.edit import Edit
-from invert3d_ns.personalization.scene_editor import SceneEditConfig, SceneEditor
-from invert3d_ns.personalization.view_sets import confidences, neighbours_of_unseen, spread_cameras, wanted_views
-from invert3d_ns.personalization.views import Cancelled
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.editing import scene_editor as module
+from invert3d_ns.editing.edit import Edit
+from invert3d_ns.editing.scene_editor import SceneEditConfig, SceneEditor
+from invert3d_ns.editing.view_sets import confidences, neighbors_of_unseen, spread_cameras, wanted_views
+from invert3d_ns.editing.views import Cancelled
+from invert3d_ns.runs.report import psnr
 from invert3d_ns.scenes.cameras import orbit_camera_to_world
 from invert3d_ns.scenes.fitting import render_splats
 from invert3d_ns.scenes.normalization import to_object_frame, transform_splats
 from invert3d_ns.scenes.ply import SH_C0, SplatCloud
+from invert3d_ns.words.embedding import ObjectEmbedding
 
 UNSEEN = orbit_camera_to_world(torch.arange(6) * 60.0 + 40.0, torch.tensor([0.0, 25.0, -15.0, 10.0, 20.0, -5.0]))
 EDIT = Edit(source="red", target="blue", steps=2)
@@ -35,7 +35,7 @@ def scene(count: int = 300, sh_degree: int = 0) -> SplatCloud:
 
 
 def repainted(cloud: SplatCloud, rows: torch.Tensor | slice = slice(None)) -> SplatCloud:
-    """The same splats with their colour channels turned round."""
+    """The same splats with their color channels turned round."""
     colors = cloud.features_dc.clone()
     colors[rows] = colors[rows].roll(1, dims=-1)
     return replace(cloud, features_dc=colors)
@@ -92,7 +92,7 @@ def test_splats_follow_edited_views_to_cameras_that_no_step_saw(tiny_v_prior, mo
     editor = SceneEditor(cloud, tiny_v_prior, words(tiny_v_prior), [EDIT], SceneEditConfig(fit_steps=25, details=False))
     editor.prepare()
     lifted = psnr(drawn(editor.cloud()), drawn(truth))
-    losses = [editor.step()["colours"] for _ in range(editor.total_steps)]
+    losses = [editor.step()["colors"] for _ in range(editor.total_steps)]
     after = editor.cloud()
     assert psnr(drawn(cloud), drawn(truth)) < 20 < lifted < psnr(drawn(after), drawn(truth))
     assert psnr(drawn(after), drawn(truth)) > 24
@@ -112,7 +112,7 @@ def test_what_the_autoencoder_loses_is_kept_and_no_edit_is_no_change(tiny_v_prio
     cloud = scene()
     editor = SceneEditor(cloud, tiny_v_prior, words(tiny_v_prior), [EDIT], SceneEditConfig(fit_steps=4))
     after = finished(editor)
-    assert psnr(editor.edited, editor.originals) < 15, "this autoencoder has learnt nothing"
+    assert psnr(editor.edited, editor.originals) < 15, "this autoencoder has learned nothing"
     assert psnr(drawn(after), drawn(cloud)) > 35
     lossy = SceneEditor(cloud, tiny_v_prior, words(tiny_v_prior), [EDIT], SceneEditConfig(fit_steps=4, details=False))
     assert psnr(drawn(finished(lossy)), drawn(cloud)) < 20
@@ -145,7 +145,7 @@ def test_a_part_changes_and_nothing_else_by_a_single_bit(tiny_v_prior, monkeypat
     assert masks[..., :16, :].mean() > masks[..., 16:, :].mean(), "the upper half is what changes"
 
 
-@pytest.mark.parametrize("change", ["colours", "geometry"])
+@pytest.mark.parametrize("change", ["colors", "geometry"])
 def test_one_object_of_three_changes_and_is_shown_alone_at_full_size(tiny_v_prior, monkeypatch, change) -> None:
     places = torch.tensor([[-1.2, 0.3, 0.0], [0.0, 0.0, 0.1], [1.3, -0.2, -0.1]])
     small = [transform_splats(scene(120), torch.diag(torch.tensor([0.3, 0.3, 0.3, 1.0]))) for _ in places]
@@ -289,7 +289,7 @@ def test_confidence_falls_with_the_square_of_the_error() -> None:
     assert (confidences(torch.zeros(4), 1.5) == 1).all()
 
 
-def test_splats_that_no_view_shows_follow_their_neighbours(tiny_v_prior, monkeypatch) -> None:
+def test_splats_that_no_view_shows_follow_their_neighbors(tiny_v_prior, monkeypatch) -> None:
     shell = scene(1500)
     core = replace(
         shell, **{name: getattr(shell, name)[:40] for name in FIELDS if name != "means"}, means=shell.means[:40] * 0.4
@@ -308,13 +308,13 @@ def test_splats_that_no_view_shows_follow_their_neighbours(tiny_v_prior, monkeyp
     assert (colors.argmax(dim=1) == 1).float().mean() > 0.9
 
 
-def test_neighbours_are_alike_in_place_and_colour() -> None:
+def test_neighbors_are_alike_in_place_and_color() -> None:
     cloud = scene(4)
     cloud.means = torch.tensor([[0.0, 0, 0], [0.1, 0, 0], [0.11, 0, 0], [5.0, 0, 0]])
     cloud.features_dc = (torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [1.0, 0, 0], [1.0, 0, 0]]) - 0.5) / SH_C0
-    found = neighbours_of_unseen(cloud, torch.tensor([1, 2, 3]), torch.tensor([0]), count=2)
+    found = neighbors_of_unseen(cloud, torch.tensor([1, 2, 3]), torch.tensor([0]), count=2)
     assert found.tolist() == [[2, 1]]
-    assert neighbours_of_unseen(cloud, torch.tensor([3]), torch.tensor([0, 1])).tolist() == [[3], [3]]
+    assert neighbors_of_unseen(cloud, torch.tensor([3]), torch.tensor([0, 1])).tolist() == [[3], [3]]
 
 
 def test_cameras_differ_and_go_all_the_way_round() -> None:
@@ -343,7 +343,7 @@ def test_splats_come_from_words_alone(tiny_v_prior, monkeypatch) -> None:
     while editor.done < editor.total_steps:
         terms = editor.step()
     after = editor.cloud()
-    assert set(terms) == {"colours", "silhouettes"} and len(after) == 300
+    assert set(terms) == {"colors", "silhouettes"} and len(after) == 300
     assert psnr(drawn(after), drawn(truth)) > psnr(drawn(start), drawn(truth)) > 18
     torch.testing.assert_close(after.quats.norm(dim=-1), torch.ones(300))
     with pytest.raises(InputError, match="needs a scene"):

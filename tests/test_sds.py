@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.guidance.sds import ScoreDistillation, ScoreDistillationConfig, timestep_range
 from invert3d_ns.scenes.cameras import camera_condition
 
@@ -23,9 +23,13 @@ class Words:
 
     def predict_noise(self, prior, noisy, t, cameras):
         return prior.predict_noise(
-            noisy, t, self.positive.expand(len(noisy), -1, -1), cameras,
-            negative_context=self.negative.expand(len(noisy), -1, -1), guidance_scale=self.guidance_scale,
-        )  # fmt: skip
+            noisy,
+            t,
+            self.positive.expand(len(noisy), -1, -1),
+            cameras,
+            negative_context=self.negative.expand(len(noisy), -1, -1),
+            guidance_scale=self.guidance_scale,
+        )
 
 
 @pytest.fixture(params=["tiny_prior", "tiny_v_prior"])
@@ -50,9 +54,12 @@ def seeded(seed: int = 0) -> torch.Generator:
 def noise_by_hand(prior, noisy: Tensor, t: int, context: Tensor, cameras: Tensor) -> Tensor:
     """The noise in one group's latents from the bare UNet, by the definition of what it predicts."""
     out = prior.unet(
-        noisy, torch.full((len(noisy),), t), context, class_labels=cameras,
+        noisy,
+        torch.full((len(noisy),), t),
+        context,
+        class_labels=cameras,
         cross_attention_kwargs={"num_views": len(noisy)},
-    ).sample  # fmt: skip
+    ).sample
     a = prior.alphas_cumprod[t]
     return out if prior.info.prediction_type == "epsilon" else a.sqrt() * out + (1 - a).sqrt() * noisy
 
@@ -135,7 +142,7 @@ def test_guidance_of_the_config_takes_the_place_of_the_conditions(tiny_v_prior) 
 @pytest.mark.parametrize(
     "options",
     [{"t_min": -0.1}, {"t_min": 0.6}, {"t_max": 0.4}, {"t_max": 1.2}, {"t_max_end": float("nan")}],
-)  # fmt: skip
+)
 def test_timesteps_out_of_range_are_refused(tiny_v_prior, options) -> None:
     with pytest.raises(InputError, match="timesteps"):
         ScoreDistillation(tiny_v_prior, words(tiny_v_prior), ScoreDistillationConfig(**options))

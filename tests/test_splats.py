@@ -117,9 +117,14 @@ def test_fitting_images_reduces_the_loss_and_adds_splats(cloud, cameras):
     truth = list(render_rgba(cloud, cameras))
     points = cloud.means[::4].clone(), torch.full((75, 3), 128, dtype=torch.uint8)
     model = make_model(
-        seed_points=points, metadata={"has_alpha": True},
-        warmup_length=8, refine_every=8, densify_grad_thresh=1e-4, num_downscales=0, max_splats=200,
-    )  # fmt: skip
+        seed_points=points,
+        metadata={"has_alpha": True},
+        warmup_length=8,
+        refine_every=8,
+        densify_grad_thresh=1e-4,
+        num_downscales=0,
+        max_splats=200,
+    )
     losses = fit(model, cameras, truth, 48)
     assert sum(losses[-4:]) < 0.85 * sum(losses[:4])
     assert 75 < model.num_points < 400, "densified, and stopped soon after the limit"

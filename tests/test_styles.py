@@ -11,18 +11,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from invert3d_ns.errors import InputError
-from invert3d_ns.prior.training.styles import COLOURLESS, STYLES, apply_styles, style_coverage
-from invert3d_ns.prior.training.world import COLOURS, Renders, WorldObject, render, sample_object
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.scenes.cameras import orbit_camera_to_world
+from invert3d_ns.world.objects import COLORS, Renders, WorldObject, render, sample_object
+from invert3d_ns.world.styles import COLORLESS, STYLES, apply_styles, style_coverage
 
-COLOUR, PATTERN = slice(18, 21), 24
+COLOR, PATTERN = slice(18, 21), 24
 """Columns of a primitive's row."""
 
 
-def _object(name: str, colour: str, pattern: str = "plain", seed: int = 0) -> WorldObject:
+def _object(name: str, color: str, pattern: str = "plain", seed: int = 0) -> WorldObject:
     rng = np.random.default_rng(seed)
-    return sample_object(rng, name=name, colour=colour, pattern=pattern, style="photo", plain=True, split="any")
+    return sample_object(rng, name=name, color=color, pattern=pattern, style="photo", plain=True, split="any")
 
 
 def _changed(item: WorldObject, columns: slice | int, value: object) -> WorldObject:
@@ -41,7 +41,7 @@ def _part(renders: Renders, index: int) -> Renders:
     return Renders(**{name: getattr(renders, name)[index : index + 1] for name in fields})
 
 
-def _mean_colour(rgb: np.ndarray, renders: Renders) -> np.ndarray:
+def _mean_color(rgb: np.ndarray, renders: Renders) -> np.ndarray:
     """Of each object, over its fully covered pixels: (O, 3)."""
     inside = (renders.alpha == 255)[..., None]
     return (rgb * inside).sum((1, 2, 3)) / inside.sum((1, 2, 3))
@@ -93,20 +93,20 @@ def test_photo_is_the_render_itself(scene: Renders) -> None:
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_only_colourless_styles_hide_hues(style: str) -> None:
+def test_only_colorless_styles_hide_hues(style: str) -> None:
     ball = _object("ball", "red")
-    renders = _renders([ball, _changed(ball, COLOUR, COLOURS["blue"])])
-    red, blue = _mean_colour(apply_styles(renders, [style] * 2, [3, 3]), renders) / 255
-    if style not in COLOURLESS:
+    renders = _renders([ball, _changed(ball, COLOR, COLORS["blue"])])
+    red, blue = _mean_color(apply_styles(renders, [style] * 2, [3, 3]), renders) / 255
+    if style not in COLORLESS:
         assert red[0] > red[2] + 0.05 and blue[2] > blue[0] + 0.05
         return
-    hues = [colorsys.rgb_to_hsv(*colour) for colour in (red, blue)]
+    hues = [colorsys.rgb_to_hsv(*color) for color in (red, blue)]
     assert max(s for _, s, _ in hues) < 0.02 or abs(hues[0][0] - hues[1][0]) < 0.03
 
 
-@pytest.mark.parametrize(("name", "colour"), [("ball", "red"), ("car", "blue"), ("mug", "yellow")])
-def test_any_two_styles_differ(name: str, colour: str) -> None:
-    renders = _renders([_object(name, colour)])
+@pytest.mark.parametrize(("name", "color"), [("ball", "red"), ("car", "blue"), ("mug", "yellow")])
+def test_any_two_styles_differ(name: str, color: str) -> None:
+    renders = _renders([_object(name, color)])
     drawn = {style: apply_styles(renders, [style], [4])[0].astype(float) for style in STYLES}
     inside = renders.alpha[0] == 255
     for one, other in combinations(STYLES, 2):
@@ -115,7 +115,7 @@ def test_any_two_styles_differ(name: str, colour: str) -> None:
 
 
 def test_neon_tells_paints_of_one_hue_apart() -> None:
-    objects = [_object("chair", colour) for colour in ("orange", "brown", "white", "gray", "black")]
+    objects = [_object("chair", color) for color in ("orange", "brown", "white", "gray", "black")]
     renders = _renders(objects)
     drawn = apply_styles(renders, ["neon"] * 5, [3] * 5)
     solid = renders.alpha == 255
@@ -126,8 +126,8 @@ def test_neon_tells_paints_of_one_hue_apart() -> None:
 @pytest.mark.parametrize("pattern", ["striped", "checkered"])
 @pytest.mark.parametrize("style", STYLES)
 def test_patterns_stay_visible(style: str, pattern: str) -> None:
-    for name, colour in (("bottle", "pink"), ("ball", "blue"), ("house", "brown")):
-        item = _object(name, colour, pattern)
+    for name, color in (("bottle", "pink"), ("ball", "blue"), ("house", "brown")):
+        item = _object(name, color, pattern)
         renders = _renders([item, _changed(item, PATTERN, 0)])
         printed, plain = apply_styles(renders, [style] * 2, [8, 8]).astype(float)
         seen = np.abs(printed - plain).max(-1)[renders.alpha[0] == 255] > 20
@@ -142,7 +142,7 @@ def test_wordings_take_one_noun_phrase_and_name_one_style() -> None:
         assert all(wording.count("{}") == 1 for wording in style.wordings), name
         # What stands in for {} has an article of its own.
         assert not any(wording.split("{}")[0].endswith(("a ", "an ", "the ")) for wording in style.wordings), name
-    assert set(COLOURLESS) < set(STYLES) and next(iter(STYLES)) == "photo"
+    assert set(COLORLESS) < set(STYLES) and next(iter(STYLES)) == "photo"
 
 
 def test_unknown_style_names_those_that_there_are(scene: Renders) -> None:

@@ -12,18 +12,18 @@ from torch import nn
 from invert3d_ns.cli import main
 from invert3d_ns.prior.info import fingerprint
 from invert3d_ns.prior.multiview import MultiViewPrior
-from invert3d_ns.prior.training.autoencoder import build_autoencoder, finish_decoder, normalise_latents
-from invert3d_ns.prior.training.data import world_views
-from invert3d_ns.prior.training.denoiser import (
+from invert3d_ns.training.autoencoder import build_autoencoder, finish_decoder, normalize_latents
+from invert3d_ns.training.denoiser import (
     PATTERNED_SHARE,
     LatentCache,
     build_scheduler,
     draw_views,
     object_weights,
 )
-from invert3d_ns.prior.training.loop import Stage, warmup_stable_decay
-from invert3d_ns.prior.training.recipe import sample_grid
-from invert3d_ns.prior.training.text import build_text_encoder, build_tokenizer, load_or_build_tokenizer
+from invert3d_ns.training.loop import Stage, warmup_stable_decay
+from invert3d_ns.training.recipe import sample_grid
+from invert3d_ns.training.text import build_text_encoder, build_tokenizer, load_or_build_tokenizer
+from invert3d_ns.world.data import world_views
 
 
 def _run(arguments: list[str]) -> int:
@@ -197,11 +197,11 @@ def test_learning_rate_rises_stays_and_falls() -> None:
     assert values[-1] < 0.03 and all(a >= b for a, b in pairwise(values[650:]))
 
 
-def test_normalised_latents_have_unit_spread_and_the_same_reconstruction(tmp_path: Path) -> None:
+def test_normalized_latents_have_unit_spread_and_the_same_reconstruction(tmp_path: Path) -> None:
     from diffusers import AutoencoderKL
     from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
-    from invert3d_ns.prior.training.autoencoder import ARCHITECTURE
+    from invert3d_ns.training.autoencoder import ARCHITECTURE
 
     torch.manual_seed(0)
     data = world_views(tmp_path, 16, seed=3)
@@ -218,7 +218,7 @@ def test_normalised_latents_have_unit_spread_and_the_same_reconstruction(tmp_pat
         before = reconstruct()
         spread = encode().std
         latents = encode().mean.std((0, 2, 3))
-        normalise_latents(model, data, count=16)
+        normalize_latents(model, data, count=16)
         torch.testing.assert_close(reconstruct(), before, rtol=1e-4, atol=1e-4)
         posterior = encode()
         torch.testing.assert_close(posterior.std, spread / latents.view(1, -1, 1, 1), rtol=1e-3, atol=1e-5)

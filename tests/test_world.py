@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from invert3d_ns.prior.training.captions import POSES, SIZES
-from invert3d_ns.prior.training.data import world_views
-from invert3d_ns.prior.training.primitives import Primitive, Shape, pack
-from invert3d_ns.prior.training.shapes import CLASSES, FRONTED, UNSEEN_CLASSES
-from invert3d_ns.prior.training.splats import splats_of
-from invert3d_ns.prior.training.world import (
-    COLOURS,
+from invert3d_ns.scenes.cameras import FOV_Y, OBJECT_RADIUS, ORBIT_RADIUS, orbit_camera_to_world
+from invert3d_ns.world.captions import POSES, SIZES
+from invert3d_ns.world.data import world_views
+from invert3d_ns.world.objects import (
+    COLORS,
     MATERIALS,
     PATTERNS,
     STYLES,
@@ -24,13 +22,15 @@ from invert3d_ns.prior.training.world import (
     render,
     sample_object,
 )
-from invert3d_ns.scenes.cameras import FOV_Y, OBJECT_RADIUS, ORBIT_RADIUS, orbit_camera_to_world
+from invert3d_ns.world.primitives import Primitive, Shape, pack
+from invert3d_ns.world.shapes import CLASSES, FRONTED, UNSEEN_CLASSES
+from invert3d_ns.world.splats import splats_of
 
 SPLIT_DIGEST = "c0e24c0b1b854086"
 
 
-def _object(primitives: list[Primitive], colours: dict[str, str]) -> WorldObject:
-    rows = pack(Shape(primitives), {part: COLOURS[c] for part, c in colours.items()})
+def _object(primitives: list[Primitive], colors: dict[str, str]) -> WorldObject:
+    rows = pack(Shape(primitives), {part: COLORS[c] for part, c in colors.items()})
     return WorldObject("thing", "red", "plain", None, None, rows)
 
 
@@ -55,10 +55,10 @@ def test_azimuths_see_the_sides_that_the_convention_names() -> None:
     paint = {"front": "red", "right": "green", "back": "blue", "left": "yellow"}
     plates = [Primitive("box", c, (0.2, 0.2, 0.2), name, rounding=0.01) for name, c in sides.items()]
     views = render([_object(plates, paint)], _cameras(0.0, 90.0, 180.0, 270.0), size=32)
-    centre = views.rgb[0, :, 16, 16] / 255.0
-    for seen, name in zip(centre, sides, strict=True):
-        hues = np.stack([np.array(COLOURS[c]) / np.linalg.norm(COLOURS[c]) for c in paint.values()])
-        assert np.argmax(hues @ seen) == list(sides).index(name), (name, seen, COLOURS[paint[name]])
+    center = views.rgb[0, :, 16, 16] / 255.0
+    for seen, name in zip(center, sides, strict=True):
+        hues = np.stack([np.array(COLORS[c]) / np.linalg.norm(COLORS[c]) for c in paint.values()])
+        assert np.argmax(hues @ seen) == list(sides).index(name), (name, seen, COLORS[paint[name]])
 
 
 def test_elevation_looks_down_on_the_top() -> None:
@@ -73,8 +73,8 @@ def test_elevation_looks_down_on_the_top() -> None:
 
 
 @pytest.mark.parametrize("name", [*CLASSES, *UNSEEN_CLASSES])
-def test_every_class_fits_its_view_and_shows_its_colour(name: str) -> None:
-    item = sample_object(np.random.default_rng(1), name=name, colour="green", plain=True)
+def test_every_class_fits_its_view_and_shows_its_color(name: str) -> None:
+    item = sample_object(np.random.default_rng(1), name=name, color="green", plain=True)
     views = render([item], _cameras(0.0, 90.0, 200.0, elevation=20.0), size=48)
     border = np.concatenate([views.alpha[:, :, [0, -1]].ravel(), views.alpha[:, :, :, [0, -1]].ravel()])
     assert not border.any(), "touches the border"
@@ -84,7 +84,7 @@ def test_every_class_fits_its_view_and_shows_its_colour(name: str) -> None:
 
 
 def test_the_world_has_what_it_promises() -> None:
-    assert len(CLASSES) >= 16 and len(COLOURS) >= 12 and len(STYLES) >= 9 and len(MATERIALS) >= 3
+    assert len(CLASSES) >= 16 and len(COLORS) >= 12 and len(STYLES) >= 9 and len(MATERIALS) >= 3
     rng = np.random.default_rng(0)
     compound = [name for name, build in CLASSES.items() if len({p.part for p in build(rng).primitives}) > 1]
     assert len(compound) >= 8, compound
@@ -98,7 +98,7 @@ def test_descriptions_say_everything_and_captions_only_what_is_true() -> None:
     for _ in range(400):
         item = sample_object(rng)
         text, caption = item.description(), item.caption(rng)
-        assert item.colour in text and item.name in text
+        assert item.color in text and item.name in text
         for group, value in (
             (MATERIALS, item.material),
             (PATTERNS, item.pattern),
@@ -109,8 +109,8 @@ def test_descriptions_say_everything_and_captions_only_what_is_true() -> None:
             assert not own or own[0] in text
             wrong = {w for words in group.values() for w in words} - set(own)
             assert not [w for w in wrong if f" {w} " in f" {caption.replace(',', ' ')} "], (caption, text)
-        assert item.second is None or (item.second != item.colour and item.second in text)
-        full += item.colour in caption
+        assert item.second is None or (item.second != item.color and item.second in text)
+        full += item.color in caption
         short += not any(word in caption for word in SYNONYMS.get(item.name, (item.name,)))
     assert full > 360 and 2 < short < 40
     assert {"small", "upside down", "metallic", "striped"} <= spoken
@@ -118,19 +118,19 @@ def test_descriptions_say_everything_and_captions_only_what_is_true() -> None:
 
 def test_one_object_is_captioned_in_many_ways() -> None:
     rng = np.random.default_rng(4)
-    item = sample_object(rng, name="chair", colour="red", pattern="striped", style="van gogh")
+    item = sample_object(rng, name="chair", color="red", pattern="striped", style="van gogh")
     assert len({item.caption(rng) for _ in range(50)}) > 15
 
 
 def test_training_never_draws_a_held_out_combination() -> None:
     rng = np.random.default_rng(0)
-    combination = lambda o: (o.name, o.colour, o.pattern, o.style)  # noqa: E731
+    combination = lambda o: (o.name, o.color, o.pattern, o.style)  # noqa: E731
     assert not any(held_out(*combination(sample_object(rng))) for _ in range(300))
     assert all(held_out(*combination(sample_object(rng, split="held-out"))) for _ in range(60))
 
 
 def test_the_split_is_the_one_that_was_written_down() -> None:
-    every = [(n, c, p, s) for n in CLASSES for c in COLOURS for p in PATTERNS for s in STYLES]
+    every = [(n, c, p, s) for n in CLASSES for c in COLORS for p in PATTERNS for s in STYLES]
     kept = [combination for combination in every if held_out(*combination)]
     assert 0.15 < len(kept) / len(every) < 0.23
     digest = hashlib.sha256("\n".join(map("/".join, kept)).encode()).hexdigest()
@@ -140,7 +140,7 @@ def test_the_split_is_the_one_that_was_written_down() -> None:
 def test_materials_poses_and_sizes_change_the_picture_as_named() -> None:
     def rows(**changes) -> np.ndarray:
         box = [Primitive("box", (0, 0, 1), (0.5, 0.5, 0.1), "top"), Primitive("cone", (0, 0, 0), (0.2, 0.2, 1), "leg")]
-        return pack(Shape(box), {"top": COLOURS["green"], "leg": COLOURS["red"]}, **changes)
+        return pack(Shape(box), {"top": COLORS["green"], "leg": COLORS["red"]}, **changes)
 
     def view(table: np.ndarray):
         return render([WorldObject("x", "red", "plain", None, None, table)], _cameras(0.0, elevation=10.0), size=64)
@@ -157,10 +157,13 @@ def test_materials_poses_and_sizes_change_the_picture_as_named() -> None:
 @pytest.mark.parametrize("frequency", np.linspace(2.1, 2.8, 8))
 def test_spots_show_on_every_face(frequency: float) -> None:
     rows = pack(
-        Shape([Primitive("box", (0, 0, 0), (1, 1, 1), rounding=0.02)]), {"body": COLOURS["red"]},
-        second_colour=COLOURS["white"], pattern=list(PATTERNS).index("spotted"), pattern_parts=("body",),
+        Shape([Primitive("box", (0, 0, 0), (1, 1, 1), rounding=0.02)]),
+        {"body": COLORS["red"]},
+        second_color=COLORS["white"],
+        pattern=list(PATTERNS).index("spotted"),
+        pattern_parts=("body",),
         frequency=frequency,
-    )  # fmt: skip
+    )
     views = render([WorldObject("x", "red", "spotted", "white", None, rows)], _cameras(0, 90, 180, 270, elevation=60.0))
     seen = views.alpha[0] == 255
     white = views.rgb[0].min(-1) > 100
@@ -188,10 +191,10 @@ def test_sets_repeat_by_seed_and_are_read_back(tmp_path) -> None:
 
 
 def test_splats_of_an_object_look_like_it() -> None:
-    from invert3d_ns.inversion.bank import render_views
     from invert3d_ns.metrics.inversion_quality import renderer
+    from invert3d_ns.words.bank import render_views
 
-    item = sample_object(np.random.default_rng(2), name="duck", colour="yellow", plain=True)
+    item = sample_object(np.random.default_rng(2), name="duck", color="yellow", plain=True)
     azimuths, elevations = torch.tensor([20.0, 130.0]), torch.tensor([10.0, -10.0])
     truth = render([item], orbit_camera_to_world(azimuths, elevations)[None], size=64).rgb[0] / 255.0
     drawn = render_views(renderer(splats_of(item)), azimuths, elevations, 64).permute(0, 2, 3, 1).numpy()

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from invert3d_ns.errors import InputError
-from invert3d_ns.files import atomic_path
-from invert3d_ns.prior.weights import read_safetensors, read_weights
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.files import atomic_path
+from invert3d_ns.weights.tensors import read_safetensors, read_weights
 
 if TYPE_CHECKING:
     from invert3d_ns.alignment.clip import ClipTowers

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,7 +63,7 @@ class ClipTowers(nn.Module):
         return self.eval().requires_grad_(False)
 
     def preprocess(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 h w"]:
-        """Resize with antialiasing, crop the centre, normalise, as the model's config says; differentiable.
+        """Resize with antialiasing, crop the center, normalize, as the model's config says; differentiable.
 
         Raises:
             InputError: not a batch of RGB images of floating-point numbers.

@@ -80,7 +80,7 @@ class Bench:
         import torch
         from rich.progress import Progress
 
-        from invert3d_ns.errors import InputError
+        from invert3d_ns.base.errors import InputError
         from invert3d_ns.metrics.bench_prior import bench_prior, figures_of
         from invert3d_ns.metrics.report import write_report
 

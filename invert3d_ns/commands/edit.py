@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from invert3d_ns.personalization.options import EditOptions
+from invert3d_ns.editing.options import EditOptions
 from invert3d_ns.prior.memory import PriorOptions
 from invert3d_ns.scenes.axes import UpAxis
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from invert3d_ns.inversion.embedding import ObjectEmbedding
-    from invert3d_ns.personalization.edit import Edit
+    from invert3d_ns.editing.edit import Edit
     from invert3d_ns.prior.multiview import MultiViewPrior
+    from invert3d_ns.words.embedding import ObjectEmbedding
 
 _COLUMNS = 4
 
@@ -31,7 +31,7 @@ class EditViews:
     """
 
     embedding: tyro.conf.Positional[Path]
-    """The words of the object: an embedding.safetensors, or the run that learnt it, whose splats are the scene then."""
+    """The object's words: an embedding.safetensors, or the run that learned it, whose splats are the scene then."""
     prompt: str | None = None
     """What to change: "in van gogh style", "blue instead of red", or a whole prompt such as "a photo of <object> on a
     table"."""
@@ -61,11 +61,11 @@ class EditViews:
 
     def run(self) -> int:
         """Generate, write the files, and say what was done and where they are."""
-        from invert3d_ns.inversion.embedding import ObjectEmbedding
-        from invert3d_ns.personalization.edit import save_edits
-        from invert3d_ns.personalization.sources import check_wanted, find_words, own_prior, scene_edits
-        from invert3d_ns.pictures import write_grid
+        from invert3d_ns.base.pictures import write_grid
+        from invert3d_ns.editing.edit import save_edits
+        from invert3d_ns.editing.sources import check_wanted, find_words, own_prior, scene_edits
         from invert3d_ns.prior.memory import load_with_options
+        from invert3d_ns.words.embedding import ObjectEmbedding
 
         self._check()
         file = find_words(self.embedding)
@@ -94,7 +94,7 @@ class EditViews:
         return 0
 
     def _check(self) -> None:
-        from invert3d_ns.errors import InputError
+        from invert3d_ns.base.errors import InputError
 
         for name in ("count", "joint_views"):
             value = getattr(self, name)
@@ -107,7 +107,7 @@ class EditViews:
         if self.out is not None and self.out.suffix.lower() != ".png":
             raise InputError(f"{self.out} does not end in .png; give --out a name that does")
 
-    def _angles(self) -> tuple[Float[Tensor, "F"], Float[Tensor, "F"]]:  # noqa: F821
+    def _angles(self) -> tuple[Float[Tensor, " F"], Float[Tensor, " F"]]:
         import torch
 
         azimuths = [i * 360 / self.count for i in range(self.count)] if self.count else list(self.azimuths)
@@ -119,7 +119,7 @@ class EditViews:
         """The scene's own views; ``checked`` scenes are under edits, which its words do not say."""
         import torch
 
-        from invert3d_ns.personalization.sources import check_same_object, read_scene
+        from invert3d_ns.editing.sources import check_same_object, read_scene
         from invert3d_ns.scenes.cameras import orbit_camera_to_world
         from invert3d_ns.scenes.fitting import render_splats
 
@@ -132,15 +132,19 @@ class EditViews:
         return images.clamp(0, 1)
 
     def _edited(
-        self, prior: MultiViewPrior, embedding: ObjectEmbedding, edits: list[Edit],
-        originals: Float[Tensor, "F 3 H W"] | None, applied: int,
-    ) -> Float[Tensor, "F 3 H W"]:  # fmt: skip
+        self,
+        prior: MultiViewPrior,
+        embedding: ObjectEmbedding,
+        edits: list[Edit],
+        originals: Float[Tensor, "F 3 H W"] | None,
+        applied: int,
+    ) -> Float[Tensor, "F 3 H W"]:
         import torch
         from rich.progress import Progress
 
-        from invert3d_ns.inversion.views import view_groups
-        from invert3d_ns.personalization.views import edited_views
+        from invert3d_ns.editing.views import edited_views
         from invert3d_ns.scenes.cameras import camera_condition
+        from invert3d_ns.words.views import view_groups
 
         cameras = camera_condition(*self._angles())
         groups = view_groups(len(cameras), self.joint_views or prior.info.num_views)
@@ -149,12 +153,16 @@ class EditViews:
             task = bar.add_task("editing")
             for done, group in enumerate(groups):
                 views = edited_views(
-                    prior, embedding, edits, cameras[group][None],
-                    originals=None if originals is None else originals[group][None], applied=applied,
+                    prior,
+                    embedding,
+                    edits,
+                    cameras[group][None],
+                    originals=None if originals is None else originals[group][None],
+                    applied=applied,
                     progress=lambda step, steps, done=done: bar.update(
                         task, completed=done * steps + step, total=len(groups) * steps
                     ),
-                )[0]  # fmt: skip
+                )[0]
                 images.update(zip(group, views.cpu(), strict=True))
         return torch.stack([images[index] for index in range(len(cameras))])
 

@@ -15,10 +15,10 @@ class Evaluate:
     """Measure quality and write table.md, table.json and pictures."""
 
     what: tyro.conf.Positional[Literal["prior", "inversion", "edit", "clip"]]
-    """prior: does it obey words, on held-out combinations of class, colour, pattern and style, and do its views show
-    one object. inversion: do the learnt words carry objects that the prior never saw, against the init word and a plain
-    caption. edit: do edits of held-out objects change what they name and nothing else. clip: do the bundled towers find
-    held-out objects and styles by words."""
+    """prior: does it obey words, on held-out combinations of class, color, pattern and style, and do its views show
+    one object. inversion: do the learned words carry objects that the prior never saw, against the init word and a
+    plain caption. edit: do edits of held-out objects change what they name and nothing else. clip: do the bundled
+    towers find held-out objects and styles by words."""
     out: Path
     """Folder to write to."""
     quick: bool = False
@@ -34,7 +34,7 @@ class Evaluate:
     consistency_objects: int = 12
     """For prior: how many prompts' views splats are fitted to; 0 leaves this out."""
     steps: int = 400
-    """For inversion and edit: optimiser steps of an inversion."""
+    """For inversion and edit: optimizer steps of an inversion."""
     vectors: int = 32
     """For inversion and edit: number of pseudo-words N."""
     sampling_steps: int = 20
@@ -47,7 +47,7 @@ class Evaluate:
     objects: tuple[str, ...] | None = None
     """For edit: some of the six objects, such as chair_red."""
     edits: tuple[str, ...] | None = None
-    """For edit: some of each object's twelve edits, by kind (colour, pattern, part, style) or by target (blue)."""
+    """For edit: some of each object's twelve edits, by kind (color, pattern, part, style) or by target (blue)."""
     methods: tuple[str, ...] = ("default",)
     """For edit: ways of editing by name, "all", or settings such as space=encoded,amount=2. Names: default, prediction,
     encoded, pooled, input, "prompt only", re-weighted, noun, described, "free silhouette", "sdedit 0.5", "sdedit 0.7",
@@ -61,7 +61,7 @@ class Evaluate:
 
     def run(self) -> int:
         """Measure, write, show."""
-        from invert3d_ns.errors import InputError
+        from invert3d_ns.base.errors import InputError
         from invert3d_ns.metrics.report import check_folder
 
         seeds = [*((0, 1) if self.what == "prior" else (0, 1, 2))] if self.seeds is None else list(self.seeds)
@@ -104,7 +104,8 @@ class Evaluate:
     def _prior(self, prior, seeds: list[int]) -> int:
         from rich.progress import Progress
 
-        from invert3d_ns.files import atomic_path
+        from invert3d_ns.base.files import atomic_path
+        from invert3d_ns.base.pictures import write_grid
         from invert3d_ns.metrics.consistency import evaluate_consistency, tabulate
         from invert3d_ns.metrics.judge import Judge
         from invert3d_ns.metrics.prior_quality import (
@@ -115,14 +116,19 @@ class Evaluate:
             prompts,
             summary,
             table_row,
-        )  # fmt: skip
+        )
         from invert3d_ns.metrics.report import write_report
-        from invert3d_ns.pictures import write_grid
 
         judge = Judge.load()
-        count, fitted, fit_steps = (6, min(self.consistency_objects, 1), 60) if self.quick else (
-            self.prompts, self.consistency_objects, 250,
-        )  # fmt: skip
+        count, fitted, fit_steps = (
+            (6, min(self.consistency_objects, 1), 60)
+            if self.quick
+            else (
+                self.prompts,
+                self.consistency_objects,
+                250,
+            )
+        )
         asked, photos = held_out_prompts(count), prompts(True, count)
         sampling = {"steps": self.sampling_steps, "guidance_scale": self.guidance_scale}
         truth = grade_true_renders(judge, asked, seeds)
@@ -131,7 +137,7 @@ class Evaluate:
         runs = [("held_out", "held-out combinations", asked, True)]
         if self.no_cross_view:
             runs.append(("views_apart", "held-out combinations, views apart", asked, False))
-        runs.append(("photo", "plain photos of held-out class and colour", photos, True))
+        runs.append(("photo", "plain photos of held-out class and color", photos, True))
         with Progress(transient=True) as bar:
 
             def watch(label: str):
@@ -151,9 +157,14 @@ class Evaluate:
             }
             if fitted:
                 measured, views = evaluate_consistency(
-                    prior, asked[:fitted], seeds, apart=self.no_cross_view, fit_steps=fit_steps,
-                    progress=watch("multi-view consistency"), **sampling,
-                )  # fmt: skip
+                    prior,
+                    asked[:fitted],
+                    seeds,
+                    apart=self.no_cross_view,
+                    fit_steps=fit_steps,
+                    progress=watch("multi-view consistency"),
+                    **sampling,
+                )
                 lines, behind = tabulate(measured)
                 rows, figures = rows + lines, figures | behind
                 write_grid(self.out / "consistency.png", views.flatten(0, 1), columns=8, least=64)
@@ -169,9 +180,9 @@ class Evaluate:
         import torch
         from rich.progress import Progress
 
+        from invert3d_ns.base.pictures import write_grid
         from invert3d_ns.metrics.inversion_quality import OBJECTS, evaluate_object, tabulate
         from invert3d_ns.metrics.report import write_report
-        from invert3d_ns.pictures import write_grid
 
         objects = list(OBJECTS)[:1] if self.quick else list(OBJECTS)
         steps, groups = (min(self.steps, 40), 8) if self.quick else (self.steps, 48)
@@ -183,10 +194,17 @@ class Evaluate:
                     for per_view in variants:
                         task = bar.add_task(f"{name}, seed {seed}", total=steps)
                         rows, views = evaluate_object(
-                            prior, name, seed, steps=steps, vectors=self.vectors, sampling_steps=self.sampling_steps,
-                            guidance_scale=self.guidance_scale, groups=groups, per_view_timesteps=per_view,
+                            prior,
+                            name,
+                            seed,
+                            steps=steps,
+                            vectors=self.vectors,
+                            sampling_steps=self.sampling_steps,
+                            guidance_scale=self.guidance_scale,
+                            groups=groups,
+                            per_view_timesteps=per_view,
                             progress=lambda done, total, task=task: bar.update(task, completed=done),
-                        )  # fmt: skip
+                        )
                         if per_view:
                             rows = [row | {"words": "z*, a timestep a view"} for row in rows if row["words"] == "z*"]
                         graded += rows
@@ -216,9 +234,18 @@ class Evaluate:
             names, edits = names[:1], edits or ("blue", "striped", "cyan", "van gogh")
             steps, groups = min(steps, 40), 8
         plan = Plan(
-            names, edits, methods, seeds, self.sampling_steps, self.guidance_scale, steps, self.vectors, groups,
-            self.words, self.one_inversion,
-        )  # fmt: skip
+            names,
+            edits,
+            methods,
+            seeds,
+            self.sampling_steps,
+            self.guidance_scale,
+            steps,
+            self.vectors,
+            groups,
+            self.words,
+            self.one_inversion,
+        )
         judge = Judge.load()
         with Progress() as bar:
             task = bar.add_task("starting", total=None)

@@ -17,7 +17,7 @@ class Export:
     source: tyro.conf.Positional[Path]
     """A run: its folder or config.yml. Or a .ply file of Gaussian splats."""
     out: Path | None = None
-    """The .ply file to write, in the 3DGS layout, centred and of radius 0.9."""
+    """The .ply file to write, in the 3DGS layout, centered and of radius 0.9."""
     posed_images: Path | None = None
     """A folder to make: RGBA images and a transforms.json with their cameras, as reconstruction methods read them."""
     count: int = 40
@@ -29,7 +29,7 @@ class Export:
 
     def run(self) -> int:
         """Write what was asked for and say where it is."""
-        from invert3d_ns.errors import InputError
+        from invert3d_ns.base.errors import InputError
         from invert3d_ns.scenes.assets import read_object
         from invert3d_ns.scenes.normalization import from_object_frame
         from invert3d_ns.scenes.ply import write_splats

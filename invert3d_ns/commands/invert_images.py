@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from invert3d_ns.inversion.image_settings import ImageSettings
 from invert3d_ns.prior.memory import PriorOptions
+from invert3d_ns.words.photographs.image_settings import ImageSettings
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from invert3d_ns.inversion.embedding import ObjectEmbedding
-    from invert3d_ns.inversion.images import ImageInversion
     from invert3d_ns.prior.multiview import MultiViewPrior
+    from invert3d_ns.words.embedding import ObjectEmbedding
+    from invert3d_ns.words.photographs.inversion import ImageInversion
 
 ORBIT = (0.0, 90.0, 180.0, 270.0)
 """Azimuths in degrees of the views in the picture."""
@@ -32,7 +32,7 @@ class Image:
     """Find the words for the object in a photograph, or in a few, and show it from all sides."""
 
     photographs: tyro.conf.Positional[tuple[Path, ...]]
-    """Pictures of one object: cut out (PNG with a transparent background), or before a background of one colour."""
+    """Pictures of one object: cut out (PNG with a transparent background), or before a background of one color."""
     out: Path = Path("outputs/image")
     """Folder for embedding.safetensors, views.png, metrics.json, and splats.ply if asked for."""
     settings: tyro.conf.OmitArgPrefixes[ImageSettings] = field(default_factory=ImageSettings)
@@ -50,7 +50,7 @@ class Image:
         """Invert, generate, write, and say where the files are."""
         from rich.progress import Progress
 
-        from invert3d_ns.errors import InputError
+        from invert3d_ns.base.errors import InputError
         from invert3d_ns.prior.memory import load_with_options
 
         if not self.photographs:
@@ -74,14 +74,17 @@ class Image:
     def _invert(
         self, prior: MultiViewPrior, photographs: Float[Tensor, "K 3 S S"], bar: Any
     ) -> tuple[ObjectEmbedding, ImageInversion, float]:
-        from invert3d_ns.inversion.images import invert_images
+        from invert3d_ns.words.photographs.inversion import invert_images
 
         started = time.perf_counter()
         task = bar.add_task("")
         embedding, inversion = invert_images(
-            prior, photographs, self.settings, seed=self.seed,
+            prior,
+            photographs,
+            self.settings,
+            seed=self.seed,
             progress=lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
-        )  # fmt: skip
+        )
         return embedding, inversion, time.perf_counter() - started
 
     def _show(
@@ -90,9 +93,9 @@ class Image:
         """Photographs, generated views from where they were taken, and an orbit, in rows of four; and figures."""
         import torch
 
-        from invert3d_ns.inversion.report import psnr
-        from invert3d_ns.inversion.views import generate_views
+        from invert3d_ns.runs.report import psnr
         from invert3d_ns.scenes.cameras import camera_condition
+        from invert3d_ns.words.views import generate_views
 
         cameras, photographs = inversion.cameras, inversion.views
         context = prior.encode_prompt(embedding.token, embedding.words)
@@ -115,15 +118,18 @@ class Image:
 
     def _fit(self, prior: MultiViewPrior, embedding: ObjectEmbedding, bar: Any) -> None:
         """Splats of what the words mean, fitted to generated views; no photograph is needed any more."""
-        from invert3d_ns.personalization.scene_editor import SceneEditor
+        from invert3d_ns.editing.scene_editor import SceneEditor
         from invert3d_ns.scenes.normalization import from_object_frame
         from invert3d_ns.scenes.ply import write_splats
 
         task = bar.add_task("generating views for the splats", total=None)
         editor = SceneEditor.from_words(
-            prior, embedding, seed=self.seed, device=prior.device,
+            prior,
+            embedding,
+            seed=self.seed,
+            device=prior.device,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )  # fmt: skip
+        )
         bar.update(task, description="fitting splats", completed=0, total=editor.total_steps)
         while editor.done < editor.total_steps:
             editor.step()
@@ -133,9 +139,9 @@ class Image:
     def _write(
         self, prior: MultiViewPrior, inversion: ImageInversion, views: Float[Tensor, "F 3 S S"], figures: dict[str, Any]
     ) -> None:
-        from invert3d_ns.files import atomic_path
-        from invert3d_ns.pictures import write_grid
-        from invert3d_ns.provenance import provenance
+        from invert3d_ns.base.files import atomic_path
+        from invert3d_ns.base.pictures import write_grid
+        from invert3d_ns.base.provenance import provenance
 
         write_grid(self.out / "views.png", views)
         settings = {**asdict(self.settings), "seed": self.seed}
@@ -145,7 +151,7 @@ class Image:
             temporary.write_text(json.dumps(document, indent=2) + "\n")
 
     def _say(self, inversion: ImageInversion, figures: dict[str, Any]) -> None:
-        from invert3d_ns.inversion.naming import with_article
+        from invert3d_ns.words.photographs.naming import with_article
 
         print(f"taken for {with_article(inversion.text)} (--init-word if it is something else)")
         for camera in figures["cameras"]:
@@ -163,10 +169,11 @@ def read_photographs(paths: tuple[Path, ...], size: int = 512) -> Float[Tensor, 
     """Views of all photographs, whatever their sizes; objects fill them.
 
     Raises:
-        InputError: one of them is no picture of an object; see :func:`invert3d_ns.inversion.photographs.object_view`.
+        InputError: one of them is no picture of an object; see
+            :func:`invert3d_ns.words.photographs.object_views.object_view`.
     """
     import torch
 
-    from invert3d_ns.inversion.photographs import object_view
+    from invert3d_ns.words.photographs.object_views import object_view
 
     return torch.stack([object_view(path, size) for path in paths])

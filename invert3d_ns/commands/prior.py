@@ -70,7 +70,7 @@ class PriorCheck:
 
     def run(self) -> int:
         """Print one line for each, OK or what is wrong; 0 when all are in order, else 1."""
-        from invert3d_ns.errors import InputError
+        from invert3d_ns.base.errors import InputError
         from invert3d_ns.prior.checks import check
 
         if not self.names:
@@ -103,7 +103,7 @@ class PriorConvert:
 
     def run(self) -> int:
         """Convert and write the folder, or nothing."""
-        from invert3d_ns.errors import InputError
+        from invert3d_ns.base.errors import InputError
         from invert3d_ns.prior.checkpoints import open_source, save_prior
 
         if self.folder.exists() and not (self.folder / "prior.json").is_file():

@@ -53,19 +53,25 @@ class Train:
 
     def run(self) -> int:
         """Train what is not trained yet and write the finished model."""
-        from invert3d_ns.errors import InputError
+        from invert3d_ns.base.errors import InputError
 
         for name in (
-            "objects", "autoencoder_steps", "decoder_steps", "denoiser_steps", "images", "clip_steps", "judge_steps",
-        ):  # fmt: skip
+            "objects",
+            "autoencoder_steps",
+            "decoder_steps",
+            "denoiser_steps",
+            "images",
+            "clip_steps",
+            "judge_steps",
+        ):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give 1 or more")
         return {"prior": self._prior, "clip": self._clip, "judge": self._judge, "demo": self._demo}[self.what]()
 
     def _demo(self) -> int:
-        from invert3d_ns.prior.training.splats import demo_object, splats_of
         from invert3d_ns.scenes.normalization import from_object_frame
         from invert3d_ns.scenes.ply import write_splats
+        from invert3d_ns.world.splats import demo_object, splats_of
 
         write_splats(self.out / "demo.ply", from_object_frame(splats_of(demo_object()), "y"))
         print(f"Demo scene: {self.out / 'demo.ply'}")
@@ -73,8 +79,8 @@ class Train:
 
     def _judge(self) -> int:
         from invert3d_ns.metrics.judge import WEIGHTS
-        from invert3d_ns.prior.training.judge import OBJECTS, SEED, save_judge, train_judge
-        from invert3d_ns.prior.training.judge_data import judged_views
+        from invert3d_ns.training.judge import OBJECTS, SEED, save_judge, train_judge
+        from invert3d_ns.training.judge_data import judged_views
 
         folder = self.out / "judge"
         data = judged_views(folder / "data", min(OBJECTS, 2 * self.objects), seed=SEED)
@@ -86,9 +92,9 @@ class Train:
 
     def _clip(self) -> int:
         from invert3d_ns.alignment.checkpoints import save_clip
-        from invert3d_ns.prior.training.clip import train_clip
-        from invert3d_ns.prior.training.data import world_views
-        from invert3d_ns.prior.training.recipe import DATA_SEED, VIEWS
+        from invert3d_ns.training.clip import train_clip
+        from invert3d_ns.training.recipe import DATA_SEED, VIEWS
+        from invert3d_ns.world.data import world_views
 
         data = world_views(self.out / "data", self.objects, seed=DATA_SEED, views=VIEWS)
         towers = train_clip(self.out / "clip", data, self.clip_steps, seed=self.seed, device=self._device())
@@ -98,13 +104,22 @@ class Train:
 
     def _prior(self) -> int:
         from invert3d_ns.prior.storage import save_prior
-        from invert3d_ns.prior.training.recipe import Recipe
+        from invert3d_ns.training.recipe import Recipe
 
         recipe = Recipe(
-            self.out, objects=self.objects, autoencoder_steps=self.autoencoder_steps, decoder_steps=self.decoder_steps,
-            denoiser_steps=self.denoiser_steps, images=self.images, seed=self.seed, device=self._device(),
-            compiled=self.compile, start=self.start, denoiser_lr=self.denoiser_lr, gates=self.gates,
-        )  # fmt: skip
+            self.out,
+            objects=self.objects,
+            autoencoder_steps=self.autoencoder_steps,
+            decoder_steps=self.decoder_steps,
+            denoiser_steps=self.denoiser_steps,
+            images=self.images,
+            seed=self.seed,
+            device=self._device(),
+            compiled=self.compile,
+            start=self.start,
+            denoiser_lr=self.denoiser_lr,
+            gates=self.gates,
+        )
         prior = recipe.run(self.stage)
         if prior is None:
             return 0

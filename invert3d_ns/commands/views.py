@@ -48,11 +48,11 @@ class Views:
         """Generate, write both files, and say where they are."""
         from rich.progress import Progress
 
-        from invert3d_ns.errors import InputError
-        from invert3d_ns.inversion.embedding import ObjectEmbedding
-        from invert3d_ns.inversion.views import generate_views
-        from invert3d_ns.pictures import write_grid, write_video
+        from invert3d_ns.base.errors import InputError
+        from invert3d_ns.base.pictures import write_grid, write_video
         from invert3d_ns.prior.memory import load_with_options
+        from invert3d_ns.words.embedding import ObjectEmbedding
+        from invert3d_ns.words.views import generate_views
 
         for name in ("steps", "count", "joint_views"):
             value = getattr(self, name)
@@ -86,9 +86,9 @@ class Views:
 
     @staticmethod
     def _own_prior(name: str) -> str:
-        from invert3d_ns.errors import InputError
+        from invert3d_ns.base.errors import InputError
         from invert3d_ns.prior.checkpoints import PRIORS
-        from invert3d_ns.prior.hub import parse_reference
+        from invert3d_ns.weights.hub import parse_reference
 
         if name not in PRIORS and parse_reference(name) is None:
             raise InputError(

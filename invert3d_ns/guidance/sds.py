@@ -14,14 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 
 if TYPE_CHECKING:
     from invert3d_ns.prior.multiview import Latents, MultiViewPrior, Timesteps
 
 
 class NoisePredictor(Protocol):
-    """Words as a prior obeys them, such as :class:`invert3d_ns.personalization.conditions.Conditions`."""
+    """Words as a prior obeys them, such as :class:`invert3d_ns.prior.conditions.Conditions`."""
 
     def predict_noise(
         self, prior: MultiViewPrior, noisy: Latents, t: Timesteps, cameras: Float[Tensor, "B F 16"]
@@ -44,7 +44,7 @@ class ScoreDistillationConfig:
     """w(t) of equation 8. sigma2: 1 - alpha_bar (DreamFusion). uniform: 1. balanced: sqrt(alpha_bar) (1 - alpha_bar),
     which forgets the noisiest timesteps as well (Fantasia3D)."""
     guidance_scale: float | None = None
-    """Guidance while distilling; None: that of the conditions. Large ones (DreamFusion's 100) saturate colours."""
+    """Guidance while distilling; None: that of the conditions. Large ones (DreamFusion's 100) saturate colors."""
 
     def check(self) -> None:
         """Raise InputError by name unless 0 <= t_min < t_max_end <= t_max <= 1 and guidance is 1 or more."""
@@ -99,13 +99,17 @@ class ScoreDistillation:
         self.conditions = conditions
 
     def loss(
-        self, images: Float[Tensor, "B F 3 H W"], cameras: Float[Tensor, "B F 16"], generator: torch.Generator, *,
+        self,
+        images: Float[Tensor, "B F 3 H W"],
+        cameras: Float[Tensor, "B F 16"],
+        generator: torch.Generator,
+        *,
         progress: float = 0.0,
-    ) -> Float[Tensor, ""]:  # fmt: skip
+    ) -> Float[Tensor, ""]:
         """A scalar whose gradient on the latents of ``images`` is w(t) (eps_hat - eps) / B.
 
         Its value is half the squared length of that gradient, summed over a group: worth watching, but not what is
-        minimised, which has no closed form.
+        minimized, which has no closed form.
 
         Args:
             images: views in [0, 1] on white, of a size that the prior encodes; the gradient passes its encoder.

@@ -30,9 +30,9 @@ def bench_editing(prior: MultiViewPrior, quick: bool = False) -> list[dict[str, 
     Returns:
         Rows with the median in ``ms``, and ``ratio`` to the first row of their kind, the median over turns.
     """
-    from invert3d_ns.inversion.embedding import ObjectEmbedding
-    from invert3d_ns.personalization.edit import Edit
-    from invert3d_ns.personalization.views import edited_views
+    from invert3d_ns.editing.edit import Edit
+    from invert3d_ns.editing.views import edited_views
+    from invert3d_ns.words.embedding import ObjectEmbedding
 
     info, device = prior.info, prior.device
     views = info.num_views

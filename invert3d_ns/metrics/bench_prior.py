@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.metrics.random_prior import RandomPrior, Size, random_prior
 from invert3d_ns.metrics.tensor_memory import TensorMemory, tensor_bytes
 from invert3d_ns.prior.memory import PriorOptions, Work, apply, prior_networks

@@ -50,16 +50,25 @@ def _timed(work: Callable[[], object], repeats: int) -> tuple[list[float], list[
 def _measure(cloud: SplatCloud, size: int, backend: Any, repeats: int) -> dict[str, Any]:
     viewmats = gsplat_viewmats(orbit_camera_to_world(torch.tensor([30.0]), torch.tensor([10.0])))
     leaves = {
-        "means": cloud.means, "quats": cloud.quats, "scales": cloud.scales.exp(),
-        "opacities": cloud.opacities[:, 0].sigmoid(), "colors": (0.5 + SH_C0 * cloud.features_dc).clamp_min(0.0),
-    }  # fmt: skip
+        "means": cloud.means,
+        "quats": cloud.quats,
+        "scales": cloud.scales.exp(),
+        "opacities": cloud.opacities[:, 0].sigmoid(),
+        "colors": (0.5 + SH_C0 * cloud.features_dc).clamp_min(0.0),
+    }
     arguments: dict[str, Any] = {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
 
     def draw() -> Tensor:
         image, _, _ = rasterization(
-            **arguments, viewmats=viewmats, Ks=intrinsics(size)[None], width=size, height=size, packed=False,
-            render_mode="RGB+ED", backend=backend,
-        )  # fmt: skip
+            **arguments,
+            viewmats=viewmats,
+            Ks=intrinsics(size)[None],
+            width=size,
+            height=size,
+            packed=False,
+            render_mode="RGB+ED",
+            backend=backend,
+        )
         return image
 
     def draw_without_gradients() -> None:

@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 from statistics import median
 from typing import Any
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 
 # The plugin is hidden in the same way as it is found: through the entry points of installed packages.
 _TRAIN = """

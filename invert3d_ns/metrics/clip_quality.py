@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 
 if TYPE_CHECKING:
     from invert3d_ns.alignment.clip import ClipTowers
-    from invert3d_ns.prior.training.world import WorldObject
+    from invert3d_ns.world.objects import WorldObject
 
 OBJECTS = 200
 """Objects among which one is to be found."""
@@ -24,9 +24,13 @@ _SEED = 7700
 
 
 def run(
-    out: Path, quick: bool = False, seeds: Sequence[int] = (0, 1, 2), *, name: str = "bundled",
+    out: Path,
+    quick: bool = False,
+    seeds: Sequence[int] = (0, 1, 2),
+    *,
+    name: str = "bundled",
     device: str | None = None,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Measure, write table.md and table.json to a folder, show the table.
 
     Args:
@@ -68,12 +72,12 @@ def evaluate_clip(towers: ClipTowers, seed: int = 0, count: int = OBJECTS) -> di
     Returns:
         Shares in [0, 1]: objects found first (``recall_1``) and among the first five by their description from four
         views, by one view, and descriptions found by their object; zero-shot accuracy over single views for style,
-        class, and for colour and pattern where they can be seen; and what retrieval can reach at most, if nothing
+        class, and for color and pattern where they can be seen; and what retrieval can reach at most, if nothing
         but what a style hides were mistaken.
     """
-    from invert3d_ns.prior.training.attributes import COARSE, attribute_prompts
-    from invert3d_ns.prior.training.data import render_set
-    from invert3d_ns.prior.training.styles import COLOURLESS, STYLES
+    from invert3d_ns.world.attributes import COARSE, attribute_prompts
+    from invert3d_ns.world.data import render_set
+    from invert3d_ns.world.styles import COLORLESS, STYLES
 
     items = held_out_objects(_SEED + seed, count)
     rgb = torch.from_numpy(render_set(items, _SEED + seed, 64, VIEWS)[0]).permute(0, 1, 4, 2, 3).float() / 255
@@ -85,22 +89,22 @@ def evaluate_clip(towers: ClipTowers, seed: int = 0, count: int = OBJECTS) -> di
     found = words @ objects.T
     right = hits(found)
     photo = torch.tensor([item.style == "photo" for item in items])
-    hidden = torch.tensor([item.style in COLOURLESS for item in items])
+    hidden = torch.tensor([item.style in COLORLESS for item in items])
     result = {
         "recall_1": right.float().mean().item(),
         "recall_5": hits(found, 5).float().mean().item(),
         "recall_1_one_view": hits(words @ views[:, 0].T).float().mean().item(),
         "recall_1_object_to_text": hits(found.T).float().mean().item(),
         "recall_1_photos": right[photo].float().mean().item(),
-        "recall_1_other_styles_in_colour": right[~photo & ~hidden].float().mean().item(),
-        "recall_1_colourless_styles": right[hidden].float().mean().item(),
+        "recall_1_other_styles_in_color": right[~photo & ~hidden].float().mean().item(),
+        "recall_1_colorless_styles": right[hidden].float().mean().item(),
         "recall_1_attainable": _attainable(items),
     }
     everywhere = torch.ones(len(items), dtype=torch.bool)
-    tables: dict[str, tuple[list[str], Bool[Tensor, "O"]]] = {  # noqa: F821
+    tables: dict[str, tuple[list[str], Bool[Tensor, " O"]]] = {
         "style": ([i.style for i in items], everywhere),
         "class": ([i.name for i in items], everywhere),
-        "colour": ([i.colour for i in items], ~hidden),
+        "color": ([i.color for i in items], ~hidden),
         "pattern": ([i.pattern for i in items], torch.tensor([i.style not in COARSE for i in items])),
     }
     for key, prompts in attribute_prompts().items():
@@ -117,7 +121,7 @@ def evaluate_clip(towers: ClipTowers, seed: int = 0, count: int = OBJECTS) -> di
     return result
 
 
-def hits(scores: Float[Tensor, "N N"], best: int = 1) -> Bool[Tensor, "N"]:  # noqa: F821
+def hits(scores: Float[Tensor, "N N"], best: int = 1) -> Bool[Tensor, " N"]:
     """Whether each row's own column is among its ``best`` highest."""
     own = torch.arange(len(scores), device=scores.device)[:, None]
     return (scores.topk(min(best, len(scores)), 1).indices == own).any(1).cpu()
@@ -127,7 +131,7 @@ def held_out_objects(seed: int, count: int) -> list[WorldObject]:
     """Objects of held-out combinations, of which no two have the same description."""
     import numpy as np
 
-    from invert3d_ns.prior.training.world import sample_object
+    from invert3d_ns.world.objects import sample_object
 
     rng = np.random.default_rng([seed])
     found: dict[str, WorldObject] = {}
@@ -138,15 +142,15 @@ def held_out_objects(seed: int, count: int) -> list[WorldObject]:
 
 
 def _attainable(items: Sequence[WorldObject]) -> float:
-    """Recall of one who sees all but colours in colourless styles, and guesses among those that then look alike."""
+    """Recall of one who sees all but colors in colorless styles, and guesses among those that then look alike."""
     import dataclasses
 
-    from invert3d_ns.prior.training.styles import COLOURLESS
+    from invert3d_ns.world.styles import COLORLESS
 
     def seen(item: WorldObject) -> str:
-        if item.style not in COLOURLESS:
+        if item.style not in COLORLESS:
             return item.description()
-        return dataclasses.replace(item, colour="?", second=item.second and "?").description()
+        return dataclasses.replace(item, color="?", second=item.second and "?").description()
 
     keys = [seen(item) for item in items]
     return sum(1 / keys.count(key) for key in keys) / len(keys)

@@ -35,12 +35,12 @@ def cross_validate(
         images: RGB in [0, 1] on white, F even and 4 or more.
         camera_to_world: of the views, OpenGL axes, object frame.
         count: number of splats.
-        steps: optimiser steps.
+        steps: optimizer steps.
 
     Returns:
         PSNR in dB on the odd views (whole images), and the splats' renders of all views.
     """
-    from invert3d_ns.inversion.report import psnr
+    from invert3d_ns.runs.report import psnr
     from invert3d_ns.scenes.fitting import draw_splats, fit_splats
 
     cloud = fit_splats(images[::2], camera_to_world[::2], count=count, steps=steps)
@@ -49,10 +49,16 @@ def cross_validate(
 
 
 def evaluate_consistency(
-    prior: MultiViewPrior, cases: Sequence[Prompt], seeds: Sequence[int], *, steps: int = 20,
-    guidance_scale: float | None = None, apart: bool = False, fit_steps: int = 250,
+    prior: MultiViewPrior,
+    cases: Sequence[Prompt],
+    seeds: Sequence[int],
+    *,
+    steps: int = 20,
+    guidance_scale: float | None = None,
+    apart: bool = False,
+    fit_steps: int = 250,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[list[dict[str, Any]], Float[Tensor, "K F 3 H W"]]:  # fmt: skip
+) -> tuple[list[dict[str, Any]], Float[Tensor, "K F 3 H W"]]:
     """Generate :data:`VIEWS` views of each prompt in one pass, and fit splats to half of them; the same for true
     renders of what the prompt asks for.
 
@@ -63,7 +69,7 @@ def evaluate_consistency(
         steps: denoising steps.
         guidance_scale: the prior's own if None.
         apart: also with views that know nothing of each other.
-        fit_steps: optimiser steps of each fit.
+        fit_steps: optimizer steps of each fit.
         progress: called with the number of fits done and of all.
 
     Returns:
@@ -85,9 +91,14 @@ def evaluate_consistency(
                     images = true_views([case], azimuths[None], elevations[None], prior.info.image_size)[0]
                 else:
                     images = sample_views(
-                        prior, [case.text], cameras, seed=seed * 100_003 + index, cross_view=kind == GENERATED,
-                        steps=steps, guidance_scale=guidance_scale,
-                    )[0]  # fmt: skip
+                        prior,
+                        [case.text],
+                        cameras,
+                        seed=seed * 100_003 + index,
+                        cross_view=kind == GENERATED,
+                        steps=steps,
+                        guidance_scale=guidance_scale,
+                    )[0]
                 psnr, drawn = cross_validate(images, poses, steps=fit_steps)
                 rows.append({"prompt": case.text, "seed": seed, "views": kind, "psnr": psnr})
                 if seed == seeds[0]:

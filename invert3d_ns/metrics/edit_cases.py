@@ -19,26 +19,29 @@ from torch import Tensor
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from invert3d_ns.metrics.judge import Judgement
-    from invert3d_ns.personalization.edit import Edit
-    from invert3d_ns.prior.training.world import Renders, WorldObject
+    from invert3d_ns.editing.edit import Edit
+    from invert3d_ns.metrics.judge import Judgment
+    from invert3d_ns.world.objects import Renders, WorldObject
 
-Kind = Literal["colour", "pattern", "part", "style"]
-KINDS: tuple[Kind, ...] = ("colour", "pattern", "part", "style")
+Kind = Literal["color", "pattern", "part", "style"]
+KINDS: tuple[Kind, ...] = ("color", "pattern", "part", "style")
 OBJECTS: dict[str, tuple[str, str, int]] = {
-    "chair_red": ("chair", "red", 8), "car_blue": ("car", "blue", 8), "lamp_pink": ("lamp", "pink", 1),
-    "airplane_green": ("airplane", "green", 3), "mug_blue": ("mug", "blue", 1),
+    "chair_red": ("chair", "red", 8),
+    "car_blue": ("car", "blue", 8),
+    "lamp_pink": ("lamp", "pink", 1),
+    "airplane_green": ("airplane", "green", 3),
+    "mug_blue": ("mug", "blue", 1),
     "mushroom_orange": ("mushroom", "orange", 3),
-}  # fmt: skip
-"""Class, colour and seed of plain, matte, upright photos; training holds every one of these pairs back. Chair, car,
-airplane and mushroom have a part in a second colour."""
-COLOUR_TARGETS, COLOUR_SPARES = ("blue", "yellow", "purple", "green"), ("red", "cyan")
+}
+"""Class, color and seed of plain, matte, upright photos; training holds every one of these pairs back. Chair, car,
+airplane and mushroom have a part in a second color."""
+COLOR_TARGETS, COLOR_SPARES = ("blue", "yellow", "purple", "green"), ("red", "cyan")
 PATTERN_TARGETS = ("striped", "spotted", "checkered")
 PART_TARGETS, PART_SPARES = ("red", "cyan"), ("yellow", "blue", "green")
 STYLE_TARGETS = ("van gogh", "pencil sketch", "toon")
 _TEXTURE_SEED = 4242
 _LEAST = 4
-"""Pixels that a part must show in a view for its colour to be read there."""
+"""Pixels that a part must show in a view for its color to be read there."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,11 @@ class EditCase:
 
     kind: Kind
     target: str
-    """The new colour, pattern or style."""
+    """The new color, pattern or style."""
     source: str = ""
-    """The colour that the object or the part has now."""
+    """The color that the object or the part has now."""
     part: str = ""
-    """The part that is recoloured."""
+    """The part that is recolored."""
 
     @property
     def label(self) -> str:
@@ -62,8 +65,8 @@ class EditCase:
 
     def edit(self, **settings: Any) -> Edit:
         """The request in words, as a user would put it; ``settings`` are other fields of the Edit."""
-        from invert3d_ns.personalization.edit import TOKEN, Edit
-        from invert3d_ns.prior.training.styles import STYLES
+        from invert3d_ns.editing.edit import TOKEN, Edit
+        from invert3d_ns.world.styles import STYLES
 
         words: dict[str, Any]
         if self.kind == "style":
@@ -80,20 +83,20 @@ class EditCase:
         return "cartoon" if self.target == "toon" else self.target
 
     def applied(self, item: WorldObject) -> WorldObject:
-        """The same object as it should be after the edit: the same shape, material and remaining colours."""
-        from invert3d_ns.prior.training.world import COLOURS, PATTERNS
+        """The same object as it should be after the edit: the same shape, material and remaining colors."""
+        from invert3d_ns.world.objects import COLORS, PATTERNS
 
         rows = item.primitives.copy()
         of_part = rows[:, 26] == part_index(item, self.part) if self.part else np.zeros(len(rows), bool)
-        if self.kind == "colour":
+        if self.kind == "color":
             main = rows[:, 26] != part_index(item, item.part) if item.part else np.ones(len(rows), bool)
-            rows[main, 18:21] = COLOURS[self.target]
-            return dataclasses.replace(item, colour=self.target, primitives=rows)
+            rows[main, 18:21] = COLORS[self.target]
+            return dataclasses.replace(item, color=self.target, primitives=rows)
         if self.kind == "part":
-            rows[of_part, 18:21] = COLOURS[self.target]
+            rows[of_part, 18:21] = COLORS[self.target]
             return dataclasses.replace(item, part=self.part, second=self.target, primitives=rows)
         if self.kind == "pattern":
-            rows[:, 21:24] = COLOURS["white"]
+            rows[:, 21:24] = COLORS["white"]
             rows[:, 24] = list(PATTERNS).index(self.target)
             # The middle of what the world draws: its spots are wider apart than its stripes and checks.
             rows[:, 25] = 2.45 if self.target == "spotted" else 3.6
@@ -101,10 +104,10 @@ class EditCase:
         return dataclasses.replace(item, style=self.target)
 
 
-def _with_part(colour: str, part: str) -> str:
-    from invert3d_ns.prior.training.captions import with_article
+def _with_part(color: str, part: str) -> str:
+    from invert3d_ns.world.captions import with_article
 
-    words = f"{colour} {part}"
+    words = f"{color} {part}"
     return f"with {words if part.endswith('s') else with_article(words)}"
 
 
@@ -114,19 +117,19 @@ def object_of(name: str) -> WorldObject:
     Raises:
         InputError: there is no object of that name.
     """
-    from invert3d_ns.errors import InputError
-    from invert3d_ns.prior.training.world import sample_object
+    from invert3d_ns.base.errors import InputError
+    from invert3d_ns.world.objects import sample_object
 
     if name not in OBJECTS:
         raise InputError(f"no object {name!r} to edit; --objects takes {', '.join(OBJECTS)}")
-    kind, colour, seed = OBJECTS[name]
+    kind, color, seed = OBJECTS[name]
     rng = np.random.default_rng(seed)
-    return sample_object(rng, name=kind, colour=colour, pattern="plain", style="photo", upright=True)
+    return sample_object(rng, name=kind, color=color, pattern="plain", style="photo", upright=True)
 
 
 def part_names(item: WorldObject) -> list[str]:
     """The object's parts in the order of their indices; the first is the largest."""
-    from invert3d_ns.prior.training.shapes import CLASSES, UNSEEN_CLASSES
+    from invert3d_ns.world.shapes import CLASSES, UNSEEN_CLASSES
 
     shape = (CLASSES | UNSEEN_CLASSES)[item.name](np.random.default_rng(0))
     return list(dict.fromkeys(primitive.part for primitive in shape.primitives))
@@ -138,26 +141,26 @@ def part_index(item: WorldObject, part: str | None) -> int:
 
 
 def cases_of(item: WorldObject) -> list[EditCase]:
-    """The twelve edits of an object: four colours, three patterns, two colours of a part, three styles.
+    """The twelve edits of an object: four colors, three patterns, two colors of a part, three styles.
 
-    A colour that the object or the part has already is replaced by the next spare one. An object of one part has no
-    part to recolour, and takes spare colours as a whole instead.
+    A color that the object or the part has already is replaced by the next spare one. An object of one part has no
+    part to recolor, and takes spare colors as a whole instead.
     """
-    from invert3d_ns.prior.training.shapes import CLASSES, UNSEEN_CLASSES
+    from invert3d_ns.world.shapes import CLASSES, UNSEEN_CLASSES
 
-    spares = (*COLOUR_TARGETS, *COLOUR_SPARES)
-    cases = [EditCase("colour", target, item.colour) for target in _others(spares, (item.colour,), 4)]
+    spares = (*COLOR_TARGETS, *COLOR_SPARES)
+    cases = [EditCase("color", target, item.color) for target in _others(spares, (item.color,), 4)]
     cases += [EditCase("pattern", target) for target in PATTERN_TARGETS]
     second = (CLASSES | UNSEEN_CLASSES)[item.name](np.random.default_rng(0)).second
     if second:
         part = item.part or second[0]
-        has = item.second if item.part else item.colour
-        targets = _others((*PART_TARGETS, *PART_SPARES), (item.colour, has), 2)
+        has = item.second if item.part else item.color
+        targets = _others((*PART_TARGETS, *PART_SPARES), (item.color, has), 2)
         cases += [EditCase("part", target, has or "", part) for target in targets]
     else:
         used = [case.target for case in cases]
-        more = _others((*COLOUR_SPARES, "orange"), (item.colour, *used), 2)
-        cases += [EditCase("colour", target, item.colour) for target in more]
+        more = _others((*COLOR_SPARES, "orange"), (item.color, *used), 2)
+        cases += [EditCase("color", target, item.color) for target in more]
     return [*cases, *(EditCase("style", target) for target in STYLE_TARGETS)]
 
 
@@ -171,13 +174,13 @@ def chosen_cases(item: WorldObject, names: Sequence[str] | None) -> list[EditCas
     Raises:
         InputError: a name fits no edit of the object.
     """
-    from invert3d_ns.errors import InputError
+    from invert3d_ns.base.errors import InputError
 
     cases = cases_of(item)
     if names is None:
         return cases
     known = [{case.kind, case.target, case.label} for case in cases]
-    absent = [name for name in names if name not in {*KINDS, *COLOUR_TARGETS, *COLOUR_SPARES}.union(*known)]
+    absent = [name for name in names if name not in {*KINDS, *COLOR_TARGETS, *COLOR_SPARES}.union(*known)]
     if absent:
         raise InputError(
             f"no edit {absent[0]!r}; --edits takes kinds ({', '.join(KINDS)}) or targets such as blue or 'van gogh'"
@@ -193,22 +196,22 @@ class Truth:
     """True renders of the object as it is."""
     target: Float[Tensor, "F 3 H W"]
     """True renders of the object as it should become."""
-    was: Judgement
+    was: Judgment
     """What the originals should be read as."""
-    wanted: Judgement
+    wanted: Judgment
     """What the edited views should be read as."""
     masks: dict[str, Bool[Tensor, "F H W"]]
-    """For part edits: pixels well inside the recoloured part ("part") and the largest one ("main")."""
+    """For part edits: pixels well inside the recolored part ("part") and the largest one ("main")."""
     shades: dict[str, Float[Tensor, "12 F 3"]]
-    """For part edits: mean colour over each mask if that part had each of the world's colours, as it is lit there."""
+    """For part edits: mean color over each mask if that part had each of the world's colors, as it is lit there."""
 
 
 def truth_of(
-    item: WorldObject, case: EditCase, azimuths: Float[Tensor, "F"], elevations: Float[Tensor, "F"], size: int = 64  # noqa: F821
-) -> Truth:  # fmt: skip
+    item: WorldObject, case: EditCase, azimuths: Float[Tensor, " F"], elevations: Float[Tensor, " F"], size: int = 64
+) -> Truth:
     """Render an object before and after an edit; angles in degrees."""
-    from invert3d_ns.prior.training.world import COLOURS, render
     from invert3d_ns.scenes.cameras import orbit_camera_to_world
+    from invert3d_ns.world.objects import COLORS, render
 
     poses = orbit_camera_to_world(azimuths, elevations)
     edited = case.applied(item)
@@ -220,25 +223,25 @@ def truth_of(
         names = {"part": case.part, "main": part_names(item)[0]}
         for key, part in names.items():
             masks[key] = _inside(renders, part_index(item, part))
-            painted = [_painted(edited, part, colour) for colour in COLOURS]
+            painted = [_painted(edited, part, color) for color in COLORS]
             each = render(painted, poses.expand(len(painted), *poses.shape), size)
             images = torch.from_numpy(each.rgb).permute(0, 1, 4, 2, 3).float() / 255
-            shades[key] = torch.stack([mean_colours(views, masks[key]) for views in images])
+            shades[key] = torch.stack([mean_colors(views, masks[key]) for views in images])
     return Truth(before, after, _asked(item, azimuths), _asked(edited, azimuths), masks, shades)
 
 
 def _drawn(renders: Renders, styles: Sequence[str]) -> Float[Tensor, "O F 3 H W"]:
-    from invert3d_ns.prior.training.styles import apply_styles
+    from invert3d_ns.world.styles import apply_styles
 
     rgb = apply_styles(renders, styles, [_TEXTURE_SEED] * len(styles))
     return torch.from_numpy(np.ascontiguousarray(rgb)).permute(0, 1, 4, 2, 3).float() / 255
 
 
-def _painted(item: WorldObject, part: str, colour: str) -> WorldObject:
-    from invert3d_ns.prior.training.world import COLOURS
+def _painted(item: WorldObject, part: str, color: str) -> WorldObject:
+    from invert3d_ns.world.objects import COLORS
 
     rows = item.primitives.copy()
-    rows[rows[:, 26] == part_index(item, part), 18:21] = COLOURS[colour]
+    rows[rows[:, 26] == part_index(item, part), 18:21] = COLORS[color]
     return dataclasses.replace(item, primitives=rows)
 
 
@@ -250,33 +253,33 @@ def _inside(renders: Renders, index: int) -> Bool[Tensor, "F H W"]:
     return torch.where(enough[:, None, None], inner, own)
 
 
-def mean_colours(images: Float[Tensor, "F 3 H W"], masks: Bool[Tensor, "F H W"]) -> Float[Tensor, "F 3"]:
+def mean_colors(images: Float[Tensor, "F 3 H W"], masks: Bool[Tensor, "F H W"]) -> Float[Tensor, "F 3"]:
     """Mean RGB over each view's mask; NaN where fewer than four pixels show."""
     weight = masks[:, None].float()
     count = weight.sum((2, 3))
     return ((images * weight).sum((2, 3)) / count.clamp_min(1)).masked_fill(count < _LEAST, torch.nan)
 
 
-def read_colours(images: Float[Tensor, "F 3 H W"], truth: Truth, key: str) -> Int[Tensor, "F"]:  # noqa: F821
-    """Index into COLOURS of the colour that a part of the views has, -1 where the part hardly shows.
+def read_colors(images: Float[Tensor, "F 3 H W"], truth: Truth, key: str) -> Int[Tensor, " F"]:
+    """Index into COLORS of the color that a part of the views has, -1 where the part hardly shows.
 
-    The nearest, by its mean RGB, of what the part would show if it had each colour: shading is not taken for paint.
+    The nearest, by its mean RGB, of what the part would show if it had each color: shading is not taken for paint.
     """
-    seen = mean_colours(images, truth.masks[key])
+    seen = mean_colors(images, truth.masks[key])
     distance = (seen - truth.shades[key]).norm(dim=-1)
     return torch.where(seen.isnan().any(1), -1, distance.nan_to_num(torch.inf).argmin(0))
 
 
-def _asked(item: WorldObject, azimuths: Float[Tensor, "F"]) -> Judgement:  # noqa: F821
+def _asked(item: WorldObject, azimuths: Float[Tensor, " F"]) -> Judgment:
     from invert3d_ns.metrics.held_out import Prompt, asked
 
-    return asked([Prompt("", item.name, item.colour, item.pattern, None, item.style)], azimuths[None])
+    return asked([Prompt("", item.name, item.color, item.pattern, None, item.style)], azimuths[None])
 
 
 def evaluation_orbit(object_index: int, case_index: int, seed: int, views: int) -> tuple[Tensor, Tensor]:
     """Azimuths and elevations (degrees, [F]) of the views of one edit of one object; of its own for each seed."""
-    from invert3d_ns.inversion.cti import seeded_generator
     from invert3d_ns.scenes.cameras import random_orbit
+    from invert3d_ns.words.cti import seeded_generator
 
     azimuths, elevations = random_orbit(1, views, generator=seeded_generator(90, object_index, case_index, seed))
     return azimuths[0], elevations[0]

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.metrics.edit_cases import (
     OBJECTS,
     EditCase,
@@ -22,35 +22,43 @@ from invert3d_ns.metrics.edit_cases import (
     chosen_cases,
     evaluation_orbit,
     object_of,
-    read_colours,
+    read_colors,
     truth_of,
 )
 from invert3d_ns.metrics.judge import Judge
 
 if TYPE_CHECKING:
-    from invert3d_ns.inversion.embedding import ObjectEmbedding
-    from invert3d_ns.personalization.edit import Edit
+    from invert3d_ns.editing.edit import Edit
     from invert3d_ns.prior.multiview import MultiViewPrior
-    from invert3d_ns.prior.training.world import WorldObject
     from invert3d_ns.scenes.ply import SplatCloud
+    from invert3d_ns.words.embedding import ObjectEmbedding
+    from invert3d_ns.world.objects import WorldObject
 
 METHODS: dict[str, str] = {
-    "default": "", "prediction": "space=prediction", "encoded": "space=encoded", "pooled": "space=pooled",
-    "input": "space=input", "prompt only": "space=prompt", "re-weighted": "weights=2", "noun": "noun=class",
-    "described": "noun=full", "free silhouette": "keep_silhouette=no",
+    "default": "",
+    "prediction": "space=prediction",
+    "encoded": "space=encoded",
+    "pooled": "space=pooled",
+    "input": "space=input",
+    "prompt only": "space=prompt",
+    "re-weighted": "weights=2",
+    "noun": "noun=class",
+    "described": "noun=full",
+    "free silhouette": "keep_silhouette=no",
     "sdedit 0.5": "structure=sdedit,strength=0.5,keep_silhouette=no",
     "sdedit 0.7": "structure=sdedit,strength=0.7,keep_silhouette=no",
     "sdedit 0.9": "structure=sdedit,strength=0.9,keep_silhouette=no",
-    "ddim": "structure=ddim,keep_silhouette=no", "from noise": "originals=no",
-}  # fmt: skip
+    "ddim": "structure=ddim,keep_silhouette=no",
+    "from noise": "originals=no",
+}
 """Ways of editing that are compared, each by the settings in which it differs from the default."""
 TRUTH, UNEDITED = "true renders", "unedited splats"
 """Rows beside the methods: the object as the edit should make it, and as it was."""
-ASPECTS = ("class", "colour", "pattern", "style", "azimuth")
+ASPECTS = ("class", "color", "pattern", "style", "azimuth")
 ROWS_FILE = "rows.jsonl"
 _WHITE = 0.1
 """How far a pixel is from white, in its farthest channel, when it is the object's. Of those tried the one at which both
-a recoloured truth and an unchanged decoded view overlap the original best."""
+a recolored truth and an unchanged decoded view overlap the original best."""
 
 Row = dict[str, Any]
 Key = tuple[str, ...]
@@ -66,7 +74,7 @@ class Method:
     originals: bool = True
     """Whether the scene's own views are given, or views come from noise."""
     noun: Literal["", "class", "full"] = ""
-    """Whether the edit says in plain words what the object is: its class, or its colours too."""
+    """Whether the edit says in plain words what the object is: its class, or its colors too."""
     weight: float | None = None
     """Factor of eq. 11 on the edit's words; none if None."""
 
@@ -75,12 +83,12 @@ class Method:
         """A method by its name in :data:`METHODS`, or by its settings as "space=encoded,amount=2".
 
         Fields of the Edit are meant, and besides: originals=no (from noise), noun=class or noun=full (say what the
-        object is: its class, or its colours too), weights=2 (of the edit's words).
+        object is: its class, or its colors too), weights=2 (of the edit's words).
 
         Raises:
             InputError: an unknown name or field, or a value that the field does not take.
         """
-        from invert3d_ns.personalization.edit import Edit
+        from invert3d_ns.editing.edit import Edit
 
         text = METHODS.get(name, name)
         fields = {field.name: str(field.type) for field in dataclasses.fields(Edit)}
@@ -127,7 +135,7 @@ def silhouettes(views: Float[Tensor, "F 3 H W"]) -> Bool[Tensor, "F H W"]:
     return torch.from_numpy(np.stack([np.asarray(binary_fill_holes(one)) for one in differs]))
 
 
-def overlap(views: Float[Tensor, "F 3 H W"], others: Float[Tensor, "F 3 H W"]) -> Float[Tensor, "F"]:  # noqa: F821
+def overlap(views: Float[Tensor, "F 3 H W"], others: Float[Tensor, "F 3 H W"]) -> Float[Tensor, " F"]:
     """Intersection over union of the silhouettes; 1 where both are empty."""
     a, b = silhouettes(views), silhouettes(others)
     union = (a | b).flatten(1).sum(1)
@@ -135,13 +143,17 @@ def overlap(views: Float[Tensor, "F 3 H W"], others: Float[Tensor, "F 3 H W"]) -
 
 
 def grade(
-    judge: Judge, case: EditCase, colour: str, truth: Truth, views: Float[Tensor, "F 3 H W"],
+    judge: Judge,
+    case: EditCase,
+    color: str,
+    truth: Truth,
+    views: Float[Tensor, "F 3 H W"],
     originals: Float[Tensor, "F 3 H W"],
-) -> Row:  # fmt: skip
+) -> Row:
     """Read edited views.
 
     Args:
-        colour: of the object's largest part, before the edit.
+        color: of the object's largest part, before the edit.
         views: what the edit made, RGB in [0, 1].
         originals: the views before it.
 
@@ -150,17 +162,17 @@ def grade(
         ``kept``: for each other attribute, of how many views it was read right on true renders before the edit, and
         for how many of these it still is; [right, of]. ``iou``: overlap of each view's silhouette with the original's.
     """
-    from invert3d_ns.prior.training.world import COLOURS
+    from invert3d_ns.world.objects import COLORS
 
     found = judge.judge(views).right(truth.wanted)
     before = judge.judge(truth.original).right(truth.was)
-    colours = list(COLOURS)
+    colors = list(COLORS)
     if case.kind == "part":
-        seen, main = (read_colours(views, truth, key) for key in ("part", "main"))
-        changed = (seen == colours.index(case.target)).float().masked_fill(truth_hidden(truth, "part"), torch.nan)
-        found["colour"] = (main == colours.index(colour)).float()
-        was = read_colours(truth.original, truth, "main")
-        before["colour"] = (was == colours.index(colour)).float()
+        seen, main = (read_colors(views, truth, key) for key in ("part", "main"))
+        changed = (seen == colors.index(case.target)).float().masked_fill(truth_hidden(truth, "part"), torch.nan)
+        found["color"] = (main == colors.index(color)).float()
+        was = read_colors(truth.original, truth, "main")
+        before["color"] = (was == colors.index(color)).float()
     else:
         changed = found[case.kind]
     kept = {}
@@ -171,29 +183,39 @@ def grade(
         kept[aspect] = [int(found[aspect][known].sum()), int(known.sum())]
     marks = [None if value != value else int(value) for value in changed.tolist()]
     return {
-        "changed": marks, "kept": kept, "iou": [round(v, 4) for v in overlap(views, originals).tolist()],
+        "changed": marks,
+        "kept": kept,
+        "iou": [round(v, 4) for v in overlap(views, originals).tolist()],
         "read": {aspect: [int(v.nansum()), int((~v.isnan()).sum())] for aspect, v in before.items()},
-    }  # fmt: skip
+    }
 
 
-def truth_hidden(truth: Truth, key: str) -> Bool[Tensor, "F"]:  # noqa: F821
+def truth_hidden(truth: Truth, key: str) -> Bool[Tensor, " F"]:
     """Views in which a part can hardly be seen."""
     return truth.shades[key].isnan().flatten(2).any(2).any(0)
 
 
-def learnt_words(
-    prior: MultiViewPrior, name: str, cloud: SplatCloud, seed: int, folder: Path, *, steps: int = 400,
-    vectors: int = 32, groups: int = 48, progress: Callable[[int, int], None] | None = None,
-) -> ObjectEmbedding:  # fmt: skip
+def learned_words(
+    prior: MultiViewPrior,
+    name: str,
+    cloud: SplatCloud,
+    seed: int,
+    folder: Path,
+    *,
+    steps: int = 400,
+    vectors: int = 32,
+    groups: int = 48,
+    progress: Callable[[int, int], None] | None = None,
+) -> ObjectEmbedding:
     """The words of one object, inverted once for each seed and prior and then read from ``folder``.
 
     Raises:
         InputError: the folder cannot be written, or what it holds is damaged.
     """
-    from invert3d_ns.inversion.bank import build_bank
-    from invert3d_ns.inversion.cti import CameraTextInversion, Objective, fit_words
-    from invert3d_ns.inversion.embedding import ObjectEmbedding
     from invert3d_ns.metrics.inversion_quality import renderer
+    from invert3d_ns.words.bank import build_bank
+    from invert3d_ns.words.cti import CameraTextInversion, Objective, fit_words
+    from invert3d_ns.words.embedding import ObjectEmbedding
 
     path = folder / f"{name}_{seed}_{prior.info.fingerprint}_{steps}x{vectors}.safetensors"
     if path.exists():
@@ -204,9 +226,12 @@ def learnt_words(
     bank = build_bank(renderer(cloud), prior, groups=groups, heldout_groups=1, seed=seed)
     inversion = CameraTextInversion(prior, Objective(False, prior.info.inversion_timesteps), seed=seed)
     words = fit_words(
-        inversion, bank, inversion.initial_words(vectors, prior.info.init_word, prior.info.inversion_jitter),
-        steps=steps, callback=None if progress is None else lambda step, _: progress(step + 1, steps),
-    )  # fmt: skip
+        inversion,
+        bank,
+        inversion.initial_words(vectors, prior.info.init_word, prior.info.inversion_jitter),
+        steps=steps,
+        callback=None if progress is None else lambda step, _: progress(step + 1, steps),
+    )
     embedding = ObjectEmbedding.for_prior(prior, words, init_word=prior.info.init_word, steps=steps)
     embedding.save(path)
     return embedding
@@ -242,22 +267,33 @@ class Plan:
         """What rows of this plan rest on besides object, edit, method and seed: rows of another one are not its own."""
         inversion = f"{self.inversion_steps}x{self.vectors}{', one' if self.one_inversion else ''}"
         return {
-            "prior": prior.info.fingerprint, "steps": self.sampling_steps, "guidance": self.guidance_scale,
+            "prior": prior.info.fingerprint,
+            "steps": self.sampling_steps,
+            "guidance": self.guidance_scale,
             "inversion": inversion,
-        }  # fmt: skip
+        }
 
     def embedding(self, prior: MultiViewPrior, name: str, cloud: SplatCloud, seed: int, out: Path) -> ObjectEmbedding:
         """The words of an object for one seed; inverted now if no earlier run has."""
-        return learnt_words(
-            prior, name, cloud, self.seeds[0] if self.one_inversion else seed, self.words or out / "words",
-            steps=self.inversion_steps, vectors=self.vectors, groups=self.groups,
-        )  # fmt: skip
+        return learned_words(
+            prior,
+            name,
+            cloud,
+            self.seeds[0] if self.one_inversion else seed,
+            self.words or out / "words",
+            steps=self.inversion_steps,
+            vectors=self.vectors,
+            groups=self.groups,
+        )
 
 
 def evaluate(
-    prior: MultiViewPrior, judge: Judge, out: Path, plan: Plan,
+    prior: MultiViewPrior,
+    judge: Judge,
+    out: Path,
+    plan: Plan,
     progress: Callable[[str, int, int], None] | None = None,
-) -> list[Row]:  # fmt: skip
+) -> list[Row]:
     """Grade every edit of every object with every method and seed.
 
     Rows are appended to ``rows.jsonl`` in ``out`` one by one, and what is there already is not made again; views of the
@@ -269,12 +305,12 @@ def evaluate(
     Raises:
         InputError: an unknown object, edit or method.
     """
-    from invert3d_ns.inversion.bank import render_views
+    from invert3d_ns.base.pictures import write_grid
+    from invert3d_ns.editing.views import edited_views
     from invert3d_ns.metrics.inversion_quality import renderer
-    from invert3d_ns.personalization.views import edited_views
-    from invert3d_ns.pictures import write_grid
-    from invert3d_ns.prior.training.splats import splats_of
     from invert3d_ns.scenes.cameras import camera_condition
+    from invert3d_ns.words.bank import render_views
+    from invert3d_ns.world.splats import splats_of
 
     methods = [Method.parse(name) for name in plan.methods]
     things = {name: object_of(name) for name in plan.objects}
@@ -311,10 +347,17 @@ def evaluate(
                         embedding = plan.embedding(prior, name, clouds[name], seed, out)
                         edit = plan.edit(method, case, item, seed * 1009 + index[1])
                         started = time.perf_counter()
-                        made = edited_views(
-                            prior, embedding, [edit], camera_condition(azimuths, elevations)[None],
-                            originals=originals[None] if method.originals else None,
-                        )[0].float().cpu()  # fmt: skip
+                        made = (
+                            edited_views(
+                                prior,
+                                embedding,
+                                [edit],
+                                camera_condition(azimuths, elevations)[None],
+                                originals=originals[None] if method.originals else None,
+                            )[0]
+                            .float()
+                            .cpu()
+                        )
                         pairs = [(made, originals)]
                         if seed == plan.seeds[0]:
                             path = strip(out, name, index[1], method.name)
@@ -322,10 +365,18 @@ def evaluate(
                             write_grid(path, torch.cat([originals, made, truth.target]), columns=3 * views, least=64)
                     seconds = round(time.perf_counter() - started, 2)
                     for label, (shown, before) in zip(labels, pairs, strict=True):
-                        row = {
-                            "object": name, "edit": case.label, "kind": case.kind, "method": label, "seed": seed,
-                            "seconds": seconds,
-                        } | plan.stamp(prior) | grade(judge, case, item.colour, truth, shown, before)  # fmt: skip
+                        row = (
+                            {
+                                "object": name,
+                                "edit": case.label,
+                                "kind": case.kind,
+                                "method": label,
+                                "seed": seed,
+                                "seconds": seconds,
+                            }
+                            | plan.stamp(prior)
+                            | grade(judge, case, item.color, truth, shown, before)
+                        )
                         append_row(out, row)
                         kept_rows.append(row)
     tell("done")
@@ -342,7 +393,7 @@ def write_pictures(out: Path, plan: Plan) -> list[Path]:
     """A picture for each object and method: originals, edited views and true renders, a row an edit."""
     from PIL import Image
 
-    from invert3d_ns.files import atomic_path
+    from invert3d_ns.base.files import atomic_path
 
     written = []
     for name in plan.objects:

@@ -20,7 +20,7 @@ from invert3d_ns.metrics.judge import Judge
 from invert3d_ns.metrics.report import spread
 
 if TYPE_CHECKING:
-    from invert3d_ns.personalization.scene_edit_config import SceneEditConfig
+    from invert3d_ns.editing.scene_edit_config import SceneEditConfig
     from invert3d_ns.prior.multiview import MultiViewPrior
     from invert3d_ns.scenes.ply import SplatCloud
 
@@ -43,7 +43,7 @@ def unseen_orbit() -> tuple[Float[Tensor, "16"], Float[Tensor, "16"]]:
 
 @torch.no_grad()
 def warp_error(cloud: SplatCloud, size: int = WARP_SIZE) -> float:
-    """How far neighbouring unseen views disagree where they show the same point: mean absolute difference of RGB.
+    """How far neighboring unseen views disagree where they show the same point: mean absolute difference of RGB.
 
     Every view's pixels are carried by their depth into the next view, and compared with what is seen there unless
     something else hides it.
@@ -53,11 +53,11 @@ def warp_error(cloud: SplatCloud, size: int = WARP_SIZE) -> float:
 
     poses = orbit_camera_to_world(*unseen_orbit())
     views = gsplat_viewmats(poses)
-    colours, alphas = render_splats(cloud, poses, size)
+    colors, alphas = render_splats(cloud, poses, size)
     ones = torch.cat([cloud.means, torch.ones(len(cloud), 1)], 1)
-    depths = torch.cat([
-        draw_values(cloud, (ones @ view.T)[:, 2:3], pose[None], size) for view, pose in zip(views, poses, strict=True)
-    ])[:, 0] / alphas[:, 0].clamp_min(1e-3)  # fmt: skip
+    depths = torch.cat(
+        [draw_values(cloud, (ones @ view.T)[:, 2:3], pose[None], size) for view, pose in zip(views, poses, strict=True)]
+    )[:, 0] / alphas[:, 0].clamp_min(1e-3)
     k = intrinsics(size)
     rows, columns = torch.meshgrid(torch.arange(size) + 0.5, torch.arange(size) + 0.5, indexing="ij")
     rays = torch.stack([columns, rows, torch.ones_like(rows)], -1) @ torch.linalg.inv(k).T
@@ -70,18 +70,22 @@ def warp_error(cloud: SplatCloud, size: int = WARP_SIZE) -> float:
         moved = points @ across[:3, :3].T + across[:3, 3]
         image = moved @ k.T
         grid = (image[:, :2] / image[:, 2:].clamp_min(1e-6) / size * 2 - 1)[None, None]
-        there_views = torch.cat([colours[there], depths[there][None], alphas[there]])[None]
+        there_views = torch.cat([colors[there], depths[there][None], alphas[there]])[None]
         sampled = functional.grid_sample(there_views, grid, align_corners=False)[0, :, 0].T
         same = ((sampled[:, 3] - moved[:, 2]).abs() < _TOLERANCE) & (sampled[:, 4] > 0.95)
         if same.any():
-            errors.append((sampled[same, :3] - colours[here].permute(1, 2, 0)[solid][same]).abs().mean().item())
+            errors.append((sampled[same, :3] - colors[here].permute(1, 2, 0)[solid][same]).abs().mean().item())
     return fmean(errors) if errors else math.nan
 
 
 def evaluate_splats(
-    prior: MultiViewPrior, judge: Judge, out: Path, plan: Plan, config: SceneEditConfig | None = None,
+    prior: MultiViewPrior,
+    judge: Judge,
+    out: Path,
+    plan: Plan,
+    config: SceneEditConfig | None = None,
     progress: Callable[[str, int, int], None] | None = None,
-) -> list[Row]:  # fmt: skip
+) -> list[Row]:
     """Carry every edit of ``plan`` (its first method) into splats and grade what unseen cameras show of them.
 
     Rows go to ``splats.jsonl`` and are not made again; a picture of each edit's unseen views goes to ``splats``.
@@ -92,13 +96,13 @@ def evaluate_splats(
         unedited splats. For each object and seed one with ``outside``: the largest change of a number of a splat
         outside the upper half, which alone may change; and one with ``psnr`` of splats from z* alone on unseen views.
     """
-    from invert3d_ns.inversion.report import psnr
-    from invert3d_ns.personalization.scene_editor import SceneEditConfig, SceneEditor
-    from invert3d_ns.personalization.view_sets import spread_cameras
-    from invert3d_ns.pictures import write_grid
-    from invert3d_ns.prior.training.splats import splats_of
+    from invert3d_ns.base.pictures import write_grid
+    from invert3d_ns.editing.scene_editor import SceneEditConfig, SceneEditor
+    from invert3d_ns.editing.view_sets import spread_cameras
+    from invert3d_ns.runs.report import psnr
     from invert3d_ns.scenes.cameras import orbit_camera_to_world
     from invert3d_ns.scenes.fitting import render_splats
+    from invert3d_ns.world.splats import splats_of
 
     config = config or SceneEditConfig()
     method = Method.parse(plan.methods[0])
@@ -157,10 +161,14 @@ def evaluate_splats(
                     made = draw(edited)
                     calm = calm or warp_error(cloud)
                     shown = grade(
-                        judge, chosen, item.colour, truth_of(item, chosen, *seen, size),
-                        editor.edited.flatten(0, 1).cpu(), editor.originals.flatten(0, 1).cpu(),
-                    )  # fmt: skip
-                    row |= grade(judge, chosen, item.colour, truth_of(item, chosen, *unseen, size), made, before)
+                        judge,
+                        chosen,
+                        item.color,
+                        truth_of(item, chosen, *seen, size),
+                        editor.edited.flatten(0, 1).cpu(),
+                        editor.originals.flatten(0, 1).cpu(),
+                    )
+                    row |= grade(judge, chosen, item.color, truth_of(item, chosen, *unseen, size), made, before)
                     row |= {"kind": chosen.kind, "edited": shown["changed"], "warp": warp_error(edited) / calm}
                 append_row(out, row, SPLAT_ROWS_FILE)
                 rows.append(row)

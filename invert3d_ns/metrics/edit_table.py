@@ -22,7 +22,7 @@ def _share(rows: Sequence[Row], field: str, aspects: Sequence[str] = ASPECTS) ->
 
 
 def _overlap(rows: Sequence[Row]) -> float | None:
-    # A recoloured part leaves the silhouette alone by itself; the figure is of the edits that may not.
+    # A recolored part leaves the silhouette alone by itself; the figure is of the edits that may not.
     values = [fmean(row["iou"]) for row in rows if row["kind"] != "part"]
     return fmean(values) if values else None
 
@@ -51,8 +51,11 @@ def tabulate(rows: Sequence[Row]) -> tuple[list[dict[str, str]], dict[str, float
         line = {"views": method}
         word = method.replace(" ", "_").replace("-", "_")
         for column, (measure, digits) in _measures().items():
-            found = [measure([r for r in rows if (r["method"], r["seed"]) == (method, seed)]) for seed in seeds
-                     if any((r["method"], r["seed"]) == (method, seed) for r in rows)]  # fmt: skip
+            found = [
+                measure([r for r in rows if (r["method"], r["seed"]) == (method, seed)])
+                for seed in seeds
+                if any((r["method"], r["seed"]) == (method, seed) for r in rows)
+            ]
             values = [value for value in found if value is not None]
             line[column] = spread(values, digits) if values else ""
             if values and column != "s":

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from invert3d_ns.metrics.judge import Judgement
-    from invert3d_ns.prior.training.world import WorldObject
+    from invert3d_ns.metrics.judge import Judgment
+    from invert3d_ns.world.objects import WorldObject
 
 PROMPTS = 200
 """Prompts that the figures of a prior rest on."""
@@ -27,22 +27,22 @@ class Prompt:
     text: str
     name: str
     """Class."""
-    colour: str
+    color: str
     """Of the object, or of its ground if it has a pattern."""
     pattern: str = "plain"
     second: str | None = None
-    """Colour of the pattern."""
+    """Color of the pattern."""
     style: str = "photo"
     held_out: bool = True
     """Whether training holds the combination back."""
 
     def object(self, seed: int = 0) -> WorldObject:
-        """A true object that shows what is asked for: upright, matte, without parts in colours of their own."""
-        return _object(self.name, self.colour, self.pattern, self.second, self.style, seed)
+        """A true object that shows what is asked for: upright, matte, without parts in colors of their own."""
+        return _object(self.name, self.color, self.pattern, self.second, self.style, seed)
 
 
 def held_out_prompts(count: int = PROMPTS) -> list[Prompt]:
-    """The first of the fixed list of prompts over held-out combinations of class, colour, pattern and style.
+    """The first of the fixed list of prompts over held-out combinations of class, color, pattern and style.
 
     Styles take turns, and classes within a style; the rest comes in an order decided by hashes of the words, which no
     version of any library changes. Checks in black or white on white or black are left out: which of the two is the
@@ -53,54 +53,53 @@ def held_out_prompts(count: int = PROMPTS) -> list[Prompt]:
 
 @lru_cache(maxsize=1)
 def _held_out_prompts() -> list[Prompt]:
-    from invert3d_ns.prior.training.shapes import CLASSES
-    from invert3d_ns.prior.training.styles import STYLES
-    from invert3d_ns.prior.training.world import COLOURS, PATTERNS, held_out
+    from invert3d_ns.world.objects import COLORS, PATTERNS, held_out
+    from invert3d_ns.world.shapes import CLASSES
+    from invert3d_ns.world.styles import STYLES
 
     share = -(-PROMPTS // len(STYLES))
     chosen: list[list[Prompt]] = []
     for style in STYLES:
         found = [
-            (name, colour, pattern, style)
-            for name, colour, pattern in product(CLASSES, COLOURS, PATTERNS)
-            if held_out(name, colour, pattern, style)
-            and not (pattern == "checkered" and colour in ("white", "black"))
-        ]  # fmt: skip
+            (name, color, pattern, style)
+            for name, color, pattern in product(CLASSES, COLORS, PATTERNS)
+            if held_out(name, color, pattern, style) and not (pattern == "checkered" and color in ("white", "black"))
+        ]
         # Every class once, then again: the split alone would leave some of them out.
         turns: dict[str, list[tuple[str, str, str, str]]] = {}
         for words in sorted(found, key=_digest):
             turns.setdefault(words[0], []).append(words)
         even = [words for turn in zip_longest(*turns.values()) for words in turn if words]
-        chosen.append([_prompt(name, colour, pattern, look) for name, colour, pattern, look in even[:share]])
+        chosen.append([_prompt(name, color, pattern, look) for name, color, pattern, look in even[:share]])
     return [prompt for turn in zip(*chosen, strict=True) for prompt in turn][:PROMPTS]
 
 
 def prompts(held_out_side: bool, count: int | None = None, seed: int = 0) -> list[Prompt]:
-    """Prompts for plain photos, "a <colour> <class>", of one side of the split, in a shuffled order."""
+    """Prompts for plain photos, "a <color> <class>", of one side of the split, in a shuffled order."""
     import numpy as np
 
-    from invert3d_ns.prior.training.shapes import CLASSES
-    from invert3d_ns.prior.training.world import COLOURS, held_out
+    from invert3d_ns.world.objects import COLORS, held_out
+    from invert3d_ns.world.shapes import CLASSES
 
     found = [
-        _prompt(name, colour, "plain", "photo", held_out_side)
-        for name, colour in product(CLASSES, COLOURS)
-        if held_out(name, colour) == held_out_side
+        _prompt(name, color, "plain", "photo", held_out_side)
+        for name, color in product(CLASSES, COLORS)
+        if held_out(name, color) == held_out_side
     ]
     order = np.random.default_rng(seed).permutation(len(found))
     return [found[i] for i in order[:count]]
 
 
-def asked(cases: Sequence[Prompt], azimuths: Tensor) -> Judgement:
+def asked(cases: Sequence[Prompt], azimuths: Tensor) -> Judgment:
     """What views of prompts should show, view by view.
 
     Args:
         cases: B prompts.
         azimuths: [B, F] degrees that their views are asked for from.
     """
-    from invert3d_ns.metrics.judge import Judgement, fronted, world_names
+    from invert3d_ns.metrics.judge import Judgment, fronted, world_names
 
-    words = {"classes": "name", "colours": "colour", "patterns": "pattern", "styles": "style"}
+    words = {"classes": "name", "colors": "color", "patterns": "pattern", "styles": "style"}
     index = {
         kind: torch.tensor([names.index(getattr(case, words[kind])) for case in cases])
         for kind, names in world_names().items()
@@ -108,7 +107,7 @@ def asked(cases: Sequence[Prompt], azimuths: Tensor) -> Judgement:
     told = fronted()[index["classes"]]
     wanted = ((azimuths + 180) % 360 - 180).masked_fill(~told[:, None], torch.nan)
     views = azimuths.shape[1]
-    return Judgement(
+    return Judgment(
         **{kind: values.repeat_interleave(views) for kind, values in index.items()}, azimuths=wanted.flatten()
     )
 
@@ -117,28 +116,28 @@ def _digest(words: Sequence[str]) -> bytes:
     return hashlib.sha256("/".join(("prompt", *words)).encode()).digest()
 
 
-def _prompt(name: str, colour: str, pattern: str, style: str, held_out: bool = True) -> Prompt:
-    from invert3d_ns.prior.training.world import COLOURS
+def _prompt(name: str, color: str, pattern: str, style: str, held_out: bool = True) -> Prompt:
+    from invert3d_ns.world.objects import COLORS
 
     second = None
     if pattern != "plain":
-        # As in training: on most colours white, at times black; on those two, any real colour.
+        # As in training: on most colors white, at times black; on those two, any real color.
         options = ["white"] * 3 + ["black"]
-        if colour in ("white", "black"):
-            options = [c for c in COLOURS if c not in ("white", "black", "gray")]
-        second = options[_digest((name, colour, pattern, style))[-1] % len(options)]
-    text = _object(name, colour, pattern, second, style, 0).description()
-    return Prompt(text, name, colour, pattern, second, style, held_out)
+        if color in ("white", "black"):
+            options = [c for c in COLORS if c not in ("white", "black", "gray")]
+        second = options[_digest((name, color, pattern, style))[-1] % len(options)]
+    text = _object(name, color, pattern, second, style, 0).description()
+    return Prompt(text, name, color, pattern, second, style, held_out)
 
 
-def _object(name: str, colour: str, pattern: str, second: str | None, style: str, seed: int) -> WorldObject:
+def _object(name: str, color: str, pattern: str, second: str | None, style: str, seed: int) -> WorldObject:
     import numpy as np
 
-    from invert3d_ns.prior.training.world import sample_object
+    from invert3d_ns.world.objects import sample_object
 
-    # The second colour is the world's own draw; draw until it is the one that was asked for.
+    # The second color is the world's own draw; draw until it is the one that was asked for.
     rng = np.random.default_rng(seed)
     while True:
-        item = sample_object(rng, name=name, colour=colour, pattern=pattern, style=style, plain=True)
+        item = sample_object(rng, name=name, color=color, pattern=pattern, style=style, plain=True)
         if item.second == second:
             return item

@@ -19,23 +19,26 @@ if TYPE_CHECKING:
     from invert3d_ns.scenes.ply import SplatCloud
 
 OBJECTS: dict[str, tuple[str, str]] = {
-    "robot": ("green", "a green robot"), "rocket": ("red", "a red rocket"), "duck": ("yellow", "a yellow duck"),
-    "cactus": ("purple", "a purple cactus"), "dumbbell": ("blue", "a blue dumbbell"),
-}  # fmt: skip
-"""Classes that no training render holds: main colour, and the plain caption that z* has to beat."""
+    "robot": ("green", "a green robot"),
+    "rocket": ("red", "a red rocket"),
+    "duck": ("yellow", "a yellow duck"),
+    "cactus": ("purple", "a purple cactus"),
+    "dumbbell": ("blue", "a blue dumbbell"),
+}
+"""Classes that no training render holds: main color, and the plain caption that z* has to beat."""
 RIVALS = ("z*", "init word", "caption")
 """Kinds of words that are compared, the first against the others."""
 
 
 def unseen_object(name: str, seed: int = 5) -> SplatCloud:
-    """Splats of one of :data:`OBJECTS`, with a part or a pattern in a second colour as the seed has it."""
+    """Splats of one of :data:`OBJECTS`, with a part or a pattern in a second color as the seed has it."""
     import numpy as np
 
-    from invert3d_ns.prior.training.splats import splats_of
-    from invert3d_ns.prior.training.world import sample_object
+    from invert3d_ns.world.objects import sample_object
+    from invert3d_ns.world.splats import splats_of
 
     rng = np.random.default_rng(seed)
-    return splats_of(sample_object(rng, name=name, colour=OBJECTS[name][0], style="photo", upright=True))
+    return splats_of(sample_object(rng, name=name, color=OBJECTS[name][0], style="photo", upright=True))
 
 
 def renderer(cloud: SplatCloud) -> Callable[[Cameras], Float[Tensor, "F H W 3"]]:
@@ -46,39 +49,56 @@ def renderer(cloud: SplatCloud) -> Callable[[Cameras], Float[Tensor, "F H W 3"]]
 
     def render(cameras: Cameras) -> Float[Tensor, "F H W 3"]:
         images, _, _ = rasterization(
-            cloud.means, cloud.quats, cloud.scales.exp(), cloud.opacities[:, 0].sigmoid(),
-            0.5 + SH_C0 * cloud.features_dc, gsplat_viewmats(cameras.camera_to_worlds),
-            cameras.get_intrinsics_matrices(), int(cameras.width[0]), int(cameras.height[0]),
+            cloud.means,
+            cloud.quats,
+            cloud.scales.exp(),
+            cloud.opacities[:, 0].sigmoid(),
+            0.5 + SH_C0 * cloud.features_dc,
+            gsplat_viewmats(cameras.camera_to_worlds),
+            cameras.get_intrinsics_matrices(),
+            int(cameras.width[0]),
+            int(cameras.height[0]),
             backgrounds=torch.ones(len(cameras), 3),
-        )  # fmt: skip
+        )
         return images.clamp(0, 1)
 
     return render
 
 
 def evaluate_object(
-    prior: MultiViewPrior, name: str, seed: int, *, steps: int = 400, vectors: int = 32, sampling_steps: int = 20,
-    guidance_scale: float | None = None, groups: int = 48, per_view_timesteps: bool = False,
+    prior: MultiViewPrior,
+    name: str,
+    seed: int,
+    *,
+    steps: int = 400,
+    vectors: int = 32,
+    sampling_steps: int = 20,
+    guidance_scale: float | None = None,
+    groups: int = 48,
+    per_view_timesteps: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[list[dict[str, Any]], Float[Tensor, "K F 3 H W"]]:  # fmt: skip
+) -> tuple[list[dict[str, Any]], Float[Tensor, "K F 3 H W"]]:
     """Invert one unseen object and compare z* with the untouched init word and with the plain caption.
 
     Returns:
         A row for each of the three with ``loss`` (noise prediction on held-out orbits) and ``psnr`` (generated views
         against the truth, dB); and the first held-out orbit's true views followed by each one's.
     """
-    from invert3d_ns.inversion.bank import build_bank
-    from invert3d_ns.inversion.cti import TOKEN, CameraTextInversion, Objective, fit_words
-    from invert3d_ns.inversion.report import psnr
+    from invert3d_ns.runs.report import psnr
+    from invert3d_ns.words.bank import build_bank
+    from invert3d_ns.words.cti import TOKEN, CameraTextInversion, Objective, fit_words
 
     bank = build_bank(renderer(unseen_object(name)), prior, groups=groups, heldout_groups=2, seed=seed)
     objective = Objective(per_view_timesteps, prior.info.inversion_timesteps)
     inversion = CameraTextInversion(prior, objective, seed=seed)
     initial = inversion.initial_words(vectors, prior.info.init_word, prior.info.inversion_jitter)
     words = fit_words(
-        inversion, bank, initial, steps=steps,
+        inversion,
+        bank,
+        initial,
+        steps=steps,
         callback=None if progress is None else lambda step, _: progress(step + 1, steps),
-    )  # fmt: skip
+    )
     conditions: dict[str, tuple[str, Tensor | str]] = {
         "init word": (prior.info.init_word, prior.info.init_word),
         "caption": (OBJECTS[name][1], OBJECTS[name][1]),
@@ -87,13 +107,22 @@ def evaluate_object(
     rows, pictures = [], [bank.heldout_images[0]]
     for label, (prompt, condition) in conditions.items():
         views = prior.sample(
-            prompt, bank.heldout_cameras, words={TOKEN: words} if prompt == TOKEN else None, steps=sampling_steps,
-            seed=seed, guidance_scale=guidance_scale,
-        ).cpu()  # fmt: skip
-        rows.append({
-            "object": name, "seed": seed, "words": label, "loss": inversion.heldout_loss(condition, bank, draws=8),
-            "psnr": psnr(views, bank.heldout_images),
-        })  # fmt: skip
+            prompt,
+            bank.heldout_cameras,
+            words={TOKEN: words} if prompt == TOKEN else None,
+            steps=sampling_steps,
+            seed=seed,
+            guidance_scale=guidance_scale,
+        ).cpu()
+        rows.append(
+            {
+                "object": name,
+                "seed": seed,
+                "words": label,
+                "loss": inversion.heldout_loss(condition, bank, draws=8),
+                "psnr": psnr(views, bank.heldout_images),
+            }
+        )
         pictures.append(views[0])
     return rows, torch.stack(pictures)
 

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 
 WEIGHTS = Path(__file__).parent / "judge" / "judge.safetensors"
 SIZE = 64
@@ -27,40 +27,40 @@ WIDTHS = (32, 64, 96, 128)
 """Channels after each halving of the view."""
 BINS = 24
 """Directions between which the azimuth is read."""
-KINDS = ("classes", "colours", "patterns", "styles")
+KINDS = ("classes", "colors", "patterns", "styles")
 """What is named, each by a word of the world."""
 TOLERANCE = 30.0
 """Degrees by which an azimuth may miss and be right."""
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgment:
     """What views show, or what they should show."""
 
-    classes: Int[Tensor, "B"]  # noqa: F821
+    classes: Int[Tensor, " B"]
     """Index into CLASSES."""
-    colours: Int[Tensor, "B"]  # noqa: F821
-    """Index into COLOURS; of the largest part."""
-    patterns: Int[Tensor, "B"]  # noqa: F821
+    colors: Int[Tensor, " B"]
+    """Index into COLORS; of the largest part."""
+    patterns: Int[Tensor, " B"]
     """Index into PATTERNS."""
-    styles: Int[Tensor, "B"]  # noqa: F821
+    styles: Int[Tensor, " B"]
     """Index into STYLES."""
-    azimuths: Float[Tensor, "B"]  # noqa: F821
+    azimuths: Float[Tensor, " B"]
     """Degrees in [-180, 180); as what should be seen, NaN where nothing can be told from the object's side."""
 
-    def right(self, truth: Judgement) -> dict[str, Float[Tensor, "B"]]:  # noqa: F821
-        """For class, colour, pattern, style and azimuth: 1 where a view shows what ``truth`` says, else 0.
+    def right(self, truth: Judgment) -> dict[str, Float[Tensor, " B"]]:
+        """For class, color, pattern, style and azimuth: 1 where a view shows what ``truth`` says, else 0.
 
-        NaN where that cannot be judged: the colour in a style without colours, an azimuth that is NaN in ``truth``.
+        NaN where that cannot be judged: the color in a style without colors, an azimuth that is NaN in ``truth``.
         """
         found = {kind: (getattr(self, kind) == getattr(truth, kind)).float() for kind in KINDS}
-        found["colours"] = found["colours"].masked_fill(colourless()[truth.styles], torch.nan)
+        found["colors"] = found["colors"].masked_fill(colorless()[truth.styles], torch.nan)
         off = (self.azimuths - truth.azimuths + 180) % 360 - 180
         found["azimuths"] = torch.where(off.isnan(), off, (off.abs() <= TOLERANCE).float())
-        return dict(zip(("class", "colour", "pattern", "style", "azimuth"), found.values(), strict=True))
+        return dict(zip(("class", "color", "pattern", "style", "azimuth"), found.values(), strict=True))
 
 
-def share(right: Mapping[str, Float[Tensor, "B"]]) -> dict[str, float]:  # noqa: F821
+def share(right: Mapping[str, Float[Tensor, " B"]]) -> dict[str, float]:
     """Means over the views that could be judged; NaN where there are none."""
     return {key: values.nanmean().item() for key, values in right.items()}
 
@@ -68,31 +68,31 @@ def share(right: Mapping[str, Float[Tensor, "B"]]) -> dict[str, float]:  # noqa:
 @lru_cache(maxsize=1)
 def world_names() -> dict[str, tuple[str, ...]]:
     """The names that each of :data:`KINDS` has in the procedural world, in order."""
-    from invert3d_ns.prior.training.shapes import CLASSES
-    from invert3d_ns.prior.training.styles import STYLES
-    from invert3d_ns.prior.training.world import COLOURS, PATTERNS
+    from invert3d_ns.world.objects import COLORS, PATTERNS
+    from invert3d_ns.world.shapes import CLASSES
+    from invert3d_ns.world.styles import STYLES
 
-    return dict(zip(KINDS, map(tuple, (CLASSES, COLOURS, PATTERNS, STYLES)), strict=True))
+    return dict(zip(KINDS, map(tuple, (CLASSES, COLORS, PATTERNS, STYLES)), strict=True))
 
 
 @lru_cache(maxsize=1)
-def colourless() -> Tensor:
-    """For each style, whether it hides the object's colour (bool)."""
-    from invert3d_ns.prior.training.styles import COLOURLESS
+def colorless() -> Tensor:
+    """For each style, whether it hides the object's color (bool)."""
+    from invert3d_ns.world.styles import COLORLESS
 
-    return torch.tensor([style in COLOURLESS for style in world_names()["styles"]])
+    return torch.tensor([style in COLORLESS for style in world_names()["styles"]])
 
 
 @lru_cache(maxsize=1)
 def fronted() -> Tensor:
     """For each class, whether it has a front (bool)."""
-    from invert3d_ns.prior.training.shapes import FRONTED
+    from invert3d_ns.world.shapes import FRONTED
 
     return torch.tensor([name in FRONTED for name in world_names()["classes"]])
 
 
 class Judge(nn.Module):
-    """Names class, colour, pattern and style of single views, and the azimuth that they are seen from.
+    """Names class, color, pattern and style of single views, and the azimuth that they are seen from.
 
     Args:
         names: words of each of :data:`KINDS`; those of the world if not given.
@@ -105,11 +105,15 @@ class Judge(nn.Module):
         self.widths = tuple(widths)
         self.stages = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(before, after, 4, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(),
-                nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(),
+                nn.Conv2d(before, after, 4, 2, 1, bias=False),
+                nn.BatchNorm2d(after),
+                nn.ReLU(),
+                nn.Conv2d(after, after, 3, 1, 1, bias=False),
+                nn.BatchNorm2d(after),
+                nn.ReLU(),
             )
             for before, after in pairwise((3, *widths))
-        )  # fmt: skip
+        )
         inside = widths[-1] * (SIZE >> len(widths)) ** 2 + 2 * sum(widths[1:-1])
         self.hidden = nn.Sequential(nn.Dropout(0.15), nn.Linear(inside, 256), nn.ReLU())
         self.heads = nn.ModuleDict({kind: nn.Linear(256, len(self.names[kind])) for kind in KINDS})
@@ -127,10 +131,10 @@ class Judge(nn.Module):
         return {kind: head(hidden) for kind, head in self.heads.items()}
 
     @torch.no_grad()
-    def judge(self, images: Float[Tensor, "B 3 H W"], batch: int = 256) -> Judgement:
+    def judge(self, images: Float[Tensor, "B 3 H W"], batch: int = 256) -> Judgment:
         """What views show; RGB in [0, 1] on white, square, of any size and on any device.
 
-        The azimuth is the mean direction of the likeliest bin and its two neighbours.
+        The azimuth is the mean direction of the likeliest bin and its two neighbors.
         """
         device = next(self.parameters()).device
         parts: list[dict[str, Tensor]] = []
@@ -140,7 +144,7 @@ class Judge(nn.Module):
                 some = nn.functional.interpolate(some, (SIZE, SIZE), mode="area")
             logits = self(some)
             parts.append({kind: logits[kind].argmax(1) for kind in KINDS} | {"azimuths": _azimuth(logits["azimuths"])})
-        return Judgement(**{key: torch.cat([part[key] for part in parts]).cpu() for key in parts[0]})
+        return Judgment(**{key: torch.cat([part[key] for part in parts]).cpu() for key in parts[0]})
 
     @classmethod
     def load(cls, path: Path = WEIGHTS) -> Judge:
@@ -185,7 +189,7 @@ class Judge(nn.Module):
         save_file({k: v.cpu().contiguous() for k, v in state.items()}, path, metadata)
 
 
-def _azimuth(logits: Float[Tensor, "B bins"]) -> Float[Tensor, "B"]:  # noqa: F821
+def _azimuth(logits: Float[Tensor, "B bins"]) -> Float[Tensor, " B"]:
     best = logits.argmax(1, keepdim=True)
     near = (best + torch.arange(-1, 2, device=logits.device)) % BINS
     weights = logits.gather(1, near).softmax(1)

@@ -20,11 +20,20 @@ if TYPE_CHECKING:
     from invert3d_ns.prior.multiview import MultiViewPrior
 
 __all__ = [
-    "ASPECTS", "Prompt", "breakdown", "evaluate_prior", "grade_true_renders", "held_out_prompts", "prompts",
-    "sample_views", "summary", "table_row", "true_views",
-]  # fmt: skip
+    "ASPECTS",
+    "Prompt",
+    "breakdown",
+    "evaluate_prior",
+    "grade_true_renders",
+    "held_out_prompts",
+    "prompts",
+    "sample_views",
+    "summary",
+    "table_row",
+    "true_views",
+]
 
-ASPECTS = ("class", "colour", "pattern", "style", "azimuth")
+ASPECTS = ("class", "color", "pattern", "style", "azimuth")
 """What is graded."""
 _TRUTH_SEED = 4242
 
@@ -35,8 +44,8 @@ def true_views(
     cases: Sequence[Prompt], azimuths: Float[Tensor, "B F"], elevations: Float[Tensor, "B F"], size: int = 64
 ) -> Float[Tensor, "B F 3 H W"]:
     """True renders of objects that show what prompts ask for, RGB in [0, 1] on white; angles are in degrees."""
-    from invert3d_ns.prior.training.styles import apply_styles
-    from invert3d_ns.prior.training.world import render
+    from invert3d_ns.world.objects import render
+    from invert3d_ns.world.styles import apply_styles
 
     seeds = [_TRUTH_SEED + index for index in range(len(cases))]
     objects = [case.object(seed) for case, seed in zip(cases, seeds, strict=True)]
@@ -46,9 +55,15 @@ def true_views(
 
 
 def sample_views(
-    prior: MultiViewPrior, texts: Sequence[str], cameras: Float[Tensor, "B F 16"], *, seed: int,
-    cross_view: bool = True, steps: int = 20, guidance_scale: float | None = None,
-) -> Float[Tensor, "B F 3 H W"]:  # fmt: skip
+    prior: MultiViewPrior,
+    texts: Sequence[str],
+    cameras: Float[Tensor, "B F 16"],
+    *,
+    seed: int,
+    cross_view: bool = True,
+    steps: int = 20,
+    guidance_scale: float | None = None,
+) -> Float[Tensor, "B F 3 H W"]:
     """Views of prompts, RGB in [0, 1] on the CPU.
 
     Args:
@@ -60,16 +75,27 @@ def sample_views(
     if cross_view:
         return prior.sample(texts, cameras, steps=steps, seed=seed, guidance_scale=guidance_scale).cpu()
     apart = prior.sample(
-        [text for text in texts for _ in range(views)], cameras.reshape(-1, 1, cameras.shape[-1]), steps=steps,
-        seed=[seed * 1009 + index for index in range(objects * views)], guidance_scale=guidance_scale,
-    )  # fmt: skip
+        [text for text in texts for _ in range(views)],
+        cameras.reshape(-1, 1, cameras.shape[-1]),
+        steps=steps,
+        seed=[seed * 1009 + index for index in range(objects * views)],
+        guidance_scale=guidance_scale,
+    )
     return apart.cpu().reshape(objects, views, *apart.shape[2:])
 
 
 def evaluate_prior(
-    prior: MultiViewPrior, judge: Judge, cases: Sequence[Prompt], seeds: Sequence[int], *, steps: int = 20,
-    batch: int = 8, guidance_scale: float | None = None, cross_view: bool = True, progress: Progress | None = None,
-) -> tuple[list[dict[str, Any]], Float[Tensor, "P F 3 H W"]]:  # fmt: skip
+    prior: MultiViewPrior,
+    judge: Judge,
+    cases: Sequence[Prompt],
+    seeds: Sequence[int],
+    *,
+    steps: int = 20,
+    batch: int = 8,
+    guidance_scale: float | None = None,
+    cross_view: bool = True,
+    progress: Progress | None = None,
+) -> tuple[list[dict[str, Any]], Float[Tensor, "P F 3 H W"]]:
     """Sample every prompt with every seed from a random orbit, and grade each view.
 
     Returns:
@@ -79,9 +105,14 @@ def evaluate_prior(
 
     def draw(part: Sequence[Prompt], azimuths: Tensor, elevations: Tensor, seed: int) -> Tensor:
         return sample_views(
-            prior, [case.text for case in part], camera_condition(azimuths, elevations), seed=seed,
-            cross_view=cross_view, steps=steps, guidance_scale=guidance_scale,
-        )  # fmt: skip
+            prior,
+            [case.text for case in part],
+            camera_condition(azimuths, elevations),
+            seed=seed,
+            cross_view=cross_view,
+            steps=steps,
+            guidance_scale=guidance_scale,
+        )
 
     return _grade(judge, cases, seeds, draw, prior.info.num_views, batch, progress)
 
@@ -98,9 +129,14 @@ def grade_true_renders(
 
 
 def _grade(
-    judge: Judge, cases: Sequence[Prompt], seeds: Sequence[int],
-    draw: Callable[[Sequence[Prompt], Tensor, Tensor, int], Tensor], views: int, batch: int, progress: Progress | None,
-) -> tuple[list[dict[str, Any]], Float[Tensor, "P F 3 H W"]]:  # fmt: skip
+    judge: Judge,
+    cases: Sequence[Prompt],
+    seeds: Sequence[int],
+    draw: Callable[[Sequence[Prompt], Tensor, Tensor, int], Tensor],
+    views: int,
+    batch: int,
+    progress: Progress | None,
+) -> tuple[list[dict[str, Any]], Float[Tensor, "P F 3 H W"]]:
     rows: list[dict[str, Any]] = []
     pictures: list[Tensor] = []
     for seed in seeds:
@@ -112,10 +148,16 @@ def _grade(
             for index, case in enumerate(cases[some]):
                 own = slice(index * views, (index + 1) * views)
                 shares = {aspect: right[aspect][own].nanmean().item() for aspect in ASPECTS}
-                rows.append({
-                    "prompt": case.text, "seed": seed, "name": case.name, "asked style": case.style,
-                    "asked pattern": case.pattern, **shares,
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "prompt": case.text,
+                        "seed": seed,
+                        "name": case.name,
+                        "asked style": case.style,
+                        "asked pattern": case.pattern,
+                        **shares,
+                    }
+                )
             if seed == seeds[0]:
                 pictures.append(images)
             if progress is not None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.prior.info import PriorInfo
 from invert3d_ns.prior.multiview import MultiViewPrior
 
@@ -92,10 +92,15 @@ def random_prior(size: Size, device: str | torch.device = "cpu", dtype: torch.dt
         "sample_size": shape.latent * 2 ** (len(shape.vae) - 1),
     }
     text_config = CLIPTextConfig(
-        vocab_size=CLIP_VOCABULARY_SIZE, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers,
-        num_attention_heads=heads, bos_token_id=CLIP_VOCABULARY_SIZE - 2, eos_token_id=CLIP_VOCABULARY_SIZE - 1,
+        vocab_size=CLIP_VOCABULARY_SIZE,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        bos_token_id=CLIP_VOCABULARY_SIZE - 2,
+        eos_token_id=CLIP_VOCABULARY_SIZE - 1,
         pad_token_id=CLIP_VOCABULARY_SIZE - 1,
-    )  # fmt: skip
+    )
     scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
     with torch.device(device):
         with _default_dtype(dtype):

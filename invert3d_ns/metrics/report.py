@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from invert3d_ns.errors import InputError
-from invert3d_ns.files import atomic_path
-from invert3d_ns.provenance import provenance
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.files import atomic_path
+from invert3d_ns.base.provenance import provenance
 
 Row = Mapping[str, Any]
 

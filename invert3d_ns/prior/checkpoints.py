@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from invert3d_ns.errors import InputError
-from invert3d_ns.prior import download, layouts
-from invert3d_ns.prior.hub import HubReference, cache_root, find_local, parse_reference, recorded_hashes
-from invert3d_ns.prior.manifest import record_files, require_sha256
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.prior import layouts
 from invert3d_ns.prior.storage import load_folder, read_info, save_prior
-from invert3d_ns.prior.weights import check_finished
+from invert3d_ns.weights import download
+from invert3d_ns.weights.hub import HubReference, cache_root, find_local, parse_reference, recorded_hashes
+from invert3d_ns.weights.manifest import record_files, require_sha256
+from invert3d_ns.weights.tensors import check_finished
 
 if TYPE_CHECKING:
     from invert3d_ns.prior.multiview import MultiViewPrior
@@ -152,7 +153,7 @@ def open_source(name_or_path: str | Path, *, mirror: str | None = None, sha256: 
 
     Args:
         name_or_path: as for :func:`load_prior`.
-        mirror: see :func:`invert3d_ns.prior.download.fetch`.
+        mirror: see :func:`invert3d_ns.weights.download.fetch`.
         sha256: expected of the source, which then must be a single file.
 
     Raises:
@@ -175,7 +176,7 @@ def fetch(name_or_path: str | Path, *, mirror: str | None = None, sha256: str | 
 
     Args:
         name_or_path: as for :func:`load_prior`.
-        mirror: see :func:`invert3d_ns.prior.download.fetch`.
+        mirror: see :func:`invert3d_ns.weights.download.fetch`.
         sha256: expected of the checkpoint, which then must be a single file.
 
     Raises:

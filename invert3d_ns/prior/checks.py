@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.prior.checkpoints import converted_folder, open_source
 from invert3d_ns.prior.golden import TOLERANCE, golden_difference, is_golden
 from invert3d_ns.prior.info import fingerprint
-from invert3d_ns.prior.manifest import check_hashes
 from invert3d_ns.prior.storage import load_folder
+from invert3d_ns.weights.manifest import check_hashes
 
 
 def check(name_or_path: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 
 TOLERANCE = 1e-5
 """Largest absolute difference at which a golden file agrees, in float32."""
@@ -42,7 +42,7 @@ def golden_difference(path: Path | str) -> float:
     from invert3d_ns.prior.attention import install_cross_view_attention
     from invert3d_ns.prior.conversion import convert_unet
     from invert3d_ns.prior.multiview import run_unet
-    from invert3d_ns.prior.weights import read_safetensors
+    from invert3d_ns.weights.tensors import read_safetensors
 
     tensors, metadata = read_safetensors(Path(path))
     missing = [name for name in _TENSORS if name not in tensors] + [k for k in ("num_frames",) if k not in metadata]

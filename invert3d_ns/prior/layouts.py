@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.prior.conversion import (
     CLIP_PREFIX,
     OPEN_CLIP_PREFIX,
@@ -30,7 +30,7 @@ from invert3d_ns.prior.conversion import (
 )
 from invert3d_ns.prior.info import PriorInfo
 from invert3d_ns.prior.vocabulary import CLIP_VOCABULARY_SIZE, clip_tokenizer
-from invert3d_ns.prior.weights import read_weights
+from invert3d_ns.weights.tensors import read_weights
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel

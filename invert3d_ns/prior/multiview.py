@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.prior import prompts as prompting
 from invert3d_ns.prior.info import PriorInfo, fingerprint
 from invert3d_ns.prior.memory import PriorOptions, explain_out_of_memory
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from invert3d_ns.prior.offload import Offload
 
 Latents = Float[Tensor, "B F c h w"]
-Timesteps = Int[Tensor, "B"] | Int[Tensor, "B F"]
+Timesteps = Int[Tensor, " B"] | Int[Tensor, "B F"]
 
 ALPHA_BAR_FLOOR = 1e-6
 """An epsilon prior's clean latents are divided by sqrt(alpha_bar), clamped here; v-prediction never divides."""
@@ -52,7 +52,7 @@ class MultiViewPrior(nn.Module):
         frozen: False leaves ``requires_grad`` and train mode alone (for the code that trains priors).
     """
 
-    alphas_cumprod: Float[Tensor, "T"]  # noqa: F821
+    alphas_cumprod: Float[Tensor, " T"]
     options: PriorOptions
     """How it computes; :func:`invert3d_ns.prior.memory.apply` sets them."""
     offload: Offload | None
@@ -115,7 +115,7 @@ class MultiViewPrior(nn.Module):
     def encode_prompt(
         self, prompts: str | Sequence[str], words: Mapping[str, Float[Tensor, "N D"]] | None = None
     ) -> Float[Tensor, "B L C"]:
-        """Encode prompts in which placeholders stand for learnt vectors. Differentiable in the vectors.
+        """Encode prompts in which placeholders stand for learned vectors. Differentiable in the vectors.
 
         Args:
             prompts: B prompts (or one); :attr:`PriorInfo.prompt_suffix` is not added.

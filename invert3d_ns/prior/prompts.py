@@ -1,6 +1,6 @@
-"""Prompts that mix words with pseudo-words: tokenisation, and the splice of learnt vectors into a CLIP text encoder.
+"""Prompts that mix words with pseudo-words: tokenisation, and the splice of learned vectors into a CLIP text encoder.
 
-A pseudo-word is a placeholder such as ``<object>`` that stands for N learnt vectors. It enters at the token-embedding
+A pseudo-word is a placeholder such as ``<object>`` that stands for N learned vectors. It enters at the token-embedding
 level (textual inversion, Gal et al. 2022): the placeholder takes N positions, whose token embeddings are replaced by
 the vectors; later tokens move right. Position embeddings and the transformer then run as usual.
 """
@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -32,8 +32,8 @@ class TokenizedPrompts:
 
     ids: Int[Tensor, "B L"]
     """Ids with start, end and padding; positions of pseudo-words hold the end token's id."""
-    rows: Int[Tensor, "K"]  # noqa: F821
-    columns: Int[Tensor, "K"]  # noqa: F821
+    rows: Int[Tensor, " K"]
+    columns: Int[Tensor, " K"]
     """Position of each of the K spliced vectors, in the order in which prompts name them."""
     placeholders: list[str]
     """The placeholder of each occurrence, in the same order; each stands for N consecutive positions."""
@@ -182,8 +182,8 @@ def enable_splicing(text_encoder: CLIPTextModel) -> None:
 @contextmanager
 def splice(
     text_encoder: CLIPTextModel,
-    rows: Int[Tensor, "K"],  # noqa: F821
-    columns: Int[Tensor, "K"],  # noqa: F821
+    rows: Int[Tensor, " K"],
+    columns: Int[Tensor, " K"],
     vectors: Float[Tensor, "K D"],
 ) -> Iterator[None]:
     """In this context and thread, token embeddings at ``[rows, columns]`` are ``vectors``, differentiably."""

@@ -49,9 +49,14 @@ def sample_latents(
 
     def predict(latents: Tensor, t: Tensor) -> Tensor:
         return prior.predict(
-            latents, t, context, cameras, negative_context=negative_context, guidance_scale=guidance_scale,
+            latents,
+            t,
+            context,
+            cameras,
+            negative_context=negative_context,
+            guidance_scale=guidance_scale,
             guidance_rescale=guidance_rescale,
-        )  # fmt: skip
+        )
 
     return denoise(prior, noise, predict, steps=steps, sampler=sampler, callback=callback)
 
@@ -66,12 +71,12 @@ def start_index(steps: int, strength: float) -> int:
 def denoise(
     prior: MultiViewPrior,
     noise: Float[Tensor, "B F c h w"],
-    predict: Callable[[Float[Tensor, "B F c h w"], Int[Tensor, "B"]], Float[Tensor, "B F c h w"]],  # noqa: F821
+    predict: Callable[[Float[Tensor, "B F c h w"], Int[Tensor, " B"]], Float[Tensor, "B F c h w"]],
     *,
     steps: int = 30,
     sampler: Sampler = "ddim",
     strength: float = 1.0,
-    start: Callable[[Int[Tensor, "B"]], Float[Tensor, "B F c h w"]] | None = None,  # noqa: F821
+    start: Callable[[Int[Tensor, " B"]], Float[Tensor, "B F c h w"]] | None = None,
     callback: Callable[[int, Float[Tensor, "B F c h w"]], Float[Tensor, "B F c h w"] | None] | None = None,
 ) -> Float[Tensor, "B F c h w"]:
     """The sampling loop itself, for any way to predict.

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from invert3d_ns.errors import InputError
-from invert3d_ns.files import atomic_path
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.files import atomic_path
 from invert3d_ns.prior.info import PriorInfo
-from invert3d_ns.prior.manifest import check_sizes, write_manifest
-from invert3d_ns.prior.weights import read_safetensors
+from invert3d_ns.weights.manifest import check_sizes, write_manifest
+from invert3d_ns.weights.tensors import read_safetensors
 
 if TYPE_CHECKING:
     from invert3d_ns.prior.multiview import MultiViewPrior

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 from torch import Tensor
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.scenes.axes import UpAxis
 from invert3d_ns.scenes.cameras import OBJECT_RADIUS, orbit_cameras
 from invert3d_ns.scenes.folders import FolderScene, find_layout, scene_metadata
@@ -25,7 +25,7 @@ DEMO_SCENE = Path(__file__).parents[1] / "data" / "demo.ply"
 
 @dataclass
 class SceneDataParserConfig(DataParserConfig):
-    """Reads any scene and brings it into the object frame: z up, centred, radius 0.9."""
+    """Reads any scene and brings it into the object frame: z up, centered, radius 0.9."""
 
     _target: type = field(default_factory=lambda: SceneDataParser)
     data: Path | None = None  # type: ignore[assignment]
@@ -68,7 +68,7 @@ def scene_name(data: Path | None) -> str:
     return str(name) if name else data.resolve().stem
 
 
-def object_splats(cloud: SplatCloud) -> Bool[Tensor, "N"] | None:  # noqa: F821
+def object_splats(cloud: SplatCloud) -> Bool[Tensor, " N"] | None:
     """The splats of an object-frame scene that lie in the object's sphere; None if that is (nearly) all of them."""
     within = cloud.means.norm(dim=-1) < 1.1 * OBJECT_RADIUS
     return within if within.float().mean() < 0.99 else None

@@ -1,6 +1,6 @@
 """Orbit cameras: the one place where the conventions of nerfstudio, gsplat and MVDream meet.
 
-Object frame (also nerfstudio's world): z up, the object centred at the origin and scaled to :data:`OBJECT_RADIUS`.
+Object frame (also nerfstudio's world): z up, the object centered at the origin and scaled to :data:`OBJECT_RADIUS`.
 A camera at azimuth ``a`` and elevation ``e`` stands at ``r (cos e sin a, -cos e cos a, sin e)`` and looks at the
 origin, so azimuth 0 sees the front and azimuth 90 the side that faces +x. Camera-to-world matrices use OpenGL camera
 axes (x right, y up, looking along -z). That is MVDream's own frame after its change from y-up to z-up, ``(x, -z, y)``;
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nerfstudio.cameras.cameras import Cameras
 
 OBJECT_RADIUS = 0.9
-"""Radius of the bounding sphere that scenes are normalised to, in world units."""
+"""Radius of the bounding sphere that scenes are normalized to, in world units."""
 ORBIT_RADIUS = 2.5
 """Distance of orbit cameras from the origin, in world units (Invert3D, official code)."""
 FOV_Y = 49.1
@@ -85,8 +85,8 @@ def intrinsics(size: int, fov_y: float = FOV_Y) -> Float[Tensor, "3 3"]:
 
 
 def orbit_cameras(
-    azimuths: Float[Tensor, "F"],  # noqa: F821
-    elevations: Float[Tensor, "F"],  # noqa: F821
+    azimuths: Float[Tensor, " F"],
+    elevations: Float[Tensor, " F"],
     size: int,
     *,
     radius: float = ORBIT_RADIUS,
@@ -98,9 +98,14 @@ def orbit_cameras(
     k = intrinsics(size, fov_y)
     matrices = orbit_camera_to_world(azimuths, elevations, radius)[:, :3]
     return Cameras(
-        camera_to_worlds=matrices, fx=k[0, 0].item(), fy=k[1, 1].item(), cx=k[0, 2].item(), cy=k[1, 2].item(),
-        width=size, height=size,
-    )  # fmt: skip
+        camera_to_worlds=matrices,
+        fx=k[0, 0].item(),
+        fy=k[1, 1].item(),
+        cx=k[0, 2].item(),
+        cy=k[1, 2].item(),
+        width=size,
+        height=size,
+    )
 
 
 def gsplat_viewmats(camera_to_world: Float[Tensor, "*F r 4"]) -> Float[Tensor, "*F 4 4"]:

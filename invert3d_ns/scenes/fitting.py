@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.scenes.cameras import FOV_Y, OBJECT_RADIUS, gsplat_viewmats, intrinsics
 from invert3d_ns.scenes.ply import SH_C0, SplatCloud
 from invert3d_ns.scenes.rasterization import rasterization
@@ -39,7 +39,7 @@ def fit_splats(
         images: RGB in [0, 1], square, on the CPU; whatever differs from white is the object.
         camera_to_world: OpenGL axes, object frame (3x4 or 4x4).
         count: number of splats.
-        steps: optimiser steps, each over all views.
+        steps: optimizer steps, each over all views.
         seed: of the choice of starting points.
         fov_y: vertical field of view in degrees.
 
@@ -85,14 +85,18 @@ def fit_splats(
 def draw_splats(
     cloud: SplatCloud, camera_to_world: Float[Tensor, "F r 4"], size: int, fov_y: float = FOV_Y
 ) -> Float[Tensor, "F 3 H W"]:
-    """Views of splats without view-dependent colour, RGB in [0, 1] on white, square of ``size`` pixels."""
+    """Views of splats without view-dependent color, RGB in [0, 1] on white, square of ``size`` pixels."""
     return _draw(cloud, camera_to_world[..., :3, :].float(), size, fov_y)[0].clamp(0, 1)
 
 
 def render_splats(
-    cloud: SplatCloud, camera_to_world: Float[Tensor, "F r 4"], size: int, *, supersampling: int = 1,
+    cloud: SplatCloud,
+    camera_to_world: Float[Tensor, "F r 4"],
+    size: int,
+    *,
+    supersampling: int = 1,
     fov_y: float = FOV_Y,
-) -> tuple[Float[Tensor, "F 3 H W"], Float[Tensor, "F 1 H W"]]:  # fmt: skip
+) -> tuple[Float[Tensor, "F 3 H W"], Float[Tensor, "F 1 H W"]]:
     """Views of splats with all their harmonics, and their coverage, differentiable in every tensor of ``cloud``.
 
     Args:
@@ -103,8 +107,8 @@ def render_splats(
         fov_y: vertical field of view in degrees.
 
     Returns:
-        RGB on white, not clamped above (harmonics may exceed 1), and alpha in [0, 1]. Colours below 0 are drawn as 0,
-        yet their gradients pass, so that an optimiser can bring them back.
+        RGB on white, not clamped above (harmonics may exceed 1), and alpha in [0, 1]. Colors below 0 are drawn as 0,
+        yet their gradients pass, so that an optimizer can bring them back.
     """
     poses = camera_to_world[..., :3, :].to(cloud.means)
     fine, viewmats = size * supersampling, gsplat_viewmats(poses)
@@ -116,21 +120,33 @@ def render_splats(
         directions = cloud.means[None] - poses[:, None, :, 3]
         colors = 0.5 + _spherical_harmonics(cloud.sh_degree, directions, coefficients.expand(len(poses), -1, -1, -1))
     images, alphas, _ = rasterization(
-        cloud.means, cloud.quats, cloud.scales.exp(), cloud.opacities[:, 0].sigmoid(),
-        colors + (-colors).clamp_min(0).detach(), viewmats, intrinsics(fine, fov_y).to(poses).expand(len(poses), 3, 3),
-        fine, fine, packed=False, backgrounds=torch.ones(len(poses), 3, device=poses.device),
-    )  # fmt: skip
+        cloud.means,
+        cloud.quats,
+        cloud.scales.exp(),
+        cloud.opacities[:, 0].sigmoid(),
+        colors + (-colors).clamp_min(0).detach(),
+        viewmats,
+        intrinsics(fine, fov_y).to(poses).expand(len(poses), 3, 3),
+        fine,
+        fine,
+        packed=False,
+        backgrounds=torch.ones(len(poses), 3, device=poses.device),
+    )
     pooled = functional.avg_pool2d(torch.cat([images, alphas], dim=-1).permute(0, 3, 1, 2), supersampling)
     return pooled[:, :3], pooled[:, 3:]
 
 
 def lift_to_splats(
-    cloud: SplatCloud, maps: Float[Tensor, "F K H W"], camera_to_world: Float[Tensor, "F r 4"], *,
-    supersampling: int = 1, fov_y: float = FOV_Y,
-) -> tuple[Float[Tensor, "N K"], Float[Tensor, "N"]]:  # fmt: skip  # noqa: F821
+    cloud: SplatCloud,
+    maps: Float[Tensor, "F K H W"],
+    camera_to_world: Float[Tensor, "F r 4"],
+    *,
+    supersampling: int = 1,
+    fov_y: float = FOV_Y,
+) -> tuple[Float[Tensor, "N K"], Float[Tensor, " N"]]:
     """What square maps over views say about each splat: their mean, weighted by what the splat adds to each pixel.
 
-    A rendered view is linear in the splats' colours, so the gradient of sum(map * view) with respect to them is the
+    A rendered view is linear in the splats' colors, so the gradient of sum(map * view) with respect to them is the
     exact sum of the map over the splat's contributions: occlusion, opacity and footprint included.
 
     Returns:
@@ -146,15 +162,28 @@ def lift_to_splats(
 
 
 def draw_values(
-    cloud: SplatCloud, values: Float[Tensor, "N K"], camera_to_world: Float[Tensor, "F r 4"], size: int, *,
-    supersampling: int = 1, fov_y: float = FOV_Y,
-) -> Float[Tensor, "F K H W"]:  # fmt: skip
-    """Views of any K numbers that each splat has, in place of its colour, over zeros."""
+    cloud: SplatCloud,
+    values: Float[Tensor, "N K"],
+    camera_to_world: Float[Tensor, "F r 4"],
+    size: int,
+    *,
+    supersampling: int = 1,
+    fov_y: float = FOV_Y,
+) -> Float[Tensor, "F K H W"]:
+    """Views of any K numbers that each splat has, in place of its color, over zeros."""
     poses, fine = camera_to_world[..., :3, :].to(cloud.means), size * supersampling
     drawn, _, _ = rasterization(
-        cloud.means, cloud.quats, cloud.scales.exp(), cloud.opacities[:, 0].sigmoid(), values.to(cloud.means),
-        gsplat_viewmats(poses), intrinsics(fine, fov_y).to(poses).expand(len(poses), 3, 3), fine, fine, packed=False,
-    )  # fmt: skip
+        cloud.means,
+        cloud.quats,
+        cloud.scales.exp(),
+        cloud.opacities[:, 0].sigmoid(),
+        values.to(cloud.means),
+        gsplat_viewmats(poses),
+        intrinsics(fine, fov_y).to(poses).expand(len(poses), 3, 3),
+        fine,
+        fine,
+        packed=False,
+    )
     return functional.avg_pool2d(drawn.permute(0, 3, 1, 2), supersampling)
 
 
@@ -162,17 +191,29 @@ def _draw(
     cloud: SplatCloud, poses: Float[Tensor, "F 3 4"], size: int, fov_y: float
 ) -> tuple[Float[Tensor, "F 3 H W"], Float[Tensor, "F H W"]]:
     images, alphas, _ = rasterization(
-        cloud.means, cloud.quats, cloud.scales.exp(), cloud.opacities[:, 0].sigmoid(),
-        0.5 + SH_C0 * cloud.features_dc, gsplat_viewmats(poses), intrinsics(size, fov_y).expand(len(poses), 3, 3),
-        size, size, packed=False, backgrounds=torch.ones(len(poses), 3),
-    )  # fmt: skip
+        cloud.means,
+        cloud.quats,
+        cloud.scales.exp(),
+        cloud.opacities[:, 0].sigmoid(),
+        0.5 + SH_C0 * cloud.features_dc,
+        gsplat_viewmats(poses),
+        intrinsics(size, fov_y).expand(len(poses), 3, 3),
+        size,
+        size,
+        packed=False,
+        backgrounds=torch.ones(len(poses), 3),
+    )
     return images.permute(0, 3, 1, 2), alphas[..., 0]
 
 
 def _start(
-    images: Float[Tensor, "F 3 H W"], alphas: Float[Tensor, "F H W"], poses: Float[Tensor, "F 3 4"], count: int,
-    fov_y: float, generator: torch.Generator,
-) -> SplatCloud:  # fmt: skip
+    images: Float[Tensor, "F 3 H W"],
+    alphas: Float[Tensor, "F H W"],
+    poses: Float[Tensor, "F 3 4"],
+    count: int,
+    fov_y: float,
+    generator: torch.Generator,
+) -> SplatCloud:
     focal = 0.5 / math.tan(math.radians(fov_y) / 2)
     shape = (len(images), 2)
     views = Views(
@@ -190,8 +231,10 @@ def _start(
     nearest = torch.cdist(means, means).topk(min(4, count), largest=False).values[:, 1:].mean(1, keepdim=True)
     scales = nearest.nan_to_num(WIDEST).clamp(5e-3, WIDEST / 2).log().expand(-1, 3)
     return SplatCloud(
-        means=means, scales=scales.contiguous(),
+        means=means,
+        scales=scales.contiguous(),
         quats=torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(count, 4).contiguous(),
         opacities=torch.full((count, 1), 1.0),
-        features_dc=(hull_colors(views, means) - 0.5) / SH_C0, features_rest=torch.zeros(count, 0, 3),
-    )  # fmt: skip
+        features_dc=(hull_colors(views, means) - 0.5) / SH_C0,
+        features_rest=torch.zeros(count, 0, 3),
+    )

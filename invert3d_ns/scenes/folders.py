@@ -15,7 +15,7 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from torch import Tensor
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.scenes.cameras import OBJECT_RADIUS
 from invert3d_ns.scenes.normalization import turn
 
@@ -27,8 +27,15 @@ _MAX_VIEWS_FOR_HULL = 36
 _SEED_POINTS = 5000
 # What nerfstudio's parsers raise on files that are not what they expect.
 _PARSER_ERRORS = (
-    AssertionError, ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError,
-)  # fmt: skip
+    AssertionError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def scene_metadata(**given: Any) -> dict[str, Any]:
@@ -104,9 +111,12 @@ class FolderScene:
             # Points are read here: nerfstudio's reader imports open3d, which bare machines cannot load, and may ask
             # questions.
             parser = NerfstudioDataParserConfig(
-                data=self.folder, orientation_method="none", center_method="none", auto_scale_poses=False,
+                data=self.folder,
+                orientation_method="none",
+                center_method="none",
+                auto_scale_poses=False,
                 train_split_fraction=self._train_fraction(),
-            ).setup()  # fmt: skip
+            ).setup()
             return parser.get_dataparser_outputs
         if self.kind == "blender":
             from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
@@ -117,9 +127,14 @@ class FolderScene:
         masks = Path("masks") if (self.folder / "masks").is_dir() else None
         # A factor of 1 keeps the parser from asking whether to write shrunk copies; images shrink as they are read.
         parser = ColmapDataParserConfig(
-            data=self.folder, colmap_path=self.source.relative_to(self.folder), masks_path=masks, downscale_factor=1,
-            orientation_method="none", center_method="none", auto_scale_poses=False,
-        ).setup()  # fmt: skip
+            data=self.folder,
+            colmap_path=self.source.relative_to(self.folder),
+            masks_path=masks,
+            downscale_factor=1,
+            orientation_method="none",
+            center_method="none",
+            auto_scale_poses=False,
+        ).setup()
         return parser.get_dataparser_outputs
 
     def _train_fraction(self) -> float:
@@ -183,9 +198,9 @@ class FolderScene:
         if views is not None:
             hull, surface, spacing = silhouettes.visual_hull(views)
             low, high = hull.amin(dim=0), hull.amax(dim=0)
-            centre = (low + high) / 2
-            largest = float((hull - centre).norm(dim=-1).max()) + spacing / 2
-            extent = min(largest, silhouettes.apparent_radius(views, centre))
+            center = (low + high) / 2
+            largest = float((hull - center).norm(dim=-1).max()) + spacing / 2
+            extent = min(largest, silhouettes.apparent_radius(views, center))
             points = _subsample(hull[surface], _SEED_POINTS)
             colors = silhouettes.hull_colors(views, points) * 255
         else:
@@ -193,13 +208,13 @@ class FolderScene:
                 "[yellow]The images show more than the object: neither alpha, masks nor a plain background. What the"
                 " cameras look at is taken to be the object; images with alpha work better."
             )
-            centre, distance = silhouettes.focus(poses)
+            center, distance = silhouettes.focus(poses)
             fov = (0.5 * train.cameras.height / train.cameras.fy).median()
             extent = distance * math.sin(math.atan(float(fov))) * 0.9
         transform = torch.eye(4)
         scale = OBJECT_RADIUS / extent
-        transform[:3, :3], transform[:3, 3] = scale * rotation, -scale * centre
-        points = scale * (points - centre)
+        transform[:3, :3], transform[:3, 3] = scale * rotation, -scale * center
+        points = scale * (points - center)
         if not extras["surroundings"]:
             near = points.norm(dim=-1) < 1.2 * OBJECT_RADIUS
             points, colors = points[near], colors[near]
@@ -248,7 +263,7 @@ class FolderScene:
         ), extras
 
     def _sparse_points(self, train: DataparserOutputs) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
-        """The reconstruction's own points in the frame of the cameras, with colours from 0 to 255; none if there are
+        """The reconstruction's own points in the frame of the cameras, with colors from 0 to 255; none if there are
         none.
         """
         points = train.metadata.get("points3D_xyz")

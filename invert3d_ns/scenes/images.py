@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 
 
 def read_image(path: Path, mask_path: Path | None = None, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
@@ -16,7 +16,7 @@ def read_image(path: Path, mask_path: Path | None = None, size: tuple[int, int] 
     Args:
         path: the image.
         mask_path: a mask to be its alpha, resized to fit.
-        size: (width, height) to resize to, colours weighted by alpha so that no background bleeds into edges.
+        size: (width, height) to resize to, colors weighted by alpha so that no background bleeds into edges.
 
     Raises:
         InputError: a file is missing or cannot be decoded.

@@ -1,4 +1,4 @@
-"""Bringing splats and cameras into the object frame: z up, centred, scaled to a known radius."""
+"""Bringing splats and cameras into the object frame: z up, centered, scaled to a known radius."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.scenes.axes import UpAxis
 from invert3d_ns.scenes.cameras import OBJECT_RADIUS
 from invert3d_ns.scenes.ply import SplatCloud
@@ -31,7 +31,7 @@ _TO_Z_UP: dict[str, list[list[float]]] = {
 def to_object_frame(
     cloud: SplatCloud, up: UpAxis = "y", radius: float = OBJECT_RADIUS
 ) -> tuple[SplatCloud, Float[Tensor, "4 4"]]:
-    """Rotate, centre and scale splats into the object frame.
+    """Rotate, center and scale splats into the object frame.
 
     Args:
         cloud: splats in the frame of their file.
@@ -47,8 +47,8 @@ def to_object_frame(
     if up not in get_args(UpAxis):
         raise InputError(f"the up axis cannot be '{up}'; give one of {', '.join(get_args(UpAxis))}")
     rotation = torch.tensor(_TO_Z_UP[up], dtype=torch.float32)
-    centre, extent = robust_sphere(cloud.means @ rotation.T, torch.sigmoid(cloud.opacities[:, 0]))
-    transform = similarity(rotation, centre, radius / extent)
+    center, extent = robust_sphere(cloud.means @ rotation.T, torch.sigmoid(cloud.opacities[:, 0]))
+    transform = similarity(rotation, center, radius / extent)
     return transform_splats(cloud, transform), transform
 
 
@@ -59,11 +59,11 @@ def from_object_frame(cloud: SplatCloud, up: UpAxis) -> SplatCloud:
     return transform_splats(cloud, transform)
 
 
-def similarity(rotation: Float[Tensor, "3 3"], centre: Float[Tensor, "3"], scale: float) -> Float[Tensor, "4 4"]:
-    """The transform x -> scale (rotation x - centre); ``centre`` is given after the rotation."""
+def similarity(rotation: Float[Tensor, "3 3"], center: Float[Tensor, "3"], scale: float) -> Float[Tensor, "4 4"]:
+    """The transform x -> scale (rotation x - center); ``center`` is given after the rotation."""
     transform = torch.eye(4)
     transform[:3, :3] = scale * rotation
-    transform[:3, 3] = -scale * centre
+    transform[:3, 3] = -scale * center
     return transform
 
 
@@ -78,9 +78,9 @@ def turn(degrees: float) -> Float[Tensor, "4 4"]:
 
 def robust_sphere(
     points: Float[Tensor, "N 3"],
-    weights: Float[Tensor, "N"],  # noqa: F821
+    weights: Float[Tensor, " N"],
 ) -> tuple[Float[Tensor, "3"], float]:
-    """Centre and radius of the smallest box-centred sphere around the bulk of weighted points.
+    """Center and radius of the smallest box-centered sphere around the bulk of weighted points.
 
     Points of little weight count little, and the few that lie far out (floaters) not at all: points beyond 2.5 times
     the radius that holds 90 % of the weight around the weighted median are dropped, then 0.2 % of the weight at each
@@ -98,14 +98,14 @@ def robust_sphere(
     bulk = distance <= 2.5 * _quantile(distance, weights, 0.9)
     points, weights = points[bulk], weights[bulk]
     low, high = (torch.stack([_quantile(points[:, i], weights, q) for i in range(3)]) for q in (0.002, 0.998))
-    centre = (low + high) / 2
-    extent = float(_quantile((points - centre).norm(dim=-1), weights, 0.998))
+    center = (low + high) / 2
+    extent = float(_quantile((points - center).norm(dim=-1), weights, 0.998))
     if not extent > 0:
         raise InputError("all splats of the scene lie in one point; export it again")
-    return centre, extent
+    return center, extent
 
 
-def _quantile(values: Float[Tensor, "N"], weights: Float[Tensor, "N"], q: float) -> Float[Tensor, ""]:  # noqa: F821
+def _quantile(values: Float[Tensor, " N"], weights: Float[Tensor, " N"], q: float) -> Float[Tensor, ""]:
     """The smallest value at or below which the share ``q`` of the weight lies."""
     values, order = values.sort()
     cumulative = weights[order].double().cumsum(0)
@@ -113,7 +113,7 @@ def _quantile(values: Float[Tensor, "N"], weights: Float[Tensor, "N"], q: float)
 
 
 def transform_splats(cloud: SplatCloud, transform: Float[Tensor, "4 4"]) -> SplatCloud:
-    """Apply a similarity (rotation, uniform scale, translation) to splats: centres, sizes, orientations and spherical
+    """Apply a similarity (rotation, uniform scale, translation) to splats: centers, sizes, orientations and spherical
     harmonics.
     """
     scale = torch.linalg.det(transform[:3, :3].double()).pow(1 / 3).float()

@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from invert3d_ns.errors import InputError
-from invert3d_ns.files import atomic_path
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.files import atomic_path
 from invert3d_ns.scenes.axes import UpAxis
 
 SH_C0 = 0.28209479177387814
-"""The constant spherical-harmonic basis function: colour = 0.5 + SH_C0 * features_dc."""
+"""The constant spherical-harmonic basis function: color = 0.5 + SH_C0 * features_dc."""
 
 _REQUIRED = ["x", "y", "z", "opacity", *(f"scale_{i}" for i in range(3)), *(f"rot_{i}" for i in range(4))]
 _REST_COUNTS = {0: 0, 9: 1, 24: 2, 45: 3}
@@ -30,7 +30,7 @@ class SplatCloud:
     """
 
     means: Float[Tensor, "N 3"]
-    """Centres in world units."""
+    """Centers in world units."""
     scales: Float[Tensor, "N 3"]
     """Natural logarithm of the standard deviations along the splat's own axes."""
     quats: Float[Tensor, "N 4"]

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from invert3d_ns.errors import InputError
-from invert3d_ns.files import atomic_path
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.files import atomic_path
 from invert3d_ns.scenes.cameras import ELEVATION_RANGE, gsplat_viewmats, orbit_cameras
 from invert3d_ns.scenes.ply import SplatCloud
 
@@ -45,11 +45,11 @@ def render_rgba(cloud: SplatCloud, cameras: Cameras) -> Float[Tensor, "F H W 4"]
     return torch.cat([(render / alpha.clamp_min(1e-6)).clamp(0, 1), alpha.clamp(0, 1)], dim=-1)
 
 
-def spread_orbit(count: int, offset: float = 0.0) -> tuple[Float[Tensor, "F"], Float[Tensor, "F"]]:  # noqa: F821
+def spread_orbit(count: int, offset: float = 0.0) -> tuple[Float[Tensor, " F"], Float[Tensor, " F"]]:
     """Azimuths and elevations in degrees of ``count`` cameras spread evenly over the band of elevations that is trained
     on.
 
-    The golden angle between neighbours makes every run of cameras cover all sides; ``offset`` (in cameras) gives
+    The golden angle between neighbors makes every run of cameras cover all sides; ``offset`` (in cameras) gives
     another set that lies between the first one's.
     """
     index = torch.arange(count) + 0.5 + offset
@@ -92,9 +92,15 @@ def write_posed_images(cloud: SplatCloud, out: Path | str, count: int = 40, size
             matrix = torch.eye(4)
             matrix[:3] = cameras.camera_to_worlds[index]
             frames.append({"file_path": name, "transform_matrix": matrix.tolist()})
-        focal, centre = float(cameras.fx[0]), size / 2
+        focal, center = float(cameras.fx[0]), size / 2
         meta = {
-            "camera_model": "OPENCV", "w": size, "h": size, "fl_x": focal, "fl_y": focal, "cx": centre, "cy": centre,
+            "camera_model": "OPENCV",
+            "w": size,
+            "h": size,
+            "fl_x": focal,
+            "fl_y": focal,
+            "cx": center,
+            "cy": center,
             "frames": frames,
-        }  # fmt: skip
+        }
         (temporary / "transforms.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")

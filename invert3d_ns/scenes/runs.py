@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from invert3d_ns import compat
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.scenes.ply import SH_C0, SplatCloud, unit_quaternions
 
 _PREFIX = "_model.gauss_params."
@@ -99,7 +99,7 @@ def read_run(path: Path | str) -> SplatCloud:
     if not {"means", "scales", "quats", "opacities", "features_dc", "features_rest"} <= values.keys():
         raise InputError(f"{folder} is not a run of a splatting method; give one, or a .ply file")
     if values["features_rest"].shape[1] == 0:
-        # Splatfacto without harmonics keeps logits of colours.
+        # Splatfacto without harmonics keeps logits of colors.
         values["features_dc"] = (values["features_dc"].sigmoid() - 0.5) / SH_C0
     elif not values["features_rest"].any():
         values["features_rest"] = values["features_rest"][:, :0]

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 
 
 @dataclass
@@ -26,11 +26,11 @@ class Views:
     principals: Float[Tensor, "F 2"]
     """Principal points in units of the image's width and height."""
     rgb: list[Float[Tensor, "H W 3"]]
-    """Colours in [0, 1]."""
+    """Colors in [0, 1]."""
     alpha: list[Float[Tensor, "H W"]]
     """Coverage by the object in [0, 1]."""
 
-    def project(self, index: int, points: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, "N 2"], Float[Tensor, "N"]]:  # noqa: F821
+    def project(self, index: int, points: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, "N 2"], Float[Tensor, " N"]]:
         """Image coordinates in [0, 1] and depths of world points seen by one camera; negative depths lie behind it."""
         pose = self.camera_to_worlds[index]
         local = (points - pose[:, 3]) @ pose[:, :3]
@@ -61,7 +61,7 @@ def focus(camera_to_worlds: Float[Tensor, "F 3 4"]) -> tuple[Float[Tensor, "3"],
 
 def visual_hull(
     views: Views, resolution: int = 64, rounds: int = 3
-) -> tuple[Float[Tensor, "N 3"], Bool[Tensor, "N"], float]:  # noqa: F821
+) -> tuple[Float[Tensor, "N 3"], Bool[Tensor, " N"], float]:
     """Points of a grid that lie inside every silhouette that could show them.
 
     The grid starts as the cube that reaches to the cameras and closes in on what it found. Until the last round
@@ -73,14 +73,14 @@ def visual_hull(
     Raises:
         InputError: no point is inside all silhouettes.
     """
-    centre, distance = focus(views.camera_to_worlds)
+    center, distance = focus(views.camera_to_worlds)
     half = torch.full((3,), distance)
     inside = points = torch.empty(0)
     for round_ in range(rounds):
         spacing = float(half.max()) * 2 / resolution
         counts = (half * 2 / spacing).ceil().long().clamp_min(2)
         axes = [(torch.arange(int(n)) + 0.5 - int(n) / 2) * spacing for n in counts]
-        points = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1) + centre
+        points = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1) + center
         grow = spacing if round_ < rounds - 1 else 0.0
         # What a few views do not show may be cropped; what many do not show is rather a spot that no view excludes.
         for shown in (0.8, 0.4):
@@ -94,12 +94,12 @@ def visual_hull(
             )
         found = points[inside]
         low, high = found.amin(dim=0) - spacing, found.amax(dim=0) + spacing
-        centre, half = (low + high) / 2, (high - low) / 2
+        center, half = (low + high) / 2, (high - low) / 2
     covered = functional.avg_pool3d(inside[None, None].float(), 3, stride=1, padding=1)[0, 0]
     return points[inside], covered[inside] < 0.99, spacing
 
 
-def _inside(views: Views, points: Float[Tensor, "N 3"], grow: float, shown: float) -> Bool[Tensor, "N"]:  # noqa: F821
+def _inside(views: Views, points: Float[Tensor, "N 3"], grow: float, shown: float) -> Bool[Tensor, " N"]:
     """Whether points lie in the (grown) silhouettes wherever they are seen, and that share of the views shows them."""
     seen, missed = torch.zeros(len(points)), torch.zeros(len(points))
     for index, alpha in enumerate(views.alpha):
@@ -118,8 +118,8 @@ def _inside(views: Views, points: Float[Tensor, "N 3"], grow: float, shown: floa
     return (missed <= len(views.alpha) // 30) & (seen >= max(2.0, shown * len(views.alpha)))
 
 
-def apparent_radius(views: Views, centre: Float[Tensor, "3"]) -> float:
-    """Radius of the sphere around ``centre`` that every silhouette just fits into.
+def apparent_radius(views: Views, center: Float[Tensor, "3"]) -> float:
+    """Radius of the sphere around ``center`` that every silhouette just fits into.
 
     A hull is larger than its object where no camera looks along the surface, such as above and below; the sphere's
     outline is seen from everywhere, so cameras on all sides bound it well.
@@ -133,13 +133,13 @@ def apparent_radius(views: Views, centre: Float[Tensor, "3"]) -> float:
         plane = (uv - views.principals[index]) / views.focals[index] * torch.tensor([1.0, -1.0])
         rays = functional.normalize(torch.cat([plane, -torch.ones(len(plane), 1)], dim=-1), dim=-1)
         pose = views.camera_to_worlds[index]
-        offset = (centre - pose[:, 3]) @ pose[:, :3]
+        offset = (center - pose[:, 3]) @ pose[:, :3]
         radii.append((offset - (rays @ offset)[:, None] * rays).norm(dim=-1).max())
     return float(torch.stack(radii).sort().values[-1 - len(radii) // 30])
 
 
 def hull_colors(views: Views, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
-    """The mean colour in [0, 1] that the images show where points project into the silhouette; occlusion is not
+    """The mean color in [0, 1] that the images show where points project into the silhouette; occlusion is not
     resolved.
     """
     total, weight = torch.zeros(len(points), 3), torch.zeros(len(points), 1)
@@ -153,7 +153,7 @@ def hull_colors(views: Views, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 
 
 
 def uniform_background(images: list[Float[Tensor, "H W 3"]]) -> Float[Tensor, "3"] | None:
-    """The colour that surrounds the object in all images, if there is one colour at nine tenths of their borders."""
+    """The color that surrounds the object in all images, if there is one color at nine tenths of their borders."""
     borders = torch.cat([torch.cat([i[0], i[-1], i[1:-1, 0], i[1:-1, -1]]) for i in images])
     color = borders.median(dim=0).values
     near = (borders - color).abs().amax(dim=-1) < 8 / 255

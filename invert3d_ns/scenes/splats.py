@@ -31,7 +31,7 @@ class ObjectSplatModelConfig(SplatfactoModelConfig):
 
     _target: type = field(default_factory=lambda: ObjectSplatModel)
     background_color: Literal["random", "black", "white"] = "white"
-    """Background of every picture. While fitting images that have alpha, a random colour takes its place, so that white
+    """Background of every picture. While fitting images that have alpha, a random color takes its place, so that white
     parts of an object cannot hide in a white background."""
     sh_degree: int = 1
     """Maximum degree of spherical harmonics when fitting images; splats from a .ply keep their own degree."""
@@ -125,7 +125,7 @@ class ObjectSplatModel(SplatfactoModel):
         self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
 
     def _start_points(self) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
-        """Points in the object frame to start from, and their colours in [0, 1]."""
+        """Points in the object frame to start from, and their colors in [0, 1]."""
         if self.seed_points is not None and len(self.seed_points[0]) > 3 and not self.config.random_init:
             points = self.seed_points[0].float()
             has_colors = len(self.seed_points[1]) == len(points)
@@ -140,11 +140,11 @@ class ObjectSplatModel(SplatfactoModel):
         return points, torch.full_like(points, 0.5)
 
     def _parameters_from_points(self, points: Float[Tensor, "N 3"], colors: Float[Tensor, "N 3"]) -> dict[str, Tensor]:
-        """Isotropic splats as large as the mean distance to the three nearest neighbours."""
+        """Isotropic splats as large as the mean distance to the three nearest neighbors."""
         from sklearn.neighbors import NearestNeighbors
 
-        neighbours = NearestNeighbors(n_neighbors=4).fit(points.numpy())
-        distances = torch.from_numpy(neighbours.kneighbors(points.numpy())[0])[:, 1:].float()
+        neighbors = NearestNeighbors(n_neighbors=4).fit(points.numpy())
+        distances = torch.from_numpy(neighbors.kneighbors(points.numpy())[0])[:, 1:].float()
         count, bases = len(points), (self.config.sh_degree + 1) ** 2
         return {
             "means": points.clone(),
@@ -157,7 +157,7 @@ class ObjectSplatModel(SplatfactoModel):
 
     @property
     def colors(self) -> Float[Tensor, "N 3"]:
-        """Base colours. Always spherical harmonics, where splatfacto has a sigmoid at degree 0."""
+        """Base colors. Always spherical harmonics, where splatfacto has a sigmoid at degree 0."""
         return SH2RGB(self.features_dc)
 
     @property
@@ -205,7 +205,7 @@ class ObjectSplatModel(SplatfactoModel):
         super().step_post_backward(step)
 
     def set_background(self, background_color: Float[Tensor, "3"]) -> None:
-        """Nothing: the viewer calls this with its own colour during training, and the background is the scene's."""
+        """Nothing: the viewer calls this with its own color during training, and the background is the scene's."""
 
     def _get_background_color(self) -> Float[Tensor, "3"]:
         if self.training and not self.frozen and self.metadata.get("has_alpha", False):
@@ -242,10 +242,15 @@ class ObjectSplatModel(SplatfactoModel):
         fitting = self.training and not self.frozen
         with_depth = self.config.output_depth_during_training or not self.training
         render, alpha, info = self._rasterize(
-            gsplat_viewmats(poses).to(self.device), k, width, height,
-            mode="RGB+ED" if with_depth else "RGB", keep=keep, absgrad=fitting and self.strategy.absgrad,
+            gsplat_viewmats(poses).to(self.device),
+            k,
+            width,
+            height,
+            mode="RGB+ED" if with_depth else "RGB",
+            keep=keep,
+            absgrad=fitting and self.strategy.absgrad,
             sh_degree=self.step // self.config.sh_degree_interval if fitting else None,
-        )  # fmt: skip
+        )
         self.info = info if fitting else {}
         if fitting:
             self.strategy.step_pre_backward(

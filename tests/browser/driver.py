@@ -109,9 +109,14 @@ class Page:
         options.binary_location = _chromium() or ""
         options.page_load_strategy = "none"  # what the page fetches from the web may not be there
         for argument in (
-            "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", f"--window-size={size[0]},{size[1]}",
-            "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--hide-scrollbars",
-        ):  # fmt: skip
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-dev-shm-usage",
+            f"--window-size={size[0]},{size[1]}",
+            "--use-angle=swiftshader",
+            "--enable-unsafe-swiftshader",
+            "--hide-scrollbars",
+        ):
             options.add_argument(argument)
         service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
         self.driver = webdriver.Chrome(options=options, service=service)

@@ -21,9 +21,12 @@ pytestmark = pytest.mark.skipif(bool(driver.missing()), reason=driver.missing())
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on the demo scene with the bundled prior; a few steps make words that are good enough to click on."""
     config = tiny_config(
-        DEMO_SCENE, Path("bundled"), tmp_path_factory.mktemp("outputs"), pipeline__vectors=8,
+        DEMO_SCENE,
+        Path("bundled"),
+        tmp_path_factory.mktemp("outputs"),
+        pipeline__vectors=8,
         pipeline__datamanager__dataparser__image_size=64,
-    )  # fmt: skip
+    )
     return train(config)
 
 
@@ -107,7 +110,7 @@ def test_the_region_is_drawn(run: Path, tmp_path: Path):
             page.driver.execute_script("arguments[0].click()", page.field("Only here"))
             assert _differ(before, page.scene("2-region"))
             page.fill("Words", "green")
-            page.fill("Centre", "7")
+            page.fill("Center", "7")
             page.click("Apply")
             page.wait_for_text("Error: the region holds no splats")
             page.screenshot("3-nothing-in-it")
@@ -116,6 +119,6 @@ def test_the_region_is_drawn(run: Path, tmp_path: Path):
 
 
 def _differ(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether more than a hundredth of a percent of the pixels show another colour (JPEG moves them a little)."""
+    """Whether more than a hundredth of a percent of the pixels show another color (JPEG moves them a little)."""
     changed = (np.abs(one.astype(int) - other.astype(int)).max(axis=-1) > 24).mean()
     return bool(changed > 1e-4)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 
 SIMD_LEVELS = ("baseline", "avx2", "avx512")
 SIMD_VARIABLE = "INVERT3D_SIMD"
@@ -77,9 +77,18 @@ def _flat(tensor: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def _forward(
-    means2d: Tensor, conics: Tensor, colors: Tensor, opacities: Tensor, radii: Tensor, depths: Tensor,
-    offsets: Sequence[int], width: int, height: int, tile_size: int, keep: bool,
-) -> tuple[Tensor, Tensor, _State]:  # fmt: skip
+    means2d: Tensor,
+    conics: Tensor,
+    colors: Tensor,
+    opacities: Tensor,
+    radii: Tensor,
+    depths: Tensor,
+    offsets: Sequence[int],
+    width: int,
+    height: int,
+    tile_size: int,
+    keep: bool,
+) -> tuple[Tensor, Tensor, _State]:
     lib = library()
     assert lib is not None
     cameras, channels = len(offsets) - 1, colors.shape[-1]
@@ -88,10 +97,21 @@ def _forward(
     arrays = [_flat(t) for t in (means2d, conics, colors, opacities)] + [_flat(radii, torch.int32), _flat(depths)]
     state = _State(lib)
     failed = lib.invert3d_forward(
-        _level(), torch.get_num_threads(), cameras, channels, width, height, tile_size, opacities.numel(),
-        (ctypes.c_int64 * len(offsets))(*offsets), *map(_address, arrays), _address(render), _address(alphas),
-        keep, ctypes.byref(state.pointer),
-    )  # fmt: skip
+        _level(),
+        torch.get_num_threads(),
+        cameras,
+        channels,
+        width,
+        height,
+        tile_size,
+        opacities.numel(),
+        (ctypes.c_int64 * len(offsets))(*offsets),
+        *map(_address, arrays),
+        _address(render),
+        _address(alphas),
+        keep,
+        ctypes.byref(state.pointer),
+    )
     if failed:
         raise MemoryError(f"no memory to draw {opacities.numel()} Gaussians at {width}x{height}")
     return render, alphas, state

@@ -1,4 +1,4 @@
-"""One rasterisation function for every machine, with gsplat's signature."""
+"""One rasterization function for every machine, with gsplat's signature."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from invert3d_ns.errors import InputError
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.scenes.rasterization import _compiled, _reference
 from invert3d_ns.scenes.rasterization._projection import evaluate_sh, project
 
@@ -89,14 +89,14 @@ def rasterization(
     reach every float argument but ``Ks``, by way of ``meta["means2d"]``, as gsplat's densification strategies expect.
 
     Args:
-        means: centres in world units.
+        means: centers in world units.
         quats: rotations, wxyz, of any length.
         scales: standard deviations along the rotated axes, world units.
         opacities: in [0, 1].
         colors: [N, K] or [C, N, K] channels of any range; with ``sh_degree``, [N, B, 3] or [C, N, B, 3] coefficients of
             spherical harmonics, of which the first (sh_degree + 1)² are used (color = SH + 0.5, not below 0).
         viewmats: world-to-camera, OpenCV axes (y down, z forward).
-        Ks: pinhole intrinsics in pixels; the centre of the first pixel is (0.5, 0.5).
+        Ks: pinhole intrinsics in pixels; the center of the first pixel is (0.5, 0.5).
         near_plane: Gaussians nearer than this are not drawn; world units.
         far_plane: nor those farther than this.
         radius_clip: nor those whose radius is at most this many pixels.
@@ -137,10 +137,32 @@ def rasterization(
         from gsplat.rendering import rasterization as gsplat_rasterization
 
         return gsplat_rasterization(
-            means, quats, scales, opacities, colors, viewmats, Ks, width, height, near_plane, far_plane, radius_clip,
-            eps2d, sh_degree, packed, tile_size, backgrounds, render_mode, sparse_grad, absgrad, rasterize_mode,
-            channel_chunk, distributed, camera_model, covars,
-        )  # fmt: skip
+            means,
+            quats,
+            scales,
+            opacities,
+            colors,
+            viewmats,
+            Ks,
+            width,
+            height,
+            near_plane,
+            far_plane,
+            radius_clip,
+            eps2d,
+            sh_degree,
+            packed,
+            tile_size,
+            backgrounds,
+            render_mode,
+            sparse_grad,
+            absgrad,
+            rasterize_mode,
+            channel_chunk,
+            distributed,
+            camera_model,
+            covars,
+        )
     if distributed or sparse_grad or covars is not None or camera_model != "pinhole":
         raise NotImplementedError("distributed, sparse_grad, covars and cameras other than pinhole need a CUDA device")
     _check(means, quats, scales, opacities, colors, viewmats, Ks, backgrounds, sh_degree, render_mode, rasterize_mode)
@@ -148,10 +170,19 @@ def rasterization(
     n_cameras, n = len(viewmats), len(means)
 
     radii, means2d, depths, conics, compensations = project(
-        means, quats, scales, viewmats, Ks, width, height,
-        eps2d=eps2d, near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip,
+        means,
+        quats,
+        scales,
+        viewmats,
+        Ks,
+        width,
+        height,
+        eps2d=eps2d,
+        near_plane=near_plane,
+        far_plane=far_plane,
+        radius_clip=radius_clip,
         antialiased=rasterize_mode == "antialiased",
-    )  # fmt: skip
+    )
     opacities = opacities.expand(n_cameras, n)
     if compensations is not None:
         opacities = opacities * compensations
@@ -174,27 +205,54 @@ def rasterization(
 
     composite = _compiled.composite if chosen == "kernel" else _reference.composite
     image, alphas = composite(
-        means2d, conics, features, opacities, radii, depths, offsets, width, height,
-        tile_size=tile_size, absgrad=absgrad,
-    )  # fmt: skip
+        means2d,
+        conics,
+        features,
+        opacities,
+        radii,
+        depths,
+        offsets,
+        width,
+        height,
+        tile_size=tile_size,
+        absgrad=absgrad,
+    )
     if backgrounds is not None and "RGB" in render_mode:
         behind = (1 - alphas) * backgrounds[:, None, None]
         image = image + torch.nn.functional.pad(behind, (0, image.shape[-1] - behind.shape[-1]))
     if "ED" in render_mode:
         image = torch.cat([image[..., :-1], image[..., -1:] / alphas.clamp_min(1e-10)], dim=-1)
     meta = {
-        "camera_ids": camera_ids, "gaussian_ids": gaussian_ids, "n_cameras": n_cameras,
-        "radii": radii, "means2d": means2d, "depths": depths, "conics": conics, "opacities": opacities,
-        "width": width, "height": height, "tile_size": tile_size,
-        "tile_width": math.ceil(width / tile_size), "tile_height": math.ceil(height / tile_size),
-    }  # fmt: skip
+        "camera_ids": camera_ids,
+        "gaussian_ids": gaussian_ids,
+        "n_cameras": n_cameras,
+        "radii": radii,
+        "means2d": means2d,
+        "depths": depths,
+        "conics": conics,
+        "opacities": opacities,
+        "width": width,
+        "height": height,
+        "tile_size": tile_size,
+        "tile_width": math.ceil(width / tile_size),
+        "tile_height": math.ceil(height / tile_size),
+    }
     return image, alphas, meta
 
 
 def _check(
-    means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, viewmats: Tensor, Ks: Tensor,
-    backgrounds: Tensor | None, sh_degree: int | None, render_mode: str, rasterize_mode: str,
-) -> None:  # fmt: skip
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    colors: Tensor,
+    viewmats: Tensor,
+    Ks: Tensor,
+    backgrounds: Tensor | None,
+    sh_degree: int | None,
+    render_mode: str,
+    rasterize_mode: str,
+) -> None:
     n, c = len(means), len(viewmats)
     tail = 1 if sh_degree is None else 2
     expected = {

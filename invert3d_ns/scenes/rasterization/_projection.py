@@ -1,4 +1,4 @@
-"""What happens to a Gaussian before it is drawn: projection to the image plane and view-dependent colour, in torch.
+"""What happens to a Gaussian before it is drawn: projection to the image plane and view-dependent color, in torch.
 
 Written entry by entry instead of with batched 3x3 products (as gsplat's torch twin of its CUDA code is): on a CPU that
 is several times faster, and Gaussians behind the camera are replaced before any division, so that no NaN comes back.

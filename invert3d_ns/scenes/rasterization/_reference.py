@@ -1,6 +1,6 @@
 """Alpha blending of projected Gaussians in plain torch: the mathematics of the compiled kernel, and its stand-in.
 
-For a pixel with centre p, over the Gaussians of its camera from front to back (Kerbl et al. 2023; gsplat's constants)::
+For a pixel with center p, over the Gaussians of its camera from front to back (Kerbl et al. 2023; gsplat's constants)::
 
     d = mean - p;  sigma = (a d_x² + 2 b d_x d_y + c d_y²) / 2          conic (a, b, c)
     alpha = min(0.999, opacity exp(-sigma));  skipped where sigma < 0 or alpha < 1/255
@@ -42,7 +42,7 @@ def composite(
     """Draw projected Gaussians over black, in any floating-point type and on any device.
 
     Args:
-        means2d: centres in pixels; the centre of the first pixel is (0.5, 0.5).
+        means2d: centers in pixels; the center of the first pixel is (0.5, 0.5).
         conics: entries (xx, xy, yy) of the inverse covariances, 1/pixels².
         colors: K channels of any range.
         opacities: in [0, 1].

@@ -44,7 +44,7 @@ static void splat_rectangle(const Binning *bin, int64_t i, int32_t rect[4], floa
     double determinant = a * c - b * b;
     if (determinant > 0.0 && a > 0.0 && c > 0.0) {
         double reach = 2.0 * (*limit + 1e-2) / determinant;
-        /* The centre of pixel p is p + 0.5. */
+        /* The center of pixel p is p + 0.5. */
         double half_x = sqrt(reach * c), half_y = sqrt(reach * a);
         if (half_x > 1e9) half_x = 1e9; /* fits an int */
         if (half_y > 1e9) half_y = 1e9;

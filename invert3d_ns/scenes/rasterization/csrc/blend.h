@@ -4,7 +4,7 @@
  * splat's rectangle meets the inner one. Per pixel (Kerbl et al. 2023, with gsplat's thresholds), splats front to back:
  *     alpha = min(0.999, opacity exp(-sigma)), skipped if below 1/255;  T' = T (1 - alpha), finished if T' <= 1e-4
  *     color += alpha T c;  T = T'
- * The backward pass walks the list in reverse and divides T by (1 - alpha). With v the gradient of the pixel's colour and
+ * The backward pass walks the list in reverse and divides T by (1 - alpha). With v the gradient of the pixel's color and
  * q = c . v:  dL/dalpha = q T - B / (1 - alpha), where B sums alpha T q over the splats behind, minus T_final dL/d(pixel alpha). */
 
 #define BLOCK_H (LANES / BLOCK_W)

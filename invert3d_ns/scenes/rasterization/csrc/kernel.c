@@ -1,4 +1,4 @@
-/* Differentiable rasterisation of projected Gaussians on a CPU.
+/* Differentiable rasterization of projected Gaussians on a CPU.
  *
  * The functions at the end are called through ctypes; the Python module is only a way to build and find this library. The inner
  * loops (blend.h) are compiled once per SIMD level and chosen at run time, so that one binary serves every machine of its kind.

@@ -1,0 +1,100 @@
+"""Where an edit may change a scene: boxes and masks of splats, and what they cover in views."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional
+
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.scenes.cameras import FOV_Y, OBJECT_RADIUS
+from invert3d_ns.scenes.fitting import draw_values
+from invert3d_ns.scenes.normalization import robust_sphere, similarity
+from invert3d_ns.scenes.ply import SplatCloud
+
+Box = tuple[float, float, float, float, float, float]
+"""xmin, ymin, zmin, xmax, ymax, zmax in the object frame."""
+
+
+def check_box(box: Sequence[float]) -> Box:
+    """The box as six numbers.
+
+    Raises:
+        InputError: there are not six, one is not finite, or a least coordinate is not below the greatest.
+    """
+    if len(box) != 6:
+        raise InputError(f"the region has {len(box)} numbers; give six: xmin ymin zmin xmax ymax zmax")
+    if not all(math.isfinite(value) for value in box):
+        raise InputError("the region has a number that is NaN or infinite; give six finite numbers")
+    for axis, low, high in zip("xyz", box[:3], box[3:], strict=True):
+        if not low < high:
+            raise InputError(
+                f"the region is empty: {axis}min {low:g} is not below {axis}max {high:g}; give xmin ymin zmin, then "
+                "xmax ymax zmax"
+            )
+    x0, y0, z0, x1, y1, z1 = map(float, box)
+    return x0, y0, z0, x1, y1, z1
+
+
+def inside_box(cloud: SplatCloud, box: Sequence[float]) -> Bool[Tensor, " N"]:
+    """The splats whose centers lie in a box (its faces included).
+
+    Raises:
+        InputError: the box is none (see :func:`check_box`), or no splat that can be seen lies in it.
+    """
+    box = check_box(box)
+    low, high = cloud.means.new_tensor(box[:3]), cloud.means.new_tensor(box[3:])
+    inside = ((cloud.means >= low) & (cloud.means <= high)).all(dim=-1)
+    if not (inside & (cloud.opacities[:, 0].sigmoid() > 0.05)).any():
+        found = cloud.means.aminmax(dim=0)
+        extent = " ".join(f"{value:.2f}" for value in (*found.min.tolist(), *found.max.tolist()))
+        raise InputError(f"the region holds no splats; those of the scene lie within {extent}")
+    return inside
+
+
+def take(cloud: SplatCloud, rows: Bool[Tensor, " N"]) -> SplatCloud:
+    """The splats of a mask."""
+    return SplatCloud(**{name: getattr(cloud, name)[rows] for name in cloud.__dataclass_fields__})
+
+
+def put(cloud: SplatCloud, rows: Bool[Tensor, " N"], changed: SplatCloud) -> SplatCloud:
+    """The splats with those of a mask replaced by ``changed``; every other bit stays."""
+    values = {}
+    for name in cloud.__dataclass_fields__:
+        values[name] = getattr(cloud, name).clone()
+        values[name][rows] = getattr(changed, name).to(values[name])
+    return replace(cloud, **values)
+
+
+def to_frame(cloud: SplatCloud) -> Float[Tensor, "4 4"]:
+    """The similarity, without a turn, that centers splats and scales them to the object frame's radius."""
+    center, extent = robust_sphere(cloud.means, cloud.opacities[:, 0].sigmoid())
+    return similarity(torch.eye(3), center, OBJECT_RADIUS / extent)
+
+
+@torch.no_grad()
+def coverage_masks(
+    cloud: SplatCloud,
+    rows: Bool[Tensor, " N"],
+    camera_to_world: Float[Tensor, "F r 4"],
+    size: int,
+    *,
+    supersampling: int = 1,
+    dilation: int = 1,
+    threshold: float = 0.25,
+    fov_y: float = FOV_Y,
+) -> Float[Tensor, "F 1 H W"]:
+    """Where views show the splats of a mask, occluded by all others: 1 there and 0 elsewhere.
+
+    Args:
+        dilation: pixels by which what is covered grows, so that splats that spill over it are seen to their rims.
+        threshold: share of a pixel's color that comes from the mask's splats from which on it counts as covered.
+    """
+    drawn = draw_values(cloud, rows.float()[:, None], camera_to_world, size, supersampling=supersampling, fov_y=fov_y)
+    covered = (drawn > threshold).float()
+    return functional.max_pool2d(covered, 2 * dilation + 1, stride=1, padding=dilation)

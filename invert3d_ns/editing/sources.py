@@ -1,0 +1,156 @@
+"""Where an edit's words and splats come from, and whether they belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.editing.edit import Edit, load_edits
+from invert3d_ns.scenes.axes import UpAxis
+from invert3d_ns.scenes.runs import is_run, read_run_object, run_settings
+
+if TYPE_CHECKING:
+    from invert3d_ns.prior.multiview import MultiViewPrior
+    from invert3d_ns.scenes.ply import SplatCloud
+    from invert3d_ns.words.embedding import ObjectEmbedding
+
+EMBEDDING = "embedding.safetensors"
+"""What the words of a run are called in its folder."""
+EDITS = "edits.json"
+"""What the edits that a run's splats are under are called in its folder."""
+_ORBITS, _DRAWS = 2, 4
+
+
+def run_folder(path: Path) -> Path:
+    """The folder of a run, of which ``path`` is the folder or the ``config.yml``."""
+    return path if path.is_dir() else path.parent
+
+
+def find_words(path: Path) -> Path:
+    """The file of an embedding: the one given, or the one of the run that is given.
+
+    Raises:
+        InputError: it does not exist, or the run never learned its words.
+    """
+    if not path.exists():
+        raise InputError(f"{path} does not exist; give an embedding.safetensors, or the run that learned it")
+    if not (path.is_dir() or is_run(path)):
+        return path
+    folder = run_folder(path)
+    if not (folder / EMBEDDING).is_file():
+        raise InputError(
+            f"{folder} has no {EMBEDDING}: it is no finished run of invert3d; learn its words first with ns-train "
+            f"invert3d --data {folder}, or name words that exist"
+        )
+    return folder / EMBEDDING
+
+
+def own_prior(path: Path, embedding: ObjectEmbedding) -> str:
+    """Name or path of the prior that an embedding was made with: what its run says, else what its file says."""
+    from invert3d_ns.prior.checkpoints import PRIORS
+    from invert3d_ns.weights.hub import parse_reference
+
+    name = run_settings(path.parent).get("pipeline", {}).get("prior") if is_run(path.parent) else None
+    if isinstance(name, str) and name:
+        return name
+    if embedding.prior not in PRIORS and parse_reference(embedding.prior) is None:
+        raise InputError(
+            f"the embedding was made for prior {embedding.prior!r}, which is not a known name; pass its path as --prior"
+        )
+    return embedding.prior
+
+
+def scene_edits(path: Path | None, embedding: ObjectEmbedding | None = None) -> list[Edit]:
+    """The edits that the splats of a scene are under already; none unless it is a run that was edited.
+
+    Raises:
+        InputError: the run's edits are damaged or newer, or were made with another prior than the embedding's.
+    """
+    if path is None or not is_run(path) or not (run_folder(path) / EDITS).is_file():
+        return []
+    return load_edits(run_folder(path) / EDITS, embedding)
+
+
+def read_scene(path: Path, up: Literal["auto"] | UpAxis = "auto") -> SplatCloud:
+    """The splats of a run or of a .ply file, in the object frame; without what surrounds the object.
+
+    Args:
+        up: see :func:`~invert3d_ns.scenes.assets.read_object`.
+
+    Raises:
+        InputError: there are none.
+    """
+    from invert3d_ns.editing.regions import take
+    from invert3d_ns.scenes.assets import object_splats, read_object
+
+    if is_run(path):
+        cloud = read_run_object(path)
+        keep = object_splats(cloud)
+        return cloud if keep is None else take(cloud, keep)
+    if path.suffix.lower() != ".ply":
+        raise InputError(f"{path} holds no splats; give a run (its folder or config.yml) or a .ply file")
+    return read_object(path, up)[0]
+
+
+@torch.no_grad()
+def check_same_object(prior: MultiViewPrior, embedding: ObjectEmbedding, splats: SplatCloud) -> tuple[float, float]:
+    """Refuse words that describe a scene worse than the plain word does that words start from.
+
+    Both denoise the same views of the scene from the same noise (the held-out loss of an inversion, on two orbits).
+
+    Returns:
+        The loss of the embedding, and of the plain word.
+
+    Raises:
+        InputError: the words are another object's, or another prior's.
+    """
+    from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world
+    from invert3d_ns.scenes.fitting import render_splats
+    from invert3d_ns.words.bank import check_visible, held_out_orbits
+    from invert3d_ns.words.cti import seeded_generator
+
+    embedding.check_prior(prior)
+    info = prior.info
+    azimuths, elevations = held_out_orbits(_ORBITS, info.num_views)
+    poses = orbit_camera_to_world(azimuths.flatten(), elevations.flatten())
+    images = render_splats(splats.to(prior.device), poses, info.image_size, supersampling=2)[0].clamp(0, 1)
+    images = images.unflatten(0, azimuths.shape)
+    check_visible(images)
+    latents = prior.encode_images(images).float()
+    cameras = camera_condition(azimuths, elevations).to(latents.device)
+    word = embedding.init_word or info.init_word
+    contexts = [prior.encode_prompt(embedding.token, embedding.words), prior.encode_prompt(word)]
+    low, high = info.inversion_timesteps  # nothing is learned at others, where words may be worse
+    losses = torch.zeros(2)
+    for draw in range(_DRAWS):
+        t = torch.full((_ORBITS,), int((low + (high - low) * (draw + 0.5) / _DRAWS) * prior.num_timesteps))
+        noise = torch.randn(latents.shape, generator=seeded_generator(draw)).to(latents)
+        for index, context in enumerate(contexts):
+            context = context.expand(_ORBITS, -1, -1)
+            losses[index] += prior.prediction_loss(latents, noise, t.to(latents.device), context, cameras).cpu()
+    own, plain = (losses / _DRAWS).tolist()
+    if own > plain:
+        raise InputError(
+            f"the embedding and the splats are of different scenes: the words describe the splats worse (loss "
+            f"{own:.4f}) than the word {word!r} does ({plain:.4f}); give the words that were learned from this scene, "
+            "or say which axis of its .ply points up"
+        )
+    return own, plain
+
+
+def check_wanted(edits: Sequence[Edit]) -> None:
+    """Refuse edits that ask for no change.
+
+    Raises:
+        InputError: there are none, or none of them changes anything.
+    """
+    if not edits:
+        raise InputError(
+            'nothing to edit; give --prompt such as "in van gogh style", or a source and a target such as red and blue'
+        )
+    if all(edit.is_identity for edit in edits):
+        raise InputError(f"the edit {edits[-1].label!r} changes nothing; give words, or an amount that is not 0")

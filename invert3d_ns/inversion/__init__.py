@@ -1,1 +1,0 @@
-"""Scene to words: object embeddings and the pipeline that finds them."""

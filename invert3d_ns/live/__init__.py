@@ -1,0 +1,1 @@
+"""A scene that is edited while people watch it: actions, their queue, history."""

@@ -1,0 +1,91 @@
+"""Versions of a scene that is being edited, to go back and forth between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from invert3d_ns.base.errors import InputError
+
+if TYPE_CHECKING:
+    from invert3d_ns.editing.edit import Edit
+    from invert3d_ns.editing.regions import Box
+    from invert3d_ns.scenes.ply import SplatCloud
+
+
+@dataclass(frozen=True)
+class Version:
+    """A scene under some edits. Nobody changes its tensors."""
+
+    splats: SplatCloud
+    """As they are after the edits."""
+    edits: tuple[Edit, ...] = ()
+    """Oldest first."""
+    boxes: tuple[Box | None, ...] = ()
+    """Where each of the edits was let in."""
+
+    def then(self, edit: Edit, box: Box | None, splats: SplatCloud) -> Version:
+        """The version that one more edit leads to."""
+        return Version(splats, (*self.edits, edit), (*self.boxes, box))
+
+    def edits_of(self, box: Box | None) -> tuple[Edit, ...]:
+        """The edits that the contents of ``box`` are under as a whole: those with the same box."""
+        return tuple(edit for edit, own in zip(self.edits, self.boxes, strict=True) if own == box)
+
+
+class History:
+    """A line of versions and a place in it.
+
+    Args:
+        first: the scene as it was found.
+        limit: versions that are kept besides ``first``; each costs a copy of the splats (236 bytes a splat with
+            harmonics of degree 3).
+    """
+
+    def __init__(self, first: Version, limit: int = 20) -> None:
+        self.first = first
+        self._limit = limit
+        self._versions = [first]
+        self._at = 0
+
+    @property
+    def current(self) -> Version:
+        """The version that the scene is in."""
+        return self._versions[self._at]
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is an earlier version."""
+        return self._at > 0
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is a later version."""
+        return self._at + 1 < len(self._versions)
+
+    def push(self, version: Version) -> None:
+        """Add a version after the current one; later ones are forgotten."""
+        self._versions = [*self._versions[: self._at + 1], version][-self._limit - 1 :]
+        self._at = len(self._versions) - 1
+
+    def undo(self) -> Version:
+        """Go back by one.
+
+        Raises:
+            InputError: there is nothing to go back to.
+        """
+        if not self.can_undo:
+            raise InputError("there is nothing to undo")
+        self._at -= 1
+        return self.current
+
+    def redo(self) -> Version:
+        """Go forth by one.
+
+        Raises:
+            InputError: nothing was undone.
+        """
+        if not self.can_redo:
+            raise InputError("there is nothing to redo")
+        self._at += 1
+        return self.current

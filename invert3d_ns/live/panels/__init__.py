@@ -1,0 +1,1 @@
+"""What a browser shows of a live scene; panels hold no logic."""

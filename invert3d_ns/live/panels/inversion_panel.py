@@ -1,0 +1,50 @@
+"""A panel in nerfstudio's viewer that shows an inversion while it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import UInt8
+from nerfstudio.viewer.viewer_elements import ViewerElement
+
+from invert3d_ns.live.panels.markdown import data_url
+
+if TYPE_CHECKING:
+    from viser import GuiMarkdownHandle, ViserServer
+
+
+class InversionPanel(ViewerElement[str]):
+    """Shows the phase, the losses, and the latest picture of true views above generated ones; holds no state but these.
+
+    nerfstudio finds it as an attribute of the pipeline. viser 0.2 has no image widget: the picture is part of the text.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("Inversion")
+        self._text = "Waiting for the first step."
+        self._picture = ""
+        self._markdown: GuiMarkdownHandle | None = None
+
+    def _create_gui_handle(self, viser_server: ViserServer) -> None:
+        # The root only silences viser's warning about relative paths: the picture is a data URL.
+        self._markdown = viser_server.gui.add_markdown(self._content(), image_root=Path())
+
+    def install(self, viser_server: ViserServer) -> None:
+        """Put the panel into the viewer's control tab."""
+        self._create_gui_handle(viser_server)
+
+    def show(self, text: str | None = None, picture: UInt8[np.ndarray, "H W 3"] | None = None) -> None:
+        """Replace the text (Markdown), the picture, or both. Safe to call from the training thread."""
+        if text is not None:
+            self._text = text
+        if picture is not None:
+            self._picture = data_url(picture)
+        if self._markdown is not None:
+            self._markdown.content = self._content()
+
+    def _content(self) -> str:
+        if not self._picture:
+            return self._text
+        return f"{self._text}\n\n![true views above, generated views below]({self._picture})"

@@ -1,0 +1,1 @@
+"""The methods that ns-train offers, a file each: phases, settings, outputs."""

@@ -1,0 +1,1 @@
+"""One run of anything: phases, trainer, checkpoints, progress, report."""

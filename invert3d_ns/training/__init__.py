@@ -1,0 +1,1 @@
+"""How everything bundled is made."""

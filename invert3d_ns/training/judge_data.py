@@ -1,0 +1,94 @@
+"""The judge's own renders: every style and every pattern equally often, as the prompts that priors are graded on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from rich.progress import track
+from torch import Tensor
+
+from invert3d_ns.base.files import atomic_path
+from invert3d_ns.world.data import CHUNK, render_set
+from invert3d_ns.world.objects import WorldObject, sample_object
+
+if TYPE_CHECKING:
+    from invert3d_ns.metrics.judge import Judgment
+
+VIEWS = 2
+"""Views of each object: another object teaches more than another view."""
+PLAIN_SHARE = 0.5
+"""Share of objects without parts, materials, sizes and poses of their own."""
+
+
+@dataclass
+class JudgedViews:
+    """Single views and what they show."""
+
+    rgb: UInt8[np.ndarray, "V H W 3"]
+    """In each object's style, composited on white."""
+    truth: Judgment
+    """Azimuths are NaN where nothing can be told from the object's side."""
+
+    def __len__(self) -> int:
+        return len(self.rgb)
+
+    def images(self, views: Tensor | slice) -> Float[Tensor, "B 3 H W"]:
+        """Some views, RGB in [0, 1]."""
+        return torch.from_numpy(self.rgb[views]).permute(0, 3, 1, 2).float() / 255
+
+
+def judged_views(folder: Path, objects: int, *, seed: int, size: int = 64) -> JudgedViews:
+    """:data:`VIEWS` views of each of many objects, of held-out combinations too.
+
+    They are rendered on the first call, which goes on where an earlier one was stopped, then read from ``folder``.
+    """
+    from invert3d_ns.metrics.judge import KINDS, Judgment
+
+    chunks: list[Path] = []
+    for index in track(range(-(-objects // CHUNK)), description=f"Views of {objects} objects"):
+        count = min(CHUNK, objects - index * CHUNK)
+        chunks.append(folder / f"judge-{seed}-{size}" / f"{index:05d}-{count}.npz")
+        if not chunks[-1].exists():
+            with atomic_path(chunks[-1]) as temporary, temporary.open("wb") as file:
+                np.savez(file, **_chunk(count, seed, index, size))  # type: ignore[arg-type]
+    arrays: dict[str, list[np.ndarray]] = {}
+    for chunk in chunks:
+        with np.load(chunk) as content:
+            for key in content.files:
+                arrays.setdefault(key, []).append(content[key])
+    joined = {key: np.concatenate(parts) for key, parts in arrays.items()}
+    labels = {key: torch.from_numpy(joined[key]) for key in (*KINDS, "azimuths")}
+    return JudgedViews(joined["rgb"], Judgment(**labels))
+
+
+def _chunk(count: int, seed: int, index: int, size: int) -> dict[str, np.ndarray]:
+    from invert3d_ns.metrics.judge import fronted, world_names
+
+    rng = np.random.default_rng([seed, index])
+    objects = [_draw(rng) for _ in range(count)]
+    rgb, _, azimuths, _ = render_set(objects, seed * 1_000_003 + index, size, VIEWS)
+    fields = {"classes": "name", "colors": "color", "patterns": "pattern", "styles": "style"}
+    found = {
+        kind: np.repeat([names.index(getattr(o, fields[kind])) for o in objects], VIEWS)
+        for kind, names in world_names().items()
+    }
+    told = np.repeat([o.pose == "upright" for o in objects], VIEWS) & fronted().numpy()[found["classes"]]
+    degrees = (azimuths.flatten().numpy() + 180) % 360 - 180
+    return found | {"rgb": rgb.reshape(-1, *rgb.shape[2:]), "azimuths": np.where(told, degrees, np.nan).astype("f4")}
+
+
+def _draw(rng: np.random.Generator) -> WorldObject:
+    from invert3d_ns.metrics.judge import world_names
+
+    names = world_names()
+    while True:
+        style, pattern, color = (names[k][rng.integers(len(names[k]))] for k in ("styles", "patterns", "colors"))
+        # White checks on red and red checks on white are one thing.
+        if pattern != "checkered" or color not in ("white", "black"):
+            plain = bool(rng.random() < PLAIN_SHARE)
+            return sample_object(rng, color=color, pattern=pattern, style=style, plain=plain, split="any")

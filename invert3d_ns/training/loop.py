@@ -1,0 +1,165 @@
+"""One resumable training loop for every stage: checkpoints are atomic, and a killed run goes on where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from invert3d_ns.training.muon import Muon, split_parameters
+
+CHECKPOINT_EVERY = 200
+"""Steps between checkpoints."""
+
+
+def warmup_stable_decay(step: int, steps: int, warmup: int = 100, decay_share: float = 0.35) -> float:
+    """Factor of the learning rate: linear over ``warmup`` steps, then one, then linear to zero over the last share.
+
+    Unlike a cosine, it lets a run be resumed with another number of steps: all that came before the decay still fits.
+    """
+    rest = (steps - step) / max(decay_share * steps, 1)
+    return min((step + 1) / warmup, 1.0) * min(rest, 1.0)
+
+
+@dataclass
+class Stage:
+    """A model, its optimizer and an average of its weights, trained for a number of steps.
+
+    The state is kept in ``<folder>/<name>.pt``; a stage whose file says that all steps are done trains nothing.
+    """
+
+    name: str
+    folder: Path
+    model: nn.Module
+    steps: int
+    lr: float
+    weight_decay: float = 1e-2
+    ema_decay: float = 0.998
+    decay_share: float = 0.35
+    """Share of the steps, the last ones, over which the learning rate falls to zero."""
+    clip: float = 1.0
+    log_every: int = 50
+    muon: bool = False
+    """Train hidden matrices and kernels with Muon, the rest with AdamW at the same learning rate times ``adam_share``;
+    else AdamW trains all."""
+    adam_share: float = 0.4
+    sample: Callable[[nn.Module, int], None] | None = None
+    """Called with the averaged weights in place after every ``sample_every``-th step: sample grids."""
+    sample_every: int = 1000
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        from diffusers.training_utils import EMAModel
+
+        hidden, rest = split_parameters(self.model) if self.muon else ([], self._trained())
+        adam_lr = self.lr * (self.adam_share if self.muon else 1.0)
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.98), weight_decay=self.weight_decay, fused=True)
+        ]
+        if hidden:
+            self.optimizers.append(Muon(hidden, lr=self.lr, weight_decay=self.weight_decay))
+        self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+        self.ema = EMAModel(self._trained(), decay=self.ema_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
+        self.done = 0
+        if self.path.exists():
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            self.model.load_state_dict(state["model"])
+            for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(kept)
+            self.ema.load_state_dict(state["ema"])
+            self.ema.to(next(self.model.parameters()).device)
+            self.done, self.history = state["done"], state["history"]
+
+    @property
+    def path(self) -> Path:
+        """The checkpoint."""
+        return self.folder / f"{self.name}.pt"
+
+    def save(self) -> None:
+        """Write the checkpoint beside the old one, then take its place."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state: dict[str, Any] = {
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "ema": self.ema.state_dict(),
+            "done": self.done,
+            "history": self.history,
+        }
+        partial = self.path.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(self.path)
+
+    def run(self, loss: Callable[[int], dict[str, Tensor]]) -> None:
+        """Train to the last step.
+
+        Args:
+            loss: step -> named values, of which "loss" is minimized and all are logged. It must take its randomness
+                from the step, so that a resumed run sees the batches that an unbroken one sees.
+        """
+        self.model.train()
+        sums: dict[str, float] = {}
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns) as progress:
+            task = progress.add_task(self.name, total=self.steps, completed=self.done)
+            for step in self._remaining():
+                factor = warmup_stable_decay(step, self.steps, decay_share=self.decay_share)
+                values = loss(step)
+                values["loss"].backward()
+                nn.utils.clip_grad_norm_(self._trained(), self.clip)
+                for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
+                    for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                        group["lr"] = peak * factor
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
+                self.ema.step(self._trained())
+                for key, value in values.items():
+                    sums[key] = sums.get(key, 0.0) + float(value.detach()) / self.log_every
+                if (step + 1) % self.log_every == 0:
+                    self.history.append({"step": step + 1, **sums})
+                    line = "  ".join(f"{key} {value:.4f}" for key, value in sums.items())
+                    progress.console.print(f"{self.name} {step + 1}/{self.steps}  {line}", highlight=False)
+                    sums = {}
+                self.done = step + 1
+                if self.done % CHECKPOINT_EVERY == 0:
+                    self.save()
+                if self.sample is not None and self.done % self.sample_every == 0:
+                    with self.averaged():
+                        self.sample(self.model, self.done)
+                progress.update(task, completed=self.done)
+        self.save()
+
+    def _remaining(self) -> Iterator[int]:
+        yield from range(self.done, self.steps)
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The running average of the weights in place of the weights, for as long as the context lasts."""
+        self.ema.store(self._trained())
+        self.ema.copy_to(self._trained())
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.ema.restore(self._trained())
+            self.model.train()
+
+    def use_average(self) -> None:
+        """Replace the model's weights by their running average (for evaluation and export)."""
+        self.ema.copy_to(self._trained())
+        self.model.eval()

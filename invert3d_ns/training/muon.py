@@ -1,0 +1,86 @@
+"""Muon: momentum whose update is made orthogonal, for the weight matrices and convolution kernels of a network.
+
+Own optimizer, because ``torch.optim.Muon`` takes matrices only, no convolution kernels, and is missing from the older
+versions of torch that this package supports. Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural
+networks" (the quintic Newton-Schulz iteration and its coefficients); decoupled weight decay as in AdamW.
+
+On the bundled autoencoder it reached in 60 s on one core what AdamW did not reach in 185 s (see the model card).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+ITERATIONS = 5
+
+
+def orthogonalise(matrix: Float[Tensor, "M N"]) -> Float[Tensor, "M N"]:
+    """Nearly the closest semi-orthogonal matrix: singular values in about [0.7, 1.2], in bfloat16 precision."""
+    a, b, c = COEFFICIENTS
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = (matrix.T if tall else matrix).bfloat16()
+    x = x / (x.norm() + 1e-7)
+    for _ in range(ITERATIONS):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.T if tall else x).to(matrix.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon with Nesterov momentum.
+
+    Args:
+        params: parameters of two or more dimensions; kernels are taken as matrices (outputs, the rest).
+        lr: learning rate; an update's root mean square is about ``lr * rate_of_adam``, see below.
+        momentum: decay of the gradients' running mean.
+        weight_decay: decoupled, times the learning rate.
+
+    An update is scaled by 0.2 sqrt(max(M, N)) (Liu et al. 2025, "Muon is scalable for LLM training"): its root mean
+    square is then about 0.2 ``lr``, as AdamW's is, so that both can share one learning rate.
+    """
+
+    def __init__(
+        self, params: Iterable[Tensor], lr: float = 1e-3, momentum: float = 0.95, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            lr, momentum = group["lr"], group["momentum"]
+            for parameter in group["params"]:
+                gradient = parameter.grad
+                if gradient is None:
+                    continue
+                state = self.state[parameter]
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(gradient)
+                mean = state["momentum"].lerp_(gradient, 1 - momentum)
+                ahead = gradient.lerp(mean, momentum).flatten(1)
+                update = orthogonalise(ahead).reshape(parameter.shape)
+                parameter.mul_(1 - lr * group["weight_decay"])
+                parameter.add_(update, alpha=-lr * 0.2 * max(ahead.shape) ** 0.5)
+
+
+def split_parameters(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """A model's parameters for Muon (hidden matrices and kernels) and for AdamW (all else).
+
+    Embeddings, the first and the last convolution, biases and norms go to AdamW: their rows are not a map between
+    hidden spaces.
+    """
+    apart = {
+        id(parameter)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) or name.rsplit(".", 1)[-1] in ("conv_in", "conv_out")
+        for parameter in module.parameters()
+    }
+    hidden: list[Tensor] = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2 and id(p) not in apart]
+    chosen = {id(p) for p in hidden}
+    return hidden, [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]

@@ -1,0 +1,181 @@
+"""The recipe of the bundled prior, from rendering to the finished model. Every stage resumes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from rich import print as show
+
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.prior.info import fingerprint
+from invert3d_ns.scenes.cameras import camera_condition
+from invert3d_ns.training.autoencoder import (
+    finish_decoder,
+    reconstruction_psnr,
+    train_autoencoder,
+    use_finished_decoder,
+)
+from invert3d_ns.training.denoiser import PEAK, WARM_PEAK, assemble, assemble_from, train_denoiser, use_checkpoint
+from invert3d_ns.world.data import WorldViews, world_views
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+    from invert3d_ns.prior.multiview import MultiViewPrior
+
+DATA_SEED = 1
+"""Seed of the training set; evaluations and the judge use others."""
+HELD_OUT_SEED = 77
+"""Seed of the held-out objects that stages are checked on."""
+VIEWS = 8
+"""Views of each object in the training set."""
+AUTOENCODER_GATE = 24.0
+"""Foreground PSNR in dB, on held-out objects, below which no denoiser is trained on an autoencoder."""
+SAMPLES = (
+    "a red chair",
+    "a blue striped mug with white stripes",
+    "a green house with a yellow roof",
+    "a pencil sketch of a car",
+    "a purple airplane in van gogh style",
+    "a neon sign of an orange tree",
+)
+"""Prompts of the sample grids that are drawn while the denoiser trains."""
+
+StageName = Literal["all", "data", "autoencoder", "decoder", "denoiser", "export"]
+
+
+@dataclass
+class Recipe:
+    """Everything that decides how a prior comes out."""
+
+    folder: Path
+    """For the training set and the checkpoints; a second call goes on where the first stopped."""
+    objects: int
+    """Size of the training set."""
+    autoencoder_steps: int
+    decoder_steps: int
+    """More steps for the decoder alone, after the encoder is frozen."""
+    denoiser_steps: int
+    images: int = 32
+    """Views in a step of the denoiser."""
+    seed: int = 0
+    """Of weights, batches and noise."""
+    device: str = "cpu"
+    compiled: bool = False
+    """Run networks through torch.compile."""
+    start: str | None = None
+    """A finished prior whose networks the denoiser goes on from: a folder, or "bundled". Its autoencoder stays."""
+    denoiser_lr: float | None = None
+    """Peak learning rate of the denoiser, when not the recipe's own."""
+    gates: bool = True
+    """Stop when a stage is not good enough to train the next one on."""
+
+    def data(self) -> WorldViews:
+        """The training set."""
+        return world_views(self.folder / "data", self.objects, seed=DATA_SEED, views=VIEWS)
+
+    def run(self, stage: StageName = "all") -> MultiViewPrior | None:
+        """Train what is not trained yet, up to the stage of that name.
+
+        "decoder" and "denoiser" may run at the same time, in two processes, and "export" beside either.
+
+        Returns:
+            The finished prior after "all" and "denoiser"; after "export" one with the averaged weights of the
+            denoiser's latest checkpoint.
+
+        Raises:
+            InputError: a stage fell short of its gate, or was asked for what there is not.
+        """
+        if self.start is not None and stage in ("autoencoder", "decoder"):
+            raise InputError(f"--stage {stage} trains an autoencoder, but --start keeps that of the prior; drop either")
+        data = self.data()
+        if stage == "data":
+            return None
+        if self.start is not None:
+            return self._denoise(assemble_from(self.start, data, self._settings()), data, stage)
+        vae = train_autoencoder(
+            self.folder, data, self.autoencoder_steps, seed=self.seed, device=self.device, compiled=self.compiled
+        )
+        foreground = self._grade("autoencoder", vae)[1]
+        if self.gates and foreground < AUTOENCODER_GATE:
+            raise InputError(
+                f"the autoencoder reached {foreground:.1f} dB on the pixels of held-out objects, its gate is "
+                f"{AUTOENCODER_GATE} dB; train it longer (--autoencoder-steps) or pass --no-gates"
+            )
+        if stage == "autoencoder":
+            return None
+        if stage in ("all", "decoder"):
+            finish_decoder(
+                self.folder, vae, data, self.decoder_steps, seed=self.seed, device=self.device, compiled=self.compiled
+            )
+        if stage == "decoder":
+            self._grade("finished decoder", vae)
+            return None
+        torch.manual_seed(self.seed)
+        made = {"autoencoder_steps": self.autoencoder_steps, "decoder_steps": self.decoder_steps}
+        prior = self._denoise(assemble(self.folder, vae, data, self._settings() | made), data, stage)
+        use_finished_decoder(self.folder, prior.vae)
+        return prior
+
+    @property
+    def peak(self) -> float:
+        """Peak learning rate of the denoiser."""
+        return self.denoiser_lr or (PEAK if self.start is None else WARM_PEAK)
+
+    def _settings(self) -> dict[str, Any]:
+        # A folder's name says nothing to others; ``started_from`` says which prior it was.
+        start = {None: "", "bundled": " --start bundled"}.get(self.start, " --start PRIOR")
+        return {
+            "steps": self.denoiser_steps,
+            "images": self.images,
+            "lr": self.peak,
+            "objects": self.objects,
+            "views": VIEWS,
+            "seed": self.seed,
+            "data_seed": DATA_SEED,
+            "command": f"invert3d train prior{start}",
+        }
+
+    def _denoise(self, prior: MultiViewPrior, data: WorldViews, stage: StageName) -> MultiViewPrior:
+        prior = prior.to(self.device)
+        psnr = self._grade("autoencoder that the denoiser is shown with", prior.vae)
+        training = prior.info.training | {"psnr": round(psnr[0], 2), "psnr_foreground": round(psnr[1], 2)}
+        if stage == "export":
+            training["steps"] = use_checkpoint(self.folder, prior)
+        else:
+            train_denoiser(
+                self.folder,
+                prior,
+                data,
+                self.denoiser_steps,
+                images=self.images,
+                lr=self.peak,
+                seed=self.seed,
+                compiled=self.compiled,
+                sample=lambda done: sample_grid(prior, self.folder / "samples" / f"{done:06d}.png"),
+            )
+        prior.info = replace(prior.info, fingerprint=fingerprint([prior.unet, prior.text_encoder]), training=training)
+        return prior
+
+    def _grade(self, what: str, vae: AutoencoderKL) -> tuple[float, float]:
+        held_out = world_views(
+            self.folder / "data", min(64, self.objects), seed=HELD_OUT_SEED, split="held-out", views=4
+        )
+        images, masks = held_out.images(slice(None)).flatten(0, 1), held_out.masks(slice(None)).flatten(0, 1)
+        whole, foreground = reconstruction_psnr(vae, images.to(self.device), masks.to(self.device))
+        show(f"{what}, held-out objects: {whole:.1f} dB, {foreground:.1f} dB on their pixels")
+        return whole, foreground
+
+
+def sample_grid(prior: MultiViewPrior, path: Path, steps: int = 20) -> None:
+    """Write four views of each of :data:`SAMPLES`, sampled in ``steps`` steps."""
+    from invert3d_ns.base.pictures import write_grid
+
+    azimuths = torch.arange(4) * 90.0 + 30.0
+    cameras = camera_condition(azimuths, torch.tensor(15.0)).expand(len(SAMPLES), -1, -1)
+    views = prior.sample(SAMPLES, cameras, steps=steps, seed=0).cpu()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_grid(path, views.flatten(0, 1), columns=8, least=96)

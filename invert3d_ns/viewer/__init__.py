@@ -1,1 +1,0 @@
-"""Viser panels: they call the same functions as the commands, and hold no logic."""

@@ -1,0 +1,1 @@
+"""Weights on disk and from hubs, for priors and CLIP towers alike."""

@@ -1,0 +1,195 @@
+"""Camera-conditioned text inversion (CTI): which words make the frozen multi-view prior denoise an object's views?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import Parameter
+
+from invert3d_ns.base.errors import InputError
+
+if TYPE_CHECKING:
+    from invert3d_ns.prior.multiview import MultiViewPrior
+    from invert3d_ns.words.bank import LatentBank
+
+TOKEN = "<object>"
+"""The placeholder in prompts that stands for the learned vectors."""
+
+_TRAINING, _HELD_OUT, _INITIAL = 0, 1, 2
+
+
+def seeded_generator(*key: int) -> torch.Generator:
+    """A CPU generator whose stream depends on every integer of ``key`` and on nothing else.
+
+    Drawing each step's randomness from its own generator is what lets a resumed run continue exactly, on any device.
+    """
+    state = np.random.SeedSequence([len(key), *(value % 2**32 for value in key)]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state) % 2**63)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The settings of the CTI loss."""
+
+    per_view_timesteps: bool = False
+    """Draw a timestep for each view, as the official code does, rather than one for all views of a group."""
+    timestep_range: tuple[float, float] = (0.0, 1.0)
+    """Fractions of the diffusion process between which timesteps are drawn (0: clean, 1: pure noise)."""
+    norm_penalty: float = 0.0
+    """Weight of the mean squared length of the vectors, in units of the squared mean length of the prior's words."""
+
+
+class CameraTextInversion:
+    """The CTI objective, Invert3D's equation 2, on latents of an object's views.
+
+    z* = argmin over z of E[ || prediction(x_t, t, prompt(z), cameras) - target ||^2 ], x_t = add_noise(x, noise, t),
+    where prediction and target are in the prior's own parameterisation (noise or velocity). Only z receives a gradient.
+
+    Args:
+        prior: the frozen multi-view diffusion model.
+        objective: how the expectation over timesteps is taken.
+        seed: with the step number, determines every random draw.
+
+    Raises:
+        InputError: an empty or reversed timestep range.
+    """
+
+    def __init__(self, prior: MultiViewPrior, objective: Objective | None = None, *, seed: int = 0) -> None:
+        self.prior = prior
+        self.objective = objective or Objective()
+        self.seed = seed
+        low, high = self.objective.timestep_range
+        if not 0.0 <= low < high <= 1.0:
+            raise InputError(f"timestep range {low}..{high} is not within 0..1; give two increasing fractions")
+        table: Tensor = prior.text_encoder.get_input_embeddings().weight  # type: ignore[assignment]
+        self._unit = table.detach().float().norm(dim=-1).mean().item()
+
+    def initial_words(self, count: int, init_word: str, jitter: float = 0.0) -> Float[Tensor, "N D"]:
+        """``count`` copies of the embedding of ``init_word``, each moved by noise of ``jitter`` times its length.
+
+        A word of several tokens gives its tokens in turn. Float32, on the prior's device.
+
+        Raises:
+            InputError: ``count`` does not fit the prior's context, or ``init_word`` holds no word.
+        """
+        check_vector_count(count, self.prior.info.context_length)
+        words = self.prior.word_vectors(init_word)
+        words = words.repeat(-(-count // len(words)), 1)[:count].clone()
+        if jitter > 0:
+            noise = torch.randn(words.shape, generator=seeded_generator(self.seed, _INITIAL)).to(words.device)
+            words += jitter * words.norm(dim=-1, keepdim=True) * noise / words.shape[-1] ** 0.5
+        return words
+
+    def context(self, words: Float[Tensor, "N D"], prompt: str = TOKEN) -> Float[Tensor, "1 L C"]:
+        """The prior's text condition for ``prompt`` with ``words`` as the placeholder; differentiable in ``words``."""
+        return self.prior.encode_prompt(prompt, words={TOKEN: words})
+
+    def draw(self, bank: LatentBank, step: int, groups: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Latents, cameras, noise and timesteps of training step ``step``, a function of the seed and the step alone.
+
+        Returns:
+            latents [B F c h w], cameras [B F 16], noise [B F c h w], timesteps [B] or [B F], on the bank's device.
+        """
+        generator = seeded_generator(self.seed, _TRAINING, step)
+        picks = torch.randint(len(bank), (groups,), generator=generator)
+        low, high = (round(fraction * self.prior.num_timesteps) for fraction in self.objective.timestep_range)
+        shape = (groups, bank.latents.shape[1]) if self.objective.per_view_timesteps else (groups,)
+        timesteps = torch.randint(low, max(high, low + 1), shape, generator=generator)
+        noise = torch.randn(groups, *bank.latents.shape[1:], generator=generator)
+        device = bank.latents.device
+        picks = picks.to(device)
+        return bank.latents[picks], bank.cameras[picks], noise.to(device), timesteps.to(device)
+
+    def loss(
+        self, words: Float[Tensor, "N D"], bank: LatentBank, step: int, groups: int = 1
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The terms of the loss at training step ``step``; their sum is what is minimized."""
+        latents, cameras, noise, timesteps = self.draw(bank, step, groups)
+        context = self.context(words)
+        context = context.expand(groups, -1, -1) if groups > 1 else context
+        terms = {"denoising": self.prior.prediction_loss(latents, noise, timesteps, context, cameras)}
+        if self.objective.norm_penalty > 0:
+            terms["norm"] = self.objective.norm_penalty * (words / self._unit).square().sum(dim=-1).mean()
+        return terms
+
+    @torch.no_grad()
+    def heldout_loss(
+        self, condition: Float[Tensor, "N D"] | str, bank: LatentBank, *, groups: int | None = None, draws: int = 4
+    ) -> float:
+        """Mean denoising loss on held-out orbits at evenly spaced timesteps, with the same noise for every condition.
+
+        Args:
+            condition: vectors z, or a prompt in plain words to compare with.
+            bank: its ``heldout`` groups are used, the first ``groups`` of them.
+            draws: timesteps per group; each is the middle of one of ``draws`` equal parts of the diffusion process.
+        """
+        context = self.prior.encode_prompt(condition) if isinstance(condition, str) else self.context(condition)
+        latents, cameras = bank.heldout_latents[:groups], bank.heldout_cameras[:groups]
+        middles = (torch.arange(draws) + 0.5) / draws * self.prior.num_timesteps
+        timesteps = middles.long().to(latents.device)
+        total = 0.0
+        for index in range(len(latents)):
+            generator = seeded_generator(_HELD_OUT, index)
+            noise = torch.randn(draws, *latents.shape[1:], generator=generator).to(latents.device)
+            for draw in range(draws):
+                here, now = slice(index, index + 1), slice(draw, draw + 1)
+                total += self.prior.prediction_loss(
+                    latents[here], noise[now], timesteps[now], context, cameras[here]
+                ).item()
+        return total / (len(latents) * draws)
+
+
+def check_vector_count(count: int, context_length: int) -> None:
+    """Refuse a number of vectors that leaves no room for the start and end tokens in the prior's context.
+
+    Raises:
+        InputError: ``count`` is below 1 or above ``context_length - 2``.
+    """
+    if not 1 <= count <= context_length - 2:
+        raise InputError(
+            f"{count} vectors do not fit the prior's context of {context_length} tokens; "
+            f"choose --pipeline.vectors between 1 and {context_length - 2}"
+        )
+
+
+def fit_words(
+    inversion: CameraTextInversion,
+    bank: LatentBank,
+    words: Float[Tensor, "N D"],
+    *,
+    steps: int,
+    learning_rate: float | None = None,
+    decay: bool = True,
+    groups: int = 1,
+    callback: Callable[[int, Mapping[str, Tensor]], None] | None = None,
+) -> Float[Tensor, "N D"]:
+    """Minimize the CTI loss with AdamW from ``words``: the inversion without a trainer around it.
+
+    The pipeline of ``ns-train invert3d`` takes the same steps and reaches the same vectors.
+
+    Args:
+        learning_rate: of the first step; the prior's own choice if None.
+        decay: let the learning rate fall to zero along half a cosine. The official code keeps it constant.
+        groups: orbits in each step.
+        callback: called after each step with its number and the loss terms.
+    """
+    vectors = Parameter(words.detach().clone())
+    optimizer = torch.optim.AdamW([vectors], lr=learning_rate or inversion.prior.info.inversion_learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: (np.cos(np.pi * step / max(steps, 1)) + 1.0) * 0.5 if decay else 1.0
+    )
+    for step in range(steps):
+        optimizer.zero_grad()
+        terms = inversion.loss(vectors, bank, step, groups)
+        torch.stack(list(terms.values())).sum().backward()
+        optimizer.step()
+        schedule.step()
+        if callback is not None:
+            callback(step, terms)
+    return vectors.detach()

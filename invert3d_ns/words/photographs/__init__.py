@@ -1,0 +1,1 @@
+"""Words of photographs that come without cameras."""

@@ -1,0 +1,109 @@
+"""The other sides of what a photograph shows, as the prior imagines them from plain words: what is inverted.
+
+Vectors that are fitted to one view alone forget what the object is from elsewhere; fitted to a whole orbit they cannot.
+So the photograph is completed to orbits first: plain words say what it shows, and while the prior samples an orbit, the
+view from the photograph's camera is kept at the photograph (as in inpainting by replacement, Lugmayr et al. 2022), so
+that cross-view attention carries its colors and proportions around.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from invert3d_ns.prior.memory import explain_out_of_memory
+from invert3d_ns.prior.scheduling import denoise, make_scheduler
+from invert3d_ns.scenes.cameras import camera_condition
+from invert3d_ns.words.bank import LatentBank
+
+if TYPE_CHECKING:
+    from invert3d_ns.prior.multiview import MultiViewPrior
+
+VIEWS = 8
+"""Views of an imagined orbit, the photograph's the first."""
+_ELEVATIONS = (0.0, 20.0)
+
+
+def orbit_from(camera: Sequence[float], second: float) -> tuple[Float[Tensor, "8"], Float[Tensor, "8"]]:
+    """Azimuths and elevations of evenly spaced views of which the first is ``camera``: (azimuth, elevation), degrees.
+
+    Those at quarter turns from it have its elevation, those between have ``second``: orbits as in training.
+    """
+    turns = torch.arange(VIEWS)
+    azimuths = camera[0] + turns * (360.0 / VIEWS)
+    return azimuths, torch.where(turns % 2 == 0, camera[1], second)
+
+
+@torch.no_grad()
+def imagine_views(
+    prior: MultiViewPrior,
+    context: Float[Tensor, "1 L C"],
+    photograph: Float[Tensor, "c h w"],
+    cameras: Float[Tensor, "F 16"],
+    *,
+    steps: int = 16,
+    seed: int = 0,
+) -> Float[Tensor, "F c h w"]:
+    """Latents of F views of what ``context`` says, the first of which is ``photograph`` (latents as well)."""
+    noise = torch.randn(len(cameras), *photograph.shape, generator=torch.Generator().manual_seed(seed))[None]
+    noise, cameras = noise.to(prior.device), cameras[None].to(prior.device)
+    scheduler = make_scheduler(prior)
+    scheduler.set_timesteps(steps)
+    times = scheduler.timesteps.to(prior.device)
+    negative, info = prior.encode_prompt(""), prior.info
+
+    def predict(latents: Tensor, t: Tensor) -> Tensor:
+        return prior.predict(
+            latents,
+            t,
+            context,
+            cameras,
+            negative_context=negative,
+            guidance_scale=info.guidance_scale,
+            guidance_rescale=info.guidance_rescale,
+        )
+
+    def put_back(index: int, latents: Tensor) -> Tensor:
+        known = photograph[None, None]
+        if index + 1 < len(times):
+            known = prior.add_noise(known, noise[:, :1], times[index + 1 : index + 2])
+        return torch.cat([known.to(latents), latents[:, 1:]], dim=1)
+
+    with explain_out_of_memory("sampling", prior.options):
+        return denoise(prior, noise, predict, steps=steps, callback=put_back)[0]
+
+
+def imagine_bank(
+    prior: MultiViewPrior,
+    context: Float[Tensor, "1 L C"],
+    photographs: Float[Tensor, "K c h w"],
+    cameras: Float[Tensor, "K 2"],
+    *,
+    orbits: int,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> LatentBank:
+    """A latent bank of ``orbits`` imagined orbits, photographs in turn, in groups of four views.
+
+    Args:
+        photographs: latents, on the prior's device.
+        cameras: azimuth and elevation of each in degrees.
+        progress: called with the orbits done and their number.
+    """
+    latents, conditions = [], []
+    for orbit in range(orbits):
+        index = orbit % len(photographs)
+        second = _ELEVATIONS[(orbit // len(photographs)) % len(_ELEVATIONS)]
+        condition = camera_condition(*orbit_from(cameras[index].tolist(), second)).to(prior.device)
+        views = imagine_views(prior, context, photographs[index], condition, seed=seed * 1009 + orbit)
+        for start in (0, 1):
+            latents.append(views[start::2])
+            conditions.append(condition[start::2])
+        if progress is not None:
+            progress(orbit + 1, orbits)
+    bank, poses = torch.stack(latents).float(), torch.stack(conditions)
+    return LatentBank(bank, poses, bank[:0], poses[:0], bank[:0])

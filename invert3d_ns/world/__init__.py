@@ -1,0 +1,1 @@
+"""The procedural world that bundled weights are trained on."""

@@ -1,0 +1,117 @@
+"""What captions of the procedural world say, in which words and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from invert3d_ns.world.styles import STYLES
+
+if TYPE_CHECKING:
+    from invert3d_ns.world.objects import WorldObject
+
+PATTERNS: dict[str, tuple[str, ...]] = {
+    "plain": (),
+    "striped": ("striped",),
+    "spotted": ("spotted", "dotted"),
+    "checkered": ("checkered",),
+}
+"""Patterns and the words for them."""
+PATTERN_NOUNS = {"striped": "stripes", "spotted": "spots", "checkered": "checks"}
+MATERIALS: dict[str, tuple[str, ...]] = {
+    "matte": (),
+    "shiny": ("shiny", "glossy"),
+    "metallic": ("metallic", "metal"),
+}
+"""Materials and the words for them."""
+SIZES: dict[str, tuple[str, ...]] = {"normal": (), "small": ("small", "tiny", "little")}
+"""Sizes in the view and the words for them."""
+POSES: dict[str, tuple[str, ...]] = {
+    "upright": (),
+    "upside down": ("upside down",),
+    "lying": ("lying on its back", "tipped over"),
+}
+"""Poses and the words for them."""
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "ball": ("ball", "sphere"),
+    "cube": ("cube", "box"),
+    "ring": ("ring", "donut"),
+    "mug": ("mug", "cup"),
+    "car": ("car", "toy car"),
+    "airplane": ("airplane", "plane"),
+    "lamp": ("lamp", "table lamp"),
+}
+"""Other words for a class; the class's own name where none is given."""
+
+
+def with_article(words: str) -> str:
+    """The words after "a" or "an"."""
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def describe(item: WorldObject) -> str:
+    """Everything that can be said of an object, in the first wording of each."""
+    return _caption(item, lambda share: True, lambda words: words[0], form=0.0)
+
+
+def varied_caption(item: WorldObject, rng: np.random.Generator) -> str:
+    """A caption in one of several wordings and orders.
+
+    Details are left out at times, the color rarely, the class almost never: "an object" then stands in its place.
+    """
+    return _caption(
+        item, lambda share: rng.random() < share, lambda words: words[rng.integers(len(words))], form=rng.random()
+    )
+
+
+def _caption(
+    item: WorldObject, said: Callable[[float], bool], pick: Callable[[tuple[str, ...]], str], form: float
+) -> str:
+    names = SYNONYMS.get(item.name, (item.name,))
+    noun = names[0] if said(0.7) else pick(names)
+    if not said(0.96):
+        noun = pick(("object", "thing"))
+    size = [pick(SIZES[item.size])] if item.size != "normal" and said(0.8) else []
+    material = [pick(MATERIALS[item.material])] if item.material != "matte" and said(0.75) else []
+    color = [item.color] if said(0.95) else []
+    pattern = [pick(PATTERNS[item.pattern])] if item.pattern != "plain" and said(0.95) else []
+    pose = f", {pick(POSES[item.pose])}" if item.pose != "upright" and said(0.85) else ""
+    detail = ""
+    if item.second is not None and said(0.85):
+        if item.part is None:
+            detail = f"{item.second} {PATTERN_NOUNS[item.pattern]}"
+        else:
+            detail = _counted(item.second, item.part)
+            if item.main is not None and color and 0.35 < form < 0.6:
+                main = _counted(item.color, item.main)
+                text = f"{_listed([*size, *material, *pattern, noun])} with {main} and {detail}{pose}"
+                return _styled(item, pick, said, text)
+    tail = f" with {detail}" if detail else ""
+    if form < 0.6:
+        text = f"{_listed([*size, *material, *color, *pattern, noun])}{tail}{pose}"
+    elif form < 0.72:
+        text = f"{' '.join([*size, *material, *color, *pattern, noun])}{tail}{pose}"
+    elif form < 0.84 and (color or pattern or material):
+        text = f"{_listed([*size, noun])} that is {' and '.join([*material, *color, *pattern])}{tail}{pose}"
+    else:
+        order = [*size, *color, *pattern, *material] if form < 0.92 else [*size, *pattern, *color, *material]
+        text = f"{_listed([*order, noun])}{tail}{pose}"
+    return _styled(item, pick, said, text)
+
+
+def _styled(item: WorldObject, pick: Callable[[tuple[str, ...]], str], said: Callable[[float], bool], text: str) -> str:
+    if not said(0.96):
+        return text
+    wordings = STYLES[item.style].wordings
+    return (wordings[0] if said(0.4) else pick(wordings)).format(text)
+
+
+def _listed(words: list[str]) -> str:
+    return with_article(" ".join(words))
+
+
+def _counted(color: str, part: str) -> str:
+    many = part.endswith("s")
+    return f"{color} {part}" if many else with_article(f"{color} {part}")
