@@ -90,7 +90,7 @@ def make_tiny_prior(folder: Path, prediction_type: str = "epsilon", seed: int = 
         projection_class_embeddings_input_dim=16,
     )
     vae = AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8),
+        block_out_channels=(8, 8, 8, 8),  # type: ignore[arg-type]
         down_block_types=("DownEncoderBlock2D",) * 4,  # type: ignore[arg-type]
         up_block_types=("UpDecoderBlock2D",) * 4,  # type: ignore[arg-type]
         latent_channels=4,
