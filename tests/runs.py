@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,34 @@ def tiny_config(data: Path, prior: Path | None, output_dir: Path, *, method: str
     return config
 
 
+class QuietRun:
+    """What a phase may use of a run, for phases that are looked at one by one: nothing is shown, saved or stopped."""
+
+    def __init__(self, folder: Path = Path()) -> None:
+        self.folder, self.seed, self.step = folder, 0, -1
+        self.lock, self.callbacks, self.seconds = nullcontext(), [], {}
+        self.pictures: list[str] = []
+
+    def timed(self, name: str):
+        return nullcontext()
+
+    def progress(self, title: str):
+        return nullcontext(lambda done, total: None)
+
+    def should_stop(self) -> bool:
+        return False
+
+    def show_picture(self, name: str, picture) -> None:
+        self.pictures.append(name)
+
+    def log_scalar(self, name: str, value: float) -> None:
+        self.seconds[name] = value
+
+    def show_status(self, text: str) -> None: ...
+
+    def redraw(self, *, now: bool = False) -> None: ...
+
+
 def train(config) -> Path:
     """What ``ns-train`` does once its arguments are parsed. Returns the run's folder."""
     from nerfstudio.scripts.train import main
@@ -101,7 +130,7 @@ def _main() -> None:
     die_after, die_saving = arguments.pop("die_after_step", None), arguments.pop("die_saving_step", None)
     from invert3d_ns.runs import trainer
 
-    observe, fsync = trainer.InversionTrainer._observe, os.fsync
+    observe, fsync = trainer.PhasedTrainer._observe, os.fsync
 
     def observe_or_die(self, step: int) -> None:
         observe(self, step)
@@ -114,7 +143,7 @@ def _main() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         fsync(descriptor)
 
-    trainer.InversionTrainer._observe = observe_or_die
+    trainer.PhasedTrainer._observe = observe_or_die
     os.fsync = fsync_or_die
     for name in ("data", "prior", "output_dir"):
         arguments[name] = Path(arguments[name]) if arguments.get(name) else None

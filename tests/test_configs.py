@@ -71,7 +71,7 @@ def parsed():
 def test_the_command_line_reaches_every_part_of_the_configuration(parsed):
     import torch
 
-    assert parsed["target"] == "InversionTrainer"
+    assert parsed["target"] == "PhasedTrainer"
     assert (parsed["steps"], parsed["prior"], parsed["lr"], parsed["up"]) == (7, "mvdream-sd1.5", 0.01, "z")
     assert parsed["vis"] == "tensorboard", "with nobody watching, the command must end by itself"
     assert parsed["device"] == ("cuda" if torch.cuda.is_available() else "cpu")
@@ -128,9 +128,9 @@ def test_every_setting_of_the_method_has_a_help_text():
     from invert3d_ns.editing.options import EditOptions
     from invert3d_ns.editing.scene_edit_config import SceneEditConfig
     from invert3d_ns.methods.invert3d import InversionPipelineConfig
-    from invert3d_ns.runs.trainer import InversionTrainerConfig
+    from invert3d_ns.runs.trainer import PhasedTrainerConfig
 
-    for config in (InversionPipelineConfig, InversionTrainerConfig, EditOptions, SceneEditConfig):
+    for config in (InversionPipelineConfig, PhasedTrainerConfig, EditOptions, SceneEditConfig):
         source = inspect.getsource(config)
         for field in dataclasses.fields(config):
             if field.name.startswith("_") or f"\n    {field.name}:" not in source:

@@ -16,7 +16,9 @@ from synthetic import make_cloud
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing.edit import Edit, load_edits, save_edits
 from invert3d_ns.editing.sources import check_same_object, read_scene
+from invert3d_ns.methods.invert3d import InversionPipeline
 from invert3d_ns.prior.checkpoints import save_prior
+from invert3d_ns.runs import services
 from invert3d_ns.runs import trainer as module
 from invert3d_ns.scenes.normalization import to_object_frame
 from invert3d_ns.scenes.ply import write_splats
@@ -177,7 +179,7 @@ def test_a_run_is_looked_at_with_its_words_and_edits(edited, material, monkeypat
     monkeypatch.setattr(host, "load_with_options", lambda *given: (loaded.append(given[0]), load(*given))[1])
     monkeypatch.setitem(all_methods, "invert3d-edit", invert3d_edit.config)
     _, pipeline, _, _ = eval_setup(edited / "config.yml", test_mode="inference")
-    assert isinstance(pipeline, module.InversionPipeline)
+    assert isinstance(pipeline, InversionPipeline)
     assert [e.label for e in pipeline.edits] == ["red -> blue"] and pipeline.output_folder == edited
     words = pipeline.embedding()
     saved = ObjectEmbedding.load(edited / "embedding.safetensors")
@@ -220,15 +222,15 @@ def test_people_are_served_between_steps_and_see_splats_change(run, tmp_path, mo
 
     served, shown = [], []
     monkeypatch.setattr(EditSession, "run_pending", lambda self, limit=1: served.append(limit) or 0)
-    monkeypatch.setattr(module, "_SHOWN_EVERY", -1.0)
-    setup = module.InversionTrainer.setup
+    monkeypatch.setattr(services, "_REDRAWN_EVERY", -1.0)
+    setup = module.PhasedTrainer.setup
 
     def watched(self, test_mode: Any = "val") -> None:
         setup(self, test_mode)
         self.viewer_state = None
         self.pipeline.edit_panel.session.scene.rerender = lambda: shown.append(self.pipeline.splats().features_dc)
 
-    monkeypatch.setattr(module.InversionTrainer, "setup", watched)
+    monkeypatch.setattr(module.PhasedTrainer, "setup", watched)
     train(edit(run, tmp_path, prompt=BLUE))
     assert len(served) == EDIT_STEPS and len(shown) == EDIT_STEPS + 1
     assert not torch.equal(shown[0], shown[1]) and torch.equal(shown[-1], shown[-2])
@@ -244,7 +246,7 @@ def test_a_killed_edit_goes_on_to_the_very_same_splats(material, run, tmp_path, 
     data, prior = material / "posed", material / "prior"
     unbroken = train(tiny_config(data, prior, tmp_path / "unbroken", **options))
     config = tiny_config(data, prior, tmp_path / "killed", **options)
-    observe = module.InversionTrainer._observe
+    observe = module.PhasedTrainer._observe
 
     def kill(self, at: int) -> None:
         observe(self, at)
@@ -252,7 +254,7 @@ def test_a_killed_edit_goes_on_to_the_very_same_splats(material, run, tmp_path, 
             raise Killed
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(module.InversionTrainer, "_observe", kill)
+        patch.setattr(module.PhasedTrainer, "_observe", kill)
         train(config)
     folder = config.get_base_dir()
     assert not (folder / "edits.json").exists()
@@ -275,9 +277,9 @@ def test_ctrl_c_while_views_are_generated_stops_and_names_the_command_that_goes_
 
     prepare = EditPhase.prepare
 
-    def interrupted(self, progress=None, cancelled=None):
+    def interrupted(self, progress, should_stop):
         os.kill(os.getpid(), signal.SIGINT)
-        prepare(self, progress, cancelled)
+        prepare(self, progress, should_stop)
 
     config = edit(run, tmp_path, prompt=BLUE)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit_:

@@ -8,7 +8,7 @@ from synthetic import make_cloud
 from torch.nn import functional
 
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.runs.report import psnr
+from invert3d_ns.base.metrics import psnr
 from invert3d_ns.scenes.cameras import gsplat_viewmats, intrinsics, orbit_camera_to_world
 from invert3d_ns.scenes.fitting import WIDEST, draw_splats, draw_values, fit_splats, lift_to_splats, render_splats
 from invert3d_ns.scenes.normalization import to_object_frame

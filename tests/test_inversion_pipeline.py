@@ -91,7 +91,7 @@ def test_splats_of_a_ply_stay_as_they_are(ply_run):
     assert path.name == f"step-{STEPS - 1:09d}.ckpt"
     cloud = to_object_frame(make_cloud(200))[0]
     assert torch.allclose(state["pipeline"]["_model.gauss_params.means"], cloud.means, atol=1e-5)
-    assert state["inversion"]["phase"] == "words"
+    assert state["run"]["phase"] == "words"
 
 
 def test_images_fit_splats_first_and_then_only_words(posed_run):
@@ -166,7 +166,7 @@ def test_frozen_splats_take_no_gradient_and_no_callback(posed_run, material, tmp
     from invert3d_ns.scenes.splats import ObjectSplatModel
 
     densified, groups, rendered = [], [], []
-    train_step, load = module.InversionTrainer._train_step, module.InversionPipeline.get_train_loss_dict
+    train_step, load = module.PhasedTrainer._train_step, InversionPipeline.get_train_loss_dict
     after = ObjectSplatModel.step_post_backward
     monkeypatch.setattr(
         ObjectSplatModel, "step_post_backward", lambda s, step: (densified.append(step), after(s, step))
@@ -174,16 +174,16 @@ def test_frozen_splats_take_no_gradient_and_no_callback(posed_run, material, tmp
 
     def watch(self, step):
         train_step(self, step)
-        groups.append((self.pipeline.phase, sorted(self.optimizers.optimizers)))
-        if self.pipeline.phase == "words":
+        groups.append((self.pipeline.current.name, sorted(self.optimizers.optimizers)))
+        if self.pipeline.current.name == "words":
             assert all(parameter.grad is None for parameter in self.pipeline.model.parameters())
 
     def count(self, step):
-        rendered.append((step, self.phase))
+        rendered.append((step, self.current.name))
         return load(self, step)
 
-    monkeypatch.setattr(module.InversionTrainer, "_train_step", watch)
-    monkeypatch.setattr(module.InversionPipeline, "get_train_loss_dict", count)
+    monkeypatch.setattr(module.PhasedTrainer, "_train_step", watch)
+    monkeypatch.setattr(InversionPipeline, "get_train_loss_dict", count)
     train(tiny_config(material / "posed", material / "prior", tmp_path))
     assert densified == list(range(SPLAT_STEPS))
     assert groups[-1] == ("words", ["words"])
@@ -236,14 +236,14 @@ def test_no_space_to_save_is_told_and_keeps_the_last_checkpoint(posed_run, mater
         raise OSError(28, "No space left on device")
 
     config = tiny_config(material / "ball.ply", material / "prior", tmp_path, steps_per_save=1)
-    observe = module.InversionTrainer._observe
+    observe = module.PhasedTrainer._observe
 
     def fill_up(self, step):
         observe(self, step)
         if step == 3:
             monkeypatch.setattr(os, "fsync", full)
 
-    monkeypatch.setattr(module.InversionTrainer, "_observe", fill_up)
+    monkeypatch.setattr(module.PhasedTrainer, "_observe", fill_up)
     with pytest.raises(InputError, match="No space left on device"):
         train(config)
     left = [path for path in tmp_path.rglob("*") if path.is_file() and "ckpt" in path.name]

@@ -8,7 +8,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
-from runs import tiny_config
+from runs import QuietRun, tiny_config
 from synthetic import make_cloud
 
 from invert3d_ns.base.errors import InputError
@@ -356,9 +356,9 @@ def test_the_pipeline_applies_its_options(tiny_v_prior, tmp_path) -> None:
         config = tiny_config(tmp_path / "ball.ply", tmp_path / "prior", tmp_path, pipeline__prior_options=options)
         config.pipeline.datamanager.data = config.data
         pipeline = config.pipeline.setup(device="cpu", test_mode="inference")
-        pipeline.load_prior(seed=0)
-        pipeline.begin_words()
-        _, terms, _ = pipeline.get_train_loss_dict(0)
+        (words,) = pipeline.prepare(seed=0)
+        words.begin(QuietRun(), None)
+        terms, _ = words.losses(0)
         terms["denoising"].backward()
         prior = pipeline.inversion.prior
         assert prior.options is options and prior.vae.use_slicing
@@ -382,7 +382,7 @@ def test_options_that_exclude_each_other_are_refused_at_once(
     config = tiny_config(tmp_path / "ball.ply", tmp_path / "nowhere", tmp_path, pipeline__prior_options=both)
     config.pipeline.datamanager.data = config.data
     with pytest.raises(InputError, match="compile does not go with offload model"):
-        config.pipeline.setup(device="cpu", test_mode="inference").load_prior(seed=0)
+        config.pipeline.setup(device="cpu", test_mode="inference").prepare(seed=0)
 
 
 def test_the_command_line_starts_without_torch() -> None:

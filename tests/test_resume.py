@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,7 @@ def test_ctrl_c_saves_and_names_the_command_that_goes_on(material, unbroken, tmp
 
     from invert3d_ns.runs import trainer as module
 
-    observe = module.InversionTrainer._observe
+    observe = module.PhasedTrainer._observe
 
     def interrupt(self, step):
         observe(self, step)
@@ -103,7 +104,7 @@ def test_ctrl_c_saves_and_names_the_command_that_goes_on(material, unbroken, tmp
             os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as exit_:
-        patch.setattr(module.InversionTrainer, "_observe", interrupt)
+        patch.setattr(module.PhasedTrainer, "_observe", interrupt)
         train(config(material, tmp_path))
     assert exit_.value.code == 130
     (folder,) = tmp_path.glob("posed/invert3d/run")
@@ -116,14 +117,77 @@ def test_ctrl_c_saves_and_names_the_command_that_goes_on(material, unbroken, tmp
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pipeline__vectors": 4}, "shape"),
-        ({"pipeline__splat_steps": 3}, "splat steps"),
+        ({"pipeline__vectors": 4}, r"--pipeline.vectors was 3 and is now 4"),
+        ({"pipeline__splat_steps": 3}, r"--pipeline.splat-steps was 6 and is now 3"),
+        ({"machine__seed": 7}, r"--machine.seed was 42 and is now 7"),
+        ({"pipeline__bank_groups": 5}, r"--pipeline.bank-groups was 3 and is now 5"),
+        ({"pipeline__lr": 0.5}, r"--pipeline.lr was .* and is now 0.5"),
+        ({"pipeline__init_word": "mug"}, r"--pipeline.init-word was object and is now mug"),
+        ({"pipeline__steps": 2}, "has taken 6 steps of phase 'words' already"),
         ({"load_step": 77}, "no checkpoint of step 77"),
     ],
 )
 def test_resuming_with_other_settings_is_refused(material, unbroken, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
         train(config(material, tmp_path / "o", load_dir=unbroken / "nerfstudio_models", **options))
+
+
+def test_resuming_with_another_scene_or_prior_is_refused(material, unbroken, tmp_path, tiny_prior):
+    write_posed_images(to_object_frame(make_cloud(150))[0], tmp_path / "posed", count=8, size=32)
+    save_prior(tiny_prior, tmp_path / "prior", dtype=torch.float32)
+    checkpoints = unbroken / "nerfstudio_models"
+    for data, prior, what in (
+        (tmp_path / "posed", material / "prior", r"the scene \(--data\) was \w{12} and is now \w{12}"),
+        (
+            material / "posed",
+            tmp_path / "prior",
+            r"was made for prior 'tiny-v_prediction' with weights \w+, but prior 'tiny-epsilon' has weights \w+",
+        ),
+    ):
+        with pytest.raises(InputError, match=what):
+            train(tiny_config(data, prior, tmp_path / "o", load_dir=checkpoints))
+
+
+def test_a_scene_that_was_moved_is_the_same_scene(material, unbroken, tmp_path):
+    shutil.copytree(material / "posed", tmp_path / "elsewhere" / "posed")
+    config_ = tiny_config(
+        tmp_path / "elsewhere" / "posed", material / "prior", tmp_path, load_dir=unbroken / "nerfstudio_models"
+    )
+    assert torch.equal(words(train(config_)), words(unbroken))
+
+
+def test_a_run_that_reached_its_limit_goes_on_to_the_end(material, unbroken, tmp_path):
+    folder = train(config(material, tmp_path, max_num_iterations=4))
+    assert checkpoints(folder) == ["step-000000003.ckpt"]
+    go_on(folder)
+    assert torch.equal(words(folder), words(unbroken))
+
+
+def test_a_longer_run_takes_up_where_a_shorter_one_ended(material, unbroken, tmp_path):
+    longer = train(config(material, tmp_path, load_dir=unbroken / "nerfstudio_models", pipeline__steps=STEPS + 2))
+    assert checkpoints(longer) == [f"step-{SPLAT_STEPS + STEPS + 1:09d}.ckpt"]
+    assert not torch.equal(words(longer), words(unbroken))
+
+
+def test_a_failed_resume_leaves_the_run_as_it_was(material, unbroken, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken, folder)
+    shutil.rmtree(folder / "nerfstudio_models")
+    before = sorted(path.name for path in folder.iterdir())
+    again = config(material, tmp_path, load_dir=tmp_path / "nowhere")
+    again.experiment_name, again.method_name, again.timestamp = "", "", "run"
+    with pytest.raises(InputError, match="no checkpoint in"):
+        train(again)
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_other_names_in_the_checkpoint_folder_are_no_checkpoints(material, unbroken, tmp_path):
+    folder = tmp_path / "nerfstudio_models"
+    shutil.copytree(unbroken / "nerfstudio_models", folder)
+    (path,) = folder.iterdir()
+    shutil.copy(path, folder / f"{path.stem} (1).ckpt")
+    resumed = train(config(material, tmp_path / "o", load_dir=folder))
+    assert torch.equal(words(resumed), words(unbroken))
 
 
 def test_a_damaged_checkpoint_is_refused(material, tmp_path):

@@ -15,7 +15,7 @@ from invert3d_ns.scenes.normalization import to_object_frame
 from invert3d_ns.scenes.ply import SplatCloud
 from invert3d_ns.scenes.runs import CLASS, is_run, run_settings
 
-OWN = "invert3d_ns.runs.trainer.InversionTrainerConfig"
+OWN = "invert3d_ns.runs.trainer.PhasedTrainerConfig"
 FOREIGN = "nerfstudio.engine.trainer.TrainerConfig"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,6 @@ from torch.nn import Parameter
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing.edit import Edit
 from invert3d_ns.editing.regions import take
-from invert3d_ns.methods.edit_phase import plain
 from invert3d_ns.prior.memory import PriorOptions, load_with_options
 from invert3d_ns.scenes.cameras import OBJECT_RADIUS
 from invert3d_ns.words.embedding import ObjectEmbedding
@@ -110,7 +110,7 @@ class EditableScene:
         """What checkpoints hold besides the tensors of splats and words."""
         return {
             "origin": dict(self._origin),
-            "edits": [plain(edit) for edit in self.edits],
+            "edits": [{**asdict(edit), "weights": dict(edit.weights)} for edit in self.edits],
             "prior": self.prior_name,
             "folder": None if self.output_folder is None else str(self.output_folder.resolve()),
             "object": self._rows,

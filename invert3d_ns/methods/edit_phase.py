@@ -1,4 +1,4 @@
-"""The edit phase of a run: its splats follow edited words, and what that leaves behind."""
+"""The phase in which a scene's splats follow edited words."""
 
 from __future__ import annotations
 
@@ -11,94 +11,126 @@ import torch
 from jaxtyping import UInt8
 
 from invert3d_ns.editing.edit import Edit
+from invert3d_ns.methods import edit_report
+from invert3d_ns.prior.memory import explain_out_of_memory
+from invert3d_ns.runs.phase import Phase, Run, StepOutput
 from invert3d_ns.scenes.ply import SplatCloud
 
 if TYPE_CHECKING:
-    from invert3d_ns.editing.scene_edit_config import SceneEditConfig
-    from invert3d_ns.live.scene import EditHost
+    from invert3d_ns.editing.scene_editor import SceneEditor
+    from invert3d_ns.methods.invert3d import InversionPipeline
 
 _SHOWN_ORBITS = 2
 _VIEW_PIXELS = 192
 
 
-class EditPhase:
-    """New edits of a host's scene, carried out step by step. Ended and resumed anywhere, it ends the same.
+class EditPhase(Phase):
+    """Carries out new edits of the pipeline's scene, step by step.
 
     Args:
-        host: the scene, under :attr:`EditHost.edits` already.
+        pipeline: the scene, under :attr:`edits` of its own already, with words.
         edits: what comes on top of them.
-        config: how the splats follow.
-        seed: of the optimization; an edit's own seed is its views'.
-        state: of :meth:`state_dict`, to go on from; the host's splats and ``edits`` are ignored then.
-
-    Raises:
-        InputError: there are no words yet, an edit cannot be carried out, or the region holds no splats.
     """
 
-    def __init__(
-        self,
-        host: EditHost,
-        edits: Sequence[Edit],
-        config: SceneEditConfig,
-        *,
-        seed: int = 0,
-        state: dict[str, Any] | None = None,
-    ) -> None:
+    name, title = "edit", "Editing splats"
+
+    def __init__(self, pipeline: InversionPipeline, edits: Sequence[Edit]) -> None:
+        self.pipeline, self.edits = pipeline, list(edits)
+        self.steps = pipeline.config.edit.fit_steps + pipeline.config.edit.refine_steps
+        self.before: list[Edit] = []
+        self.start: SplatCloud | None = None
+        self._editor: SceneEditor | None = None
+        self._prepared = False
+
+    def settings_key(self) -> dict[str, Any]:
+        """The edits, how the splats follow them, and the prior."""
+        config = asdict(self.pipeline.config.edit)
+        return {
+            "--pipeline.prior (its weights)": self.pipeline.embedding().fingerprint,
+            "the edit": [plain(edit) for edit in self.edits],
+            **{f"--pipeline.edit.{name.replace('_', '-')}": value for name, value in config.items()},
+        }
+
+    @property
+    def editor(self) -> SceneEditor:
+        """What moves the splats; from :meth:`begin` on."""
+        assert self._editor is not None, "begin() comes first"
+        return self._editor
+
+    def begin(self, run: Run, state: dict[str, Any] | None) -> None:
+        """Freeze scene and words, and generate the views that the splats shall follow, unless that is done.
+
+        Raises:
+            Cancelled: the run was asked to stop.
+            InputError: words and splats are of different objects, or the region holds no splats.
+        """
+        with run.lock:
+            self._make_editor(run.seed, state)
+        if not self._prepared:
+            label = ", ".join(edit.label for edit in self.edits)
+            with run.timed("views"), run.progress(f"Generating views of the edit: {label}") as progress:
+                self.prepare(progress, run.should_stop)
+        run.show_picture(edit_report.PICTURE, self.picture())
+
+    def prepare(self, progress: Callable[[int, int], None], should_stop: Callable[[], bool]) -> None:
+        """Generate the views that the splats shall follow.
+
+        Raises:
+            Cancelled: ``should_stop`` said so.
+        """
+        self.editor.prepare(progress=progress, cancelled=should_stop)
+        self._prepared = True
+
+    def _make_editor(self, seed: int, state: dict[str, Any] | None) -> None:
         from invert3d_ns.editing.scene_editor import SceneEditor
 
-        self.host = host
+        pipeline = self.pipeline
+        prior = pipeline.freeze_for_editing()
         if state is None:
-            self.before, self.edits, self.start = list(host.edits), list(edits), host.splats()
+            pipeline.check_words_describe_splats()
+            self.before, self.start = list(pipeline.edits), pipeline.splats()
         else:
-            self.before, self.edits = ([Edit(**entry) for entry in state[name]] for name in ("before", "edits"))
+            self.before = [Edit(**entry) for entry in state["before"]]
             self.start = SplatCloud(**state["start"])
-        prior = host.prior()
-        self.editor = SceneEditor(
+        self._editor = SceneEditor(
             self.start,
             prior,
-            host.embedding(),
+            pipeline.embedding(),
             [*self.before, *self.edits],
-            config,
+            pipeline.config.edit,
             applied=len(self.before),
             seed=seed,
             device=prior.device,
         )
-        self.prepared = False
-        """Whether there are edited views for the splats to follow."""
         if state is not None and state["editor"] is not None:
-            self.editor.load_state_dict(state["editor"])
-            self.prepared = True
+            self._editor.load_state_dict(state["editor"])
+            self._prepared = True
 
-    @property
-    def label(self) -> str:
-        """What is changed, in a few words."""
-        return ", ".join(edit.label for edit in self.edits)
+    def step(self, run: Run, index: int) -> StepOutput:
+        """Take one step and show its splats; after the last one the edits count among the scene's own."""
+        with explain_out_of_memory("inversion", self.pipeline.config.prior_options):
+            losses = self.editor.step()
+        self.pipeline.set_splats(self.editor.cloud())
+        if self.editor.done == self.editor.total_steps:
+            self.pipeline.edits = [*self.before, *self.edits]
+        return StepOutput(torch.tensor(sum(losses.values())), losses)
 
-    def prepare(
-        self, progress: Callable[[int, int], None] | None = None, cancelled: Callable[[], bool] | None = None
-    ) -> None:
-        """Generate the views that the splats shall follow, unless that is done.
+    def observe(self, run: Run, index: int) -> None:
+        """Let viewers look at the splats."""
+        run.redraw()
 
-        Raises:
-            Cancelled: ``cancelled`` said so.
-        """
-        if not self.prepared:
-            self.editor.prepare(progress=progress, cancelled=cancelled)
-            self.prepared = True
-
-    def step(self) -> dict[str, float]:
-        """Take one step and show its splats; returns losses."""
-        figures = self.editor.step()
-        self.host.set_splats(self.editor.cloud())
-        return figures
-
-    def finish(self) -> None:
-        """Count the edits among those that the scene is under. May be called again."""
-        self.host.set_splats(self.editor.cloud())
-        self.host.edits = [*self.before, *self.edits]
+    def finish(self, run: Run) -> Sequence[str]:
+        """Write ``edits.json``, the embedding, ``edited.png`` and figures, and say what changed."""
+        with run.lock:
+            outputs = edit_report.write_outputs(self.pipeline, self, run)
+        run.show_picture(edit_report.PICTURE, outputs.picture)
+        run.redraw(now=True)
+        edit_report.announce(outputs)
+        return edit_report.next_commands(outputs, run.folder)
 
     def changed(self) -> int:
         """Number of splats that differ from what they were."""
+        assert self.start is not None, "begin() comes first"
         after = self.editor.cloud()
         differs = torch.zeros(len(after), dtype=torch.bool)
         for field in fields(after):
@@ -115,12 +147,12 @@ class EditPhase:
         return np.concatenate([np.concatenate(list(row), axis=1) for row in cells])
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain data and tensors, from which a phase goes on exactly."""
+        """The scene before, the edits that it was under, and the editor's state."""
+        assert self.start is not None, "begin() comes first"
         return {
             "before": [plain(edit) for edit in self.before],
-            "edits": [plain(edit) for edit in self.edits],
             "start": {field.name: getattr(self.start, field.name).clone() for field in fields(self.start)},
-            "editor": self.editor.state_dict() if self.prepared else None,
+            "editor": self.editor.state_dict() if self._prepared else None,
         }
 
 

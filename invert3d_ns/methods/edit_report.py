@@ -1,8 +1,8 @@
-"""What an edit leaves behind in a run's folder: the edits, a picture, figures, and what to do next."""
+"""What an edit leaves behind in a run's folder: the edits, a picture, figures, and commands that come next."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,16 +11,17 @@ import numpy as np
 from jaxtyping import UInt8
 
 from invert3d_ns.base.files import atomic_path
+from invert3d_ns.base.metrics import psnr
 from invert3d_ns.base.provenance import provenance
 from invert3d_ns.editing.edit import save_edits
 from invert3d_ns.editing.sources import EDITS
-from invert3d_ns.methods.edit_phase import plain
-from invert3d_ns.runs.report import EMBEDDING, METRICS, psnr, say
+from invert3d_ns.methods.words_report import EMBEDDING
+from invert3d_ns.runs.report import print_lines, write_metrics
 
 if TYPE_CHECKING:
     from invert3d_ns.methods.edit_phase import EditPhase
     from invert3d_ns.methods.invert3d import InversionPipeline
-    from invert3d_ns.runs.trainer import InversionTrainerConfig
+    from invert3d_ns.runs.phase import Run
 
 PICTURE = "Edit (the scene above, edited views, edited splats below)"
 """What a run's events call pictures of an edit."""
@@ -44,13 +45,7 @@ class EditOutputs:
     """The content of :attr:`views`."""
 
 
-def write_outputs(
-    pipeline: InversionPipeline,
-    editing: EditPhase,
-    config: InversionTrainerConfig,
-    folder: Path,
-    seconds: dict[str, float],
-) -> EditOutputs:
+def write_outputs(pipeline: InversionPipeline, phase: EditPhase, run: Run) -> EditOutputs:
     """Write ``edits.json``, ``embedding.safetensors``, ``edited.png``, and the entry "edit" of ``metrics.json``.
 
     Each is written whole or not at all; entries that ``metrics.json`` has already stay.
@@ -60,50 +55,40 @@ def write_outputs(
     """
     from PIL import Image
 
+    from invert3d_ns.methods.edit_phase import plain
+
     embedding = pipeline.embedding()
-    edits_path, embedding_path, views_path, metrics_path = (
-        folder / name for name in (EDITS, EMBEDDING, "edited.png", METRICS)
-    )
+    edits_path, embedding_path, views_path = (run.folder / name for name in (EDITS, EMBEDDING, "edited.png"))
     embedding.save(embedding_path)
     save_edits(pipeline.edits, edits_path, embedding)
-    picture, settings = editing.picture(), pipeline.config.edit
+    picture, settings = phase.picture(), pipeline.config.edit
     with atomic_path(views_path) as temporary:
         Image.fromarray(picture).save(temporary)
     figures = {
         "edits": [plain(edit) for edit in pipeline.edits],
-        "new": len(editing.edits),
+        "new": len(phase.edits),
         "change": settings.change,
         "box": settings.box,
         "relevance": settings.relevance,
         "steps": {"fit": settings.fit_steps, "refine": settings.refine_steps},
-        "views": editing.editor.cameras.shape[:2].numel(),
-        "splats": len(editing.start),
-        "changed_splats": editing.changed(),
-        "psnr": {"splats_to_edited_views": psnr(editing.editor.renders(), editing.editor.edited)},
-        "seconds": {name: round(seconds[name], 2) for name in ("views", "edit")},
-        "seed": config.machine.seed,
+        "views": phase.editor.cameras.shape[:2].numel(),
+        "splats": len(phase.editor.cloud()),
+        "changed_splats": phase.changed(),
+        "psnr": {"splats_to_edited_views": psnr(phase.editor.renders(), phase.editor.edited)},
+        "seconds": {name: round(run.seconds.get(name, 0.0), 2) for name in ("views", "edit")},
+        "seed": run.seed,
         "prior": {"name": embedding.prior, "fingerprint": embedding.fingerprint},
         **provenance(str(pipeline.device)),
     }
-    document = {**_existing(metrics_path), "edit": figures}
-    with atomic_path(metrics_path) as temporary:
-        temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    metrics_path = write_metrics(run.folder, figures, section="edit")
     return EditOutputs(edits_path, embedding_path, views_path, metrics_path, figures, picture)
 
 
-def _existing(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
-def announce(outputs: EditOutputs, folder: Path) -> None:
-    """Say what changed, where the files are, and which commands come next."""
-    config, figures = folder / "config.yml", outputs.figures
+def announce(outputs: EditOutputs) -> None:
+    """Say what changed, and where the files are."""
+    figures = outputs.figures
     seconds = figures["seconds"]
-    say(
+    print_lines(
         "",
         f"[bold green]The splats are edited.[/bold green]  {figures['changed_splats']:,} of {figures['splats']:,} "
         f"splats changed ({figures['change']}), views in {seconds['views']:.1f} s, splats in {seconds['edit']:.1f} s",
@@ -111,10 +96,16 @@ def announce(outputs: EditOutputs, folder: Path) -> None:
         f"  edits      {outputs.edits}",
         f"  embedding  {outputs.embedding}",
         f"  metrics    {outputs.metrics}",
-        "Next:",
-        f"  [bold]ns-viewer --load-config {config}[/bold]",
-        f"  [bold]ns-render interpolate --load-config {config} --output-path {folder / 'render.mp4'}[/bold]",
-        f"  [bold]invert3d export {folder} --out {folder / 'edited.ply'}[/bold]",
-        f'  [bold]ns-train invert3d-edit --data {folder} --prompt "blue instead of red"[/bold]   (on top of this edit)',
-        f"  [bold]invert3d edit {outputs.embedding} --edits {outputs.edits} --out grid.png[/bold]",
+    )
+
+
+def next_commands(outputs: EditOutputs, folder: Path) -> Sequence[str]:
+    """Commands that come next after an edit."""
+    config = folder / "config.yml"
+    return (
+        f"ns-viewer --load-config {config}",
+        f"ns-render interpolate --load-config {config} --output-path {folder / 'render.mp4'}",
+        f"invert3d export {folder} --out {folder / 'edited.ply'}",
+        f'ns-train invert3d-edit --data {folder} --prompt "blue instead of red"   (on top of this edit)',
+        f"invert3d edit {outputs.embedding} --edits {outputs.edits} --out grid.png",
     )

@@ -1,20 +1,16 @@
-"""The invert3d pipeline: fit splats to images (phase 1), learn the words that stand for the object (phase 2), and let
-the splats follow edits of these words (phase 3, if there are any).
+"""Invert3D: a scene becomes words of a multi-view diffusion model, and its splats follow edits of these words.
+
+Up to three phases: fit splats to images, learn the words that stand for the object, edit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-import torch
 import tyro
 from jaxtyping import Float
-from nerfstudio.engine.optimizers import OptimizerConfig
-from nerfstudio.engine.schedulers import CosineDecaySchedulerConfig
-from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -28,35 +24,23 @@ from invert3d_ns.live.panels.edit_panel import EditPanel
 from invert3d_ns.live.panels.inversion_panel import InversionPanel
 from invert3d_ns.live.session import EditSession
 from invert3d_ns.methods.edit_phase import EditPhase
+from invert3d_ns.methods.words_phase import WordsPhase
 from invert3d_ns.prior.memory import PriorOptions, apply, check_options, preferred_dtype
-from invert3d_ns.scenes.datasets import SceneDatamanagerConfig
+from invert3d_ns.prior.multiview import MultiViewPrior
+from invert3d_ns.runs.phase import Phase
+from invert3d_ns.runs.pipeline import PhasedPipeline, PhasedPipelineConfig, RunObserver
+from invert3d_ns.runs.splat_fit import SplatFit
 from invert3d_ns.scenes.runs import is_run
-from invert3d_ns.scenes.splats import ObjectSplatModel, ObjectSplatModelConfig
-from invert3d_ns.words.bank import LatentBank, build_bank, check_size
+from invert3d_ns.words.bank import check_size
 from invert3d_ns.words.cti import TOKEN, CameraTextInversion, Objective
 from invert3d_ns.words.embedding import ObjectEmbedding
 
-Phase = Literal["splats", "words", "edit"]
-
 
 @dataclass
-class AdamWOptimizerConfig(OptimizerConfig):
-    """nerfstudio's optimizer configuration for AdamW."""
-
-    _target: type = torch.optim.AdamW
-    weight_decay: float = 1e-2
-    """The weight decay to use."""
-
-
-@dataclass
-class InversionPipelineConfig(VanillaPipelineConfig):
+class InversionPipelineConfig(PhasedPipelineConfig):
     """Fit splats to images, find the words of a multi-view diffusion model that stand for the object, and edit it."""
 
     _target: type = field(default_factory=lambda: InversionPipeline)
-    datamanager: SceneDatamanagerConfig = field(default_factory=SceneDatamanagerConfig)  # type: ignore[assignment]
-    """Where images and cameras come from."""
-    model: ObjectSplatModelConfig = field(default_factory=ObjectSplatModelConfig)
-    """The Gaussian splats that are inverted."""
     prior: str = "bundled"
     """The multi-view diffusion model: bundled, mvdream-sd1.5, mvdream-sd2.1, or a path."""
     prior_options: PriorOptions = field(default_factory=PriorOptions)
@@ -116,99 +100,55 @@ class InversionPipelineConfig(VanillaPipelineConfig):
         return self.wanted.wanted(self.model.prompt, embedding)
 
 
-class InversionPipeline(EditableScene, VanillaPipeline):
-    """Three phases over one scene: splats, words, edit. The prior is loaded only for use, and in no checkpoint.
+class InversionPipeline(EditableScene, PhasedPipeline):
+    """A scene, its words, and the edits that it is under. The prior is loaded only for use, and is in no checkpoint.
 
-    Args are those of :class:`VanillaPipeline`.
+    Args are those of :class:`PhasedPipeline`.
 
     Attributes:
-        phase: which of them :meth:`get_train_loss_dict` and :meth:`get_param_groups` are about.
-        words: the vectors [N D], absent until phase 2 begins or they are read from a file.
-        inversion: the CTI objective, from :meth:`load_prior` on.
-        bank: latents of the frozen scene, from :meth:`begin_words` on.
-        editing: phase 3, from :meth:`begin_edit` on.
+        words: the vectors [N D], absent until they are learned or read from a file.
+        inversion: the objective that words minimize, from :meth:`prepare` on.
     """
 
     config: InversionPipelineConfig
-    model: ObjectSplatModel
     words: Parameter | None
 
     def __init__(self, config: InversionPipelineConfig, device: str, **kwargs: Any) -> None:
-        if kwargs.get("world_size", 1) > 1:
-            raise InputError("invert3d runs on one device; leave --machine.num-devices at 1")
         super().__init__(config, device, **kwargs)
         self.register_parameter("words", None)
         self.begin_hosting(config.prior, config.prior_options)
-        self.splat_steps = 0 if self._is_splats() else config.splat_steps
+        self.splat_steps = 0 if self.starts_from_splats() else config.splat_steps
         self.word_steps = config.steps if config.embedding is None else 0
-        self.phase: Phase = "splats" if self.splat_steps else "words"
         self.inversion: CameraTextInversion | None = None
-        self.bank: LatentBank | None = None
-        self.editing: EditPhase | None = None
-        self._wanted: list[Edit] = []
         self.panel = InversionPanel()
         self.edit_panel = EditPanel(EditSession(self))
+        self.observers = [_Panels(self.panel, self.edit_panel)]
 
-    def _is_splats(self) -> bool:
-        outputs = getattr(self.datamanager, "train_dataparser_outputs", None)
-        return outputs is not None and outputs.metadata.get("splats") is not None
+    # Phases
 
-    @property
-    def total_steps(self) -> int:
-        """Steps of all phases together."""
-        return self.splat_steps + self.word_steps + self.edit_steps
+    def prepare(self, seed: int, saved: dict[str, Any] | None = None) -> list[Phase]:
+        """Load the prior into main memory and check the settings against it, then make the phases.
 
-    @property
-    def edit_steps(self) -> int:
-        """Steps of phase 3; known from :meth:`load_prior` on."""
-        return self.config.edit.fit_steps + self.config.edit.refine_steps if self._wanted else 0
-
-    def phase_at(self, step: int) -> Phase:
-        """The phase that ``step`` belongs to; steps are counted over all of them."""
-        if step < self.splat_steps:
-            return "splats"
-        return "edit" if self._wanted and step >= self.splat_steps + self.word_steps else "words"
-
-    def steps_of(self, phase: Phase) -> tuple[int, int]:
-        """The first step of a phase, and the one after its last."""
-        words, edit = self.splat_steps, self.splat_steps + self.word_steps
-        return {"splats": (0, words), "words": (words, edit), "edit": (edit, self.total_steps)}[phase]
-
-    def init_word(self) -> str:
-        """The word that the vectors start from."""
-        word = self.config.init_word
-        return self._inversion().prior.info.init_word if word is None else word
-
-    def init_jitter(self) -> float:
-        """The noise on the initial vectors, in units of their length."""
-        jitter = self.config.init_jitter
-        return self._inversion().prior.info.inversion_jitter if jitter is None else jitter
-
-    def _inversion(self) -> CameraTextInversion:
-        assert self.inversion is not None, "load_prior() comes first"
-        return self.inversion
-
-    def load_prior(self, seed: int) -> None:
-        """Load the prior into main memory and check the settings against it: mistakes show before a long fit.
-
-        Words that exist already are read, and what is to be edited is known, from here on.
+        Words that exist already are read from here on.
 
         Raises:
             InputError: unknown prior, vectors, resolution or timesteps that do not fit it, options that exclude each
                 other, words that are missing or of another prior, or an edit that cannot be carried out.
         """
+        from invert3d_ns.prior.checkpoints import load_prior
         from invert3d_ns.prior.conditions import edit_conditions
-        from invert3d_ns.prior.multiview import MultiViewPrior
 
         config = self.config
         check_options(config.prior_options)
-        if not self.knows_words():
+        if saved is not None and saved.get("words") is not None:
+            self._restore_words(saved)
+        else:
             self._read_words()
         given = self.embedding() if self.knows_words() else None
-        self._wanted = config.edits(given)
-        self._check_wanted(given)
+        edits = config.edits(given)
+        self._check_edits(edits, given)
         dtype = preferred_dtype(config.prior_options, self.prior_name, self.device)
-        prior = MultiViewPrior.from_pretrained(self.prior_name, device="cpu", dtype=dtype)
+        prior = load_prior(self.prior_name, device="cpu", dtype=dtype)
         check_size(config.resolution or prior.info.image_size, prior)
         objective = Objective(
             config.per_view_timesteps, config.timestep_range or prior.info.inversion_timesteps, config.norm_penalty
@@ -219,7 +159,14 @@ class InversionPipeline(EditableScene, VanillaPipeline):
             vectors = self.inversion.initial_words(config.vectors, self.init_word())
             given = ObjectEmbedding.for_prior(prior, vectors, init_word=self.init_word(), steps=config.steps)
             self.belong(given)
-        edit_conditions(prior, given, self._wanted)
+        edit_conditions(prior, given, edits)
+        config.prior = self.prior_name  # that of words which are edited, for whoever looks at the run later
+        self.phases = [SplatFit(self, self.splat_steps)] if self.splat_steps else []
+        if self.word_steps or not edits:
+            self.phases.append(WordsPhase(self, self.word_steps))
+        if edits:
+            self.phases.append(EditPhase(self, edits))
+        return self.phases
 
     def _read_words(self) -> None:
         """Take words that exist already, and the edits that the splats are under, if that is what is asked for."""
@@ -235,106 +182,74 @@ class InversionPipeline(EditableScene, VanillaPipeline):
         if config.prior == "bundled":
             self.prior_name = own_prior(file, embedding)
 
-    def _check_wanted(self, given: ObjectEmbedding | None) -> None:
-        only_edits = self.config.steps == self.config.splat_steps == 0
-        if (only_edits and given is not None) or self._wanted:
-            check_wanted(self._wanted)
-            self.config.edit.check()
-            if self.edit_steps == 0:
+    def _restore_words(self, saved: dict[str, Any]) -> None:
+        """Take words and edits of a checkpoint's pipeline; and its prior, where words are edited and none is given."""
+        self.words = Parameter(saved["words"].to(self.device))
+        self.set_extra_state(saved["_extra_state"])
+        if self.word_steps or self.config.prior != "bundled":
+            self.prior_name = self.config.prior
+
+    def _check_edits(self, edits: list[Edit], given: ObjectEmbedding | None) -> None:
+        config = self.config
+        only_edits = config.steps == config.splat_steps == 0
+        if (only_edits and given is not None) or edits:
+            check_wanted(edits)
+            config.edit.check()
+            if config.edit.fit_steps + config.edit.refine_steps == 0:
                 raise InputError("the edit has no steps to take; give --pipeline.edit.fit-steps 1 or more")
-        if given is None and self.word_steps == 0 and (only_edits or self._wanted):
+        if given is None and self.word_steps == 0 and (only_edits or edits):
             raise InputError(
                 "there are no words to edit; give the run that learned them as --data, or --pipeline.embedding"
             )
-        if self._wanted and self.splat_steps == 0 and not self._is_splats():
+        if edits and self.splat_steps == 0 and not self.starts_from_splats():
             raise InputError(
                 "there are no splats to edit: --data holds images; give a run or a .ply file, or let ns-train invert3d "
                 "fit, invert and edit the scene"
             )
 
-    def begin_words(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Freeze the splats, encode the bank of views, and create the words unless they exist.
+    # What the phases use
 
-        Args:
-            progress: called with the number of orbits encoded and their total.
-        """
-        config, inversion = self.config, self._inversion()
-        self.phase = "words"
-        self.eval()
-        self.model.freeze()
-        apply(inversion.prior, config.prior_options, self.device)
-        self.bank = build_bank(
-            self.model.render,
-            inversion.prior,
-            groups=config.bank_groups,
-            heldout_groups=config.heldout_groups,
-            size=config.resolution,
-            seed=inversion.seed,
-            progress=progress,
-        )
-        if self.words is None:
-            initial = inversion.initial_words(config.vectors, self.init_word(), self.init_jitter())
-            self.words = Parameter(initial.to(self.device))
-        elif self.word_steps and self.words.shape != (config.vectors, inversion.prior.info.token_dim):
-            raise InputError(
-                f"the checkpoint holds words of shape {tuple(self.words.shape)}, but {config.vectors} vectors of prior "
-                f"{inversion.prior.info.name!r} are asked for; resume with the settings that the run was started with"
-            )
+    def inversion_of_prior(self) -> CameraTextInversion:
+        """The objective that words minimize."""
+        assert self.inversion is not None, "prepare() comes first"
+        return self.inversion
 
-    def begin_edit(self, state: dict[str, Any] | None = None) -> EditPhase:
-        """Freeze splats and words, and make ready for the splats to follow the edits.
+    def init_word(self) -> str:
+        """The word that the vectors start from."""
+        word = self.config.init_word
+        return self.inversion_of_prior().prior.info.init_word if word is None else word
 
-        Args:
-            state: of an :class:`EditPhase` that was interrupted.
+    def init_jitter(self) -> float:
+        """The noise on the initial vectors, in units of their length."""
+        jitter = self.config.init_jitter
+        return self.inversion_of_prior().prior.info.inversion_jitter if jitter is None else jitter
 
-        Raises:
-            InputError: words and splats are of different objects, or the region holds no splats.
-        """
-        config = self.config
+    def freeze_for_editing(self) -> MultiViewPrior:
+        """Freeze splats and words, and give the prior, where it computes."""
         self.model.freeze()
         self.eval()
         if self.words is not None:
             self.words.requires_grad_(False)
-        prior = apply(self._inversion().prior, config.prior_options, self.device)
-        if state is None and config.embedding is not None and not self.edits:
-            # Words and splats of one run belong together, and words do not say what edits did to the splats.
-            check_same_object(prior, self.embedding(), self.splats())
-        self.editing = EditPhase(self, self._wanted, config.edit, seed=self._inversion().seed, state=state)
-        self.phase = "edit"
-        return self.editing
+        return apply(self.inversion_of_prior().prior, self.config.prior_options, self.device)
 
-    def words_optimizer(self) -> dict[str, Any]:
-        """AdamW (official code) from the prior's learning rate or the user's, and its decay, if any."""
-        config = self.config
-        lr = self._inversion().prior.info.inversion_learning_rate if config.lr is None else config.lr
-        schedule = CosineDecaySchedulerConfig(warm_up_end=0, learning_rate_alpha=0.0, max_steps=max(config.steps, 1))
-        return {"optimizer": AdamWOptimizerConfig(lr=lr), "scheduler": schedule if config.lr_decay else None}
+    def check_words_describe_splats(self) -> None:
+        """Refuse words from elsewhere that are of another object.
 
-    def get_param_groups(self) -> dict[str, list[Parameter]]:
-        """Parameters that the current phase optimizes; the other phases' are absent and cost nothing."""
-        if self.phase == "splats":
-            return super().get_param_groups()
-        return {"words": [self.words]} if self.phase == "words" and self.words is not None else {}
+        Words and splats of one run belong together, and words do not say what edits did to the splats: neither is
+        checked.
 
-    def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:
-        """Loss terms and metrics of one step of the first two phases; ``step`` counts over all."""
-        if self.phase == "splats":
-            return super().get_train_loss_dict(step)
-        assert self.bank is not None and self.words is not None, "begin_words() comes first"
-        losses = self._inversion().loss(self.words, self.bank, step - self.splat_steps, self.config.groups_per_step)
-        return {}, losses, {"mean_length": self.words.detach().norm(dim=-1).mean()}
-
-    def heldout_loss(self) -> float:
-        """A quick estimate of the denoising loss on held-out orbits (two orbits, four timesteps each)."""
-        assert self.bank is not None and self.words is not None, "begin_words() comes first"
-        return self._inversion().heldout_loss(self.words, self.bank, groups=2)
+        Raises:
+            InputError: see :func:`~invert3d_ns.editing.sources.check_same_object`.
+        """
+        if self.config.embedding is not None and not self.edits:
+            check_same_object(self.inversion_of_prior().prior, self.embedding(), self.splats())
 
     def generate(
         self, cameras: Float[Tensor, "B F 16"], prompt: str = TOKEN, *, steps: int | None = None, seed: int = 0
     ) -> Float[Tensor, "B F 3 H W"]:
         """Views that the prior generates from the words, RGB in [0, 1]; ``prompt`` may do without the placeholder."""
-        assert self.words is not None, "begin_words() comes first"
-        return self._inversion().prior.sample(
+        assert self.words is not None, "there are no words yet"
+        return self.inversion_of_prior().prior.sample(
             prompt,
             cameras,
             words={TOKEN: self.words.detach()} if TOKEN in prompt else None,
@@ -347,6 +262,24 @@ class InversionPipeline(EditableScene, VanillaPipeline):
         """Restore splats, words where the checkpoint has them, and the edits they are under."""
         words = loaded_state.get("words")
         if words is not None:
-            self.words = Parameter(torch.zeros_like(words, device=self.device))
-            self.phase = "words"
+            self.words = Parameter(words.to(self.device))
+        asked_for = self.prior_name if self.phases else None
         super().load_pipeline(loaded_state, step)
+        if asked_for is not None:  # a run goes on with the prior that it has loaded
+            self.prior_name = asked_for
+
+
+class _Panels(RunObserver):
+    """The viewer's panels as watchers of a run."""
+
+    def __init__(self, panel: InversionPanel, edit_panel: EditPanel) -> None:
+        self.panel, self.edit_panel = panel, edit_panel
+
+    def show(self, text: str | None = None, picture: Any = None) -> None:
+        self.panel.show(text, picture)
+
+    def serve(self) -> None:
+        self.edit_panel.session.run_pending()
+
+    def rerender(self) -> None:
+        self.edit_panel.session.scene.rerender()

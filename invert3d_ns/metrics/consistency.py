@@ -40,7 +40,7 @@ def cross_validate(
     Returns:
         PSNR in dB on the odd views (whole images), and the splats' renders of all views.
     """
-    from invert3d_ns.runs.report import psnr
+    from invert3d_ns.base.metrics import psnr
     from invert3d_ns.scenes.fitting import draw_splats, fit_splats
 
     cloud = fit_splats(images[::2], camera_to_world[::2], count=count, steps=steps)

@@ -96,10 +96,10 @@ def evaluate_splats(
         unedited splats. For each object and seed one with ``outside``: the largest change of a number of a splat
         outside the upper half, which alone may change; and one with ``psnr`` of splats from z* alone on unseen views.
     """
+    from invert3d_ns.base.metrics import psnr
     from invert3d_ns.base.pictures import write_grid
     from invert3d_ns.editing.scene_editor import SceneEditConfig, SceneEditor
     from invert3d_ns.editing.view_sets import spread_cameras
-    from invert3d_ns.runs.report import psnr
     from invert3d_ns.scenes.cameras import orbit_camera_to_world
     from invert3d_ns.scenes.fitting import render_splats
     from invert3d_ns.world.splats import splats_of

@@ -84,7 +84,7 @@ def evaluate_object(
         A row for each of the three with ``loss`` (noise prediction on held-out orbits) and ``psnr`` (generated views
         against the truth, dB); and the first held-out orbit's true views followed by each one's.
     """
-    from invert3d_ns.runs.report import psnr
+    from invert3d_ns.base.metrics import psnr
     from invert3d_ns.words.bank import build_bank
     from invert3d_ns.words.cti import TOKEN, CameraTextInversion, Objective, fit_words
 

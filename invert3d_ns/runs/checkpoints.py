@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,8 @@ from invert3d_ns.base.files import atomic_path
 if TYPE_CHECKING:
     from nerfstudio.engine.trainer import TrainerConfig
 
-    from invert3d_ns.runs.trainer import InversionTrainer
+FORMAT_VERSION = 1
+"""Of the entry "run" in checkpoints, which says how far a run has come."""
 
 
 def write_checkpoint(state: dict[str, Any], path: Path) -> None:
@@ -42,15 +44,34 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read what :func:`write_checkpoint` wrote, onto the CPU.
 
     Raises:
-        InputError: the file is damaged, or another method's.
+        InputError: the file is damaged, another method's, or of another version of this package.
     """
     try:
-        state = torch.load(path, map_location="cpu")
-        if "inversion" not in state:
-            raise KeyError("inversion")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if "run" not in state:
+            raise KeyError("run")
+        version = state["run"]["version"]
     except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path} is damaged or no checkpoint of invert3d; choose another one to load") from error
+        raise InputError(
+            f"{path} is damaged or no checkpoint of this version of invert3d-ns; choose another one to load"
+        ) from error
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"{path} has checkpoint version {version}, this package reads {FORMAT_VERSION}; resume it with the version "
+            "of invert3d-ns that wrote it"
+        )
     return state
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """The file of a checkpoint, under the name that nerfstudio's commands look for."""
+    return folder / f"step-{step:09d}.ckpt"
+
+
+def list_checkpoints(folder: Path) -> dict[int, Path]:
+    """The checkpoints in a folder by step; files of other names are not among them."""
+    found = ((re.fullmatch(r"step-(\d+)\.ckpt", path.name), path) for path in sorted(folder.glob("step-*.ckpt")))
+    return {int(match[1]): path for match, path in found if match}
 
 
 def find_checkpoint(config: TrainerConfig, own_folder: Path) -> Path | None:
@@ -64,7 +85,7 @@ def find_checkpoint(config: TrainerConfig, own_folder: Path) -> Path | None:
             raise InputError(f"no checkpoint at {config.load_checkpoint}; check --load-checkpoint")
         return config.load_checkpoint
     folder = config.load_dir or own_folder
-    steps = {int(path.stem.removeprefix("step-")): path for path in folder.glob("step-*.ckpt")}
+    steps = list_checkpoints(folder)
     if config.load_dir is not None and not steps:
         raise InputError(f"no checkpoint in {folder}; give the nerfstudio_models folder of a run to --load-dir")
     if config.load_step is not None and config.load_step not in steps:
@@ -77,14 +98,15 @@ def clear_leftovers(run_folder: Path) -> None:
     for path in run_folder.glob(".*.*"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-    for path in run_folder.glob("step-*.ckpt"):
+    for path in list_checkpoints(run_folder).values():
         path.unlink()
 
 
-def discard_unused_run(run_folder: Path, checkpoint_folder: Path) -> None:
-    """Remove the folder that nerfstudio made before it knew of bad input, unless a run left something in it."""
-    if checkpoint_folder.exists():
-        return
+def discard_new_run(run_folder: Path) -> None:
+    """Remove the folder of a run that never began, and the folders above it that nerfstudio made and that are empty.
+
+    Only what nerfstudio writes before it knows of bad input is removed. Not for folders that were there before.
+    """
     for name in ("config.yml", "dataparser_transforms.json"):
         (run_folder / name).unlink(missing_ok=True)
     for events in run_folder.glob("events.out.tfevents*"):
@@ -94,46 +116,3 @@ def discard_unused_run(run_folder: Path, checkpoint_folder: Path) -> None:
             folder.rmdir()
         except OSError:
             return
-
-
-def run_state(trainer: InversionTrainer, step: int) -> dict[str, Any]:
-    """Everything that a resumed run needs to continue exactly after ``step``."""
-    pipeline, optimizers = trainer.pipeline, trainer.optimizers
-    data: Any = pipeline.datamanager
-    random: dict[str, Any] = {"torch": torch.get_rng_state()}
-    if trainer.device.startswith("cuda"):
-        random["cuda"] = torch.cuda.get_rng_state(trainer.device)
-    return {
-        "step": step,
-        "pipeline": pipeline.state_dict(),
-        "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.optimizers.items()},
-        "schedulers": {name: scheduler.state_dict() for name, scheduler in optimizers.schedulers.items()},
-        "scalers": trainer.grad_scaler.state_dict(),
-        "inversion": {
-            "phase": pipeline.phase,
-            "splat_steps": pipeline.splat_steps,
-            "seed": trainer.config.machine.seed,
-            "seconds": dict(trainer.seconds),
-            "random": random,
-            "densification": dict(pipeline.model.strategy_state),
-            "unseen_cameras": list(getattr(data, "train_unseen_cameras", [])),
-            "camera_order": _camera_order(data),
-            "edit": None if pipeline.editing is None else pipeline.editing.state_dict(),
-        },
-    }
-
-
-def restore_random_state(trainer: InversionTrainer, extras: dict[str, Any]) -> None:
-    """Put every generator back where :func:`run_state` found it; ``extras`` is its entry "inversion"."""
-    data: Any = trainer.pipeline.datamanager
-    if extras["camera_order"] is not None:
-        data.train_unseen_cameras = list(extras["unseen_cameras"])
-        data.random_generator.setstate(extras["camera_order"])
-    torch.set_rng_state(extras["random"]["torch"])
-    if trainer.device.startswith("cuda") and "cuda" in extras["random"]:
-        torch.cuda.set_rng_state(extras["random"]["cuda"], trainer.device)
-
-
-def _camera_order(datamanager: Any) -> Any:
-    generator = getattr(datamanager, "random_generator", None)
-    return None if generator is None else generator.getstate()

@@ -1,8 +1,10 @@
-"""What the console shows while a run lasts: one line at a time, that says the phase, how far, how good, how long."""
+"""Progress of a run on the console: one line at a time, that says the phase, how far, how good, how long."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +45,7 @@ class ProgressWriter(writer.LocalWriter):
     def write_stats_log(self, step: int) -> None:
         """Print a line about ``step`` if it is time for one."""
         for event in writer.EVENT_STORAGE:
-            self._take(event["name"], event["event"])
+            self._remember(event["name"], event["event"])
         # nerfstudio passes the step of the oldest event, which need not be the step that was just made.
         steps = [
             event["step"] for event in writer.EVENT_STORAGE if event["name"] == writer.EventName.ITER_TRAIN_TIME.value
@@ -57,10 +59,10 @@ class ProgressWriter(writer.LocalWriter):
         self._printed = now
         CONSOLE.print(self._line(step), highlight=False, soft_wrap=True)
 
-    def _take(self, name: str, event: Any) -> None:
+    def _remember(self, name: str, event: Any) -> None:
         if isinstance(event, dict):
             for key, value in event.items():
-                self._take(key, value)
+                self._remember(key, value)
         elif name in _SHOWN or name == writer.EventName.ITER_TRAIN_TIME.value:
             self._latest[name] = float(event)
 
@@ -87,6 +89,19 @@ class ProgressWriterConfig(LocalWriterConfig):
     """if True enables local logging, else disables"""
     seconds_per_line: float = 5.0
     """Seconds between lines, at least."""
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar that vanishes when the block ends; gives a function of what is done and the total.
+
+    Nothing is drawn where the console is no terminal.
+    """
+    from rich.progress import Progress
+
+    with Progress(console=CONSOLE, transient=True, disable=not CONSOLE.is_terminal) as bar:
+        task = bar.add_task(title)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def format_seconds(seconds: float) -> str:

@@ -1,178 +1,48 @@
-"""What a run leaves behind: the embedding, a picture, the figures, and what to do next."""
+"""Lines that a run prints for people: what came of it, where it is, what comes next."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import torch
-import torch.nn.functional as F
-from jaxtyping import Float, UInt8
-from torch import Tensor
+from typing import Any
 
 from invert3d_ns.base.files import atomic_path
-from invert3d_ns.base.provenance import provenance
-from invert3d_ns.words.cti import TOKEN
 
-if TYPE_CHECKING:
-    from invert3d_ns.methods.invert3d import InversionPipeline
-    from invert3d_ns.runs.trainer import InversionTrainerConfig
-
-EMBEDDING = "embedding.safetensors"
-"""What a run calls its words."""
 METRICS = "metrics.json"
 """What a run calls its figures."""
-PICTURE = "Held-out views (truth above, generated below)"
-"""What a run's events call pictures of what its words generate."""
-_GENERATED_GROUPS = 2
-_PREVIEW_STEPS = 12
-_VIEW_PIXELS = 192
 
 
-@dataclass
-class Outputs:
-    """Files that a finished run wrote."""
-
-    embedding: Path
-    """The words, as safetensors."""
-    views: Path
-    """Held-out views: truth above, generated from the words below."""
-    metrics: Path
-    """Figures, as JSON."""
-    figures: dict[str, Any]
-    """The content of :attr:`metrics`."""
-    picture: UInt8[np.ndarray, "H W 3"]
-    """The content of :attr:`views`."""
-
-
-def psnr(images: Float[Tensor, "*B 3 H W"], truth: Float[Tensor, "*B 3 H W"]) -> float:
-    """Peak signal-to-noise ratio in dB of images in [0, 1], computed for each image, then averaged."""
-    error = (images - truth).square().flatten(-3).mean(-1).clamp_min(1e-10)
-    return (-10 * error.log10()).mean().item()
-
-
-def comparison(
-    truth: Float[Tensor, "G F 3 H W"], generated: Float[Tensor, "G F 3 H W"], *, view_pixels: int = _VIEW_PIXELS
-) -> UInt8[np.ndarray, "h w 3"]:
-    """True views in a row above generated ones, all groups side by side, small views enlarged by a whole factor."""
-    rows = [torch.cat(list(images.flatten(0, 1).cpu()), dim=-1) for images in (truth, generated)]
-    picture = torch.cat(rows, dim=-2)
-    factor = max(1, view_pixels // truth.shape[-1])
-    picture = picture.repeat_interleave(factor, dim=-1).repeat_interleave(factor, dim=-2)
-    return (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-
-
-def preview(pipeline: InversionPipeline) -> UInt8[np.ndarray, "H W 3"]:
-    """A quick comparison on the first held-out orbit."""
-    truth, cameras = _heldout(pipeline, groups=1)
-    return comparison(truth, pipeline.generate(cameras, steps=_PREVIEW_STEPS))
-
-
-def measure(pipeline: InversionPipeline, seed: int) -> tuple[dict[str, Any], UInt8[np.ndarray, "H W 3"]]:
-    """Held-out figures of the words and of the init word they started from, and the picture of the words.
-
-    Returns:
-        ``heldout_loss`` (denoising loss, lower is better) and ``psnr`` (generated views against the truth in dB, higher
-        is better), each for ``embedding`` and ``init_word``; and true views above generated ones.
-    """
-    assert pipeline.inversion is not None and pipeline.bank is not None and pipeline.words is not None
-    truth, cameras = _heldout(pipeline, groups=_GENERATED_GROUPS)
-    prompts = {"embedding": TOKEN, "init_word": pipeline.init_word()}
-    conditions = {"embedding": pipeline.words.detach(), "init_word": pipeline.init_word()}
-    heldout_loss = pipeline.inversion.heldout_loss
-    losses = {name: heldout_loss(condition, pipeline.bank, draws=8) for name, condition in conditions.items()}
-    generated = {name: pipeline.generate(cameras, prompt, seed=seed) for name, prompt in prompts.items()}
-    figures = {"heldout_loss": losses, "psnr": {name: psnr(images, truth) for name, images in generated.items()}}
-    return figures, comparison(truth, generated["embedding"])
-
-
-def write_outputs(
-    pipeline: InversionPipeline, config: InversionTrainerConfig, folder: Path, seconds: dict[str, float]
-) -> Outputs:
-    """Write ``embedding.safetensors``, ``views.png`` and ``metrics.json``, each complete or not at all.
-
-    Raises:
-        InputError: a file cannot be written.
-    """
-    from PIL import Image
-
-    settings, seed = pipeline.config, config.machine.seed
-    embedding_path, views_path, metrics_path = (folder / name for name in (EMBEDDING, "views.png", METRICS))
-    # The words first: measuring takes a while and the words are what the run was for.
-    pipeline.embedding().save(embedding_path)
-    figures, picture = measure(pipeline, seed)
-    with atomic_path(views_path) as temporary:
-        Image.fromarray(picture).save(temporary)
-    assert pipeline.inversion is not None and pipeline.bank is not None
-    document = {
-        **figures,
-        "heldout_views": int(pipeline.bank.heldout_images.shape[:2].numel()),
-        "seconds": {name: round(value, 2) for name, value in seconds.items()},
-        "steps": {"splats": pipeline.splat_steps, "words": pipeline.word_steps},
-        "seed": seed,
-        "prior": {"name": pipeline.inversion.prior.info.name, "fingerprint": pipeline.inversion.prior.info.fingerprint},
-        "settings": {
-            "vectors": settings.vectors,
-            "init_word": pipeline.init_word(),
-            "lr": pipeline.words_optimizer()["optimizer"].lr,
-            "lr_decay": settings.lr_decay,
-            "norm_penalty": settings.norm_penalty,
-            "bank_groups": settings.bank_groups,
-            "per_view_timesteps": settings.per_view_timesteps,
-            "init_jitter": pipeline.init_jitter(),
-            "timestep_range": list(pipeline.inversion.objective.timestep_range),
-            "sampling_steps": settings.sampling_steps,
-        },
-        "splats": pipeline.model.num_points,
-        **provenance(str(pipeline.device)),
-    }
-    with atomic_path(metrics_path) as temporary:
-        temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    return Outputs(embedding_path, views_path, metrics_path, document, picture)
-
-
-def announce(outputs: Outputs) -> None:
-    """Say where the files are, and how good the words are."""
-    loss, quality = outputs.figures["heldout_loss"], outputs.figures["psnr"]
-    say(
-        "",
-        f"[bold green]The scene is words now.[/bold green]  Held-out loss {loss['embedding']:.4f}"
-        f" (init word {loss['init_word']:.4f}), generated views {quality['embedding']:.1f} dB"
-        f" (init word {quality['init_word']:.1f} dB)",
-        f"  embedding  {outputs.embedding}",
-        f"  picture    {outputs.views}   (truth above, generated below)",
-        f"  metrics    {outputs.metrics}",
-    )
-
-
-def say_what_next(folder: Path) -> None:
-    """Name the commands that come next after the words of the run in ``folder``."""
-    config = folder / "config.yml"
-    say(
-        "Next:",
-        f'  [bold]invert3d views {folder / EMBEDDING} --prompt "a photo of {TOKEN}"[/bold]',
-        f'  [bold]ns-train invert3d-edit --data {folder} --prompt "in van gogh style"[/bold]',
-        f"  [bold]ns-viewer --load-config {config}[/bold]",
-        f"  [bold]ns-render interpolate --load-config {config} --output-path {folder / 'render.mp4'}[/bold]",
-    )
-
-
-def say(*lines: str) -> None:
-    """Print lines as they are, whatever the width of the console."""
+def print_lines(*lines: str) -> None:
+    """Print lines as they are (rich's markup is read), whatever the width of the console."""
     from nerfstudio.utils.rich_utils import CONSOLE
 
     for line in lines:
         CONSOLE.print(line, highlight=False, soft_wrap=True)
 
 
-def _heldout(pipeline: InversionPipeline, groups: int) -> tuple[Tensor, Tensor]:
-    """The first held-out views at the size that the prior generates, and their cameras."""
-    assert pipeline.inversion is not None and pipeline.bank is not None
-    images, size = pipeline.bank.heldout_images[:groups], pipeline.inversion.prior.info.image_size
-    if images.shape[-1] != size:
-        resized = F.interpolate(images.flatten(0, 1), (size, size), mode="area")
-        images = resized.unflatten(0, images.shape[:2])
-    return images.to(pipeline.device), pipeline.bank.heldout_cameras[:groups]
+def print_next(commands: Sequence[str]) -> None:
+    """Print commands that come next, one a line; nothing if there are none."""
+    if commands:
+        print_lines("Next:", *(f"  [bold]{command}[/bold]" for command in commands))
+
+
+def write_metrics(folder: Path, figures: dict[str, Any], section: str | None = None) -> Path:
+    """Write a run's figures, whole or not at all; with ``section``, into that entry, and the others stay.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    path = folder / METRICS
+    document = figures if section is None else {**_read(path), section: figures}
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}

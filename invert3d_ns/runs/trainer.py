@@ -1,60 +1,77 @@
-"""The trainer of invert3d: up to three phases in one run that can be killed at any moment and resumed exactly."""
+"""The trainer of every method: phases in one run that can be killed at any moment and resumed exactly."""
 
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from jaxtyping import UInt8
-from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
-from nerfstudio.engine.callbacks import TrainingCallbackLocation
+from nerfstudio.configs.base_config import LoggingConfig, MachineConfig, ViewerConfig
+from nerfstudio.engine.callbacks import TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
-from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils import writer
 from nerfstudio.utils.misc import step_check
-from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.utils.writer import EventName, TimeWriter
-from rich.progress import Progress
 
+from invert3d_ns import compat
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing.views import Cancelled
-from invert3d_ns.methods import edit_report
-from invert3d_ns.methods.invert3d import InversionPipeline, InversionPipelineConfig, Phase
-from invert3d_ns.prior.memory import explain_out_of_memory
-from invert3d_ns.runs import report
 from invert3d_ns.runs.checkpoints import (
+    FORMAT_VERSION,
+    checkpoint_path,
     clear_leftovers,
-    discard_unused_run,
+    discard_new_run,
     find_checkpoint,
+    list_checkpoints,
     read_checkpoint,
-    restore_random_state,
-    run_state,
     write_checkpoint,
 )
-from invert3d_ns.runs.interruption import StopSignal
-from invert3d_ns.runs.progress import ProgressWriter
+from invert3d_ns.runs.phase import spans
+from invert3d_ns.runs.pipeline import PhasedPipeline, PhasedPipelineConfig
+from invert3d_ns.runs.progress import ProgressWriter, ProgressWriterConfig
+from invert3d_ns.runs.report import print_lines, print_next
+from invert3d_ns.runs.resume import refuse_other_settings, scene_fingerprint
+from invert3d_ns.runs.services import RunServices
+from invert3d_ns.runs.splat_fit import OPTIMIZERS
 from invert3d_ns.scenes.assets import scene_name
 
-_TITLES = {"splats": "Fitting splats", "words": "Learning words", "edit": "Editing splats"}
-_SHOWN_EVERY = 0.4
-"""Seconds between two looks of the viewer at splats that follow an edit: each takes time from them."""
+_new_folders: set[Path] = set()
+"""Folders of runs that did not exist before this process; no part of a configuration, which is written to files."""
+
+
+Visualizer = Literal[
+    "viewer",
+    "wandb",
+    "tensorboard",
+    "comet",
+    "viewer+wandb",
+    "viewer+tensorboard",
+    "viewer+comet",
+    "viewer_legacy",
+]
+"""nerfstudio's choices of --vis."""
+
+
+def _logging() -> LoggingConfig:
+    return LoggingConfig(local_writer=ProgressWriterConfig(), profiler="none")
 
 
 @dataclass
-class InversionTrainerConfig(TrainerConfig):
-    """Settings of a run of invert3d."""
+class PhasedTrainerConfig(TrainerConfig):
+    """Settings of a run of any method of this package."""
 
-    _target: type = field(default_factory=lambda: InversionTrainer)
-    pipeline: InversionPipelineConfig = field(default_factory=InversionPipelineConfig)  # type: ignore[assignment]
+    _target: type = field(default_factory=lambda: PhasedTrainer)
+    pipeline: PhasedPipelineConfig = field(default_factory=PhasedPipelineConfig)  # type: ignore[assignment]
     """The scene, the prior, and the steps of each phase."""
+    optimizers: dict[str, Any] = field(default_factory=lambda: dict(OPTIMIZERS))
+    """Dictionary of optimizer groups and their schedulers"""
     max_num_iterations: int = 1_000_000
-    """Stop after so many steps of all phases. Their lengths are --pipeline.splat-steps, --pipeline.steps, and
-    --pipeline.edit.fit-steps with --pipeline.edit.refine-steps."""
+    """Stop after so many steps of all phases. The length of each phase is a setting of --pipeline."""
     prompt: str | None = None
     """What to change once the scene is words: "in van gogh style", "blue instead of red", or a whole prompt such as "a
     photo of <object> on a table"."""
@@ -62,6 +79,22 @@ class InversionTrainerConfig(TrainerConfig):
     """Number of steps between saves, at most; see also seconds-per-save."""
     seconds_per_save: float = 60.0
     """Seconds of work between saves, at most: what a crash can cost."""
+    steps_per_eval_batch: int = 0
+    """Number of steps between randomly sampled batches of rays."""
+    steps_per_eval_image: int = 200
+    """Number of steps between single eval images."""
+    steps_per_eval_all_images: int = 0
+    """Number of steps between eval all images."""
+    project_name: str | None = "invert3d"
+    """Project name."""
+    machine: MachineConfig = field(default_factory=lambda: MachineConfig(device_type=compat.device_type()))
+    """Machine configuration"""
+    logging: LoggingConfig = field(default_factory=_logging)
+    """Logging configuration"""
+    viewer: ViewerConfig = field(default_factory=lambda: ViewerConfig(num_rays_per_chunk=1 << 15))
+    """Viewer configuration"""
+    vis: Visualizer = "tensorboard"
+    """Which visualizer to use."""
 
     def set_experiment_name(self) -> None:
         """Name the run's folder after the scene: the .ply file or folder, or the demo, or what the run was called."""
@@ -69,265 +102,197 @@ class InversionTrainerConfig(TrainerConfig):
             data = self.pipeline.datamanager.data
             self.experiment_name = scene_name(None if data is None else Path(data))
 
+    def save_config(self) -> None:
+        """Write ``config.yml`` into the run's folder, and remember whether the folder is new."""
+        folder = self.get_base_dir()
+        if not folder.exists():
+            _new_folders.add(folder.absolute())
+        super().save_config()
 
-class InversionTrainer(Trainer):
-    """Trains an :class:`InversionPipeline`.
+
+class PhasedTrainer(RunServices):
+    """Runs the phases of a :class:`PhasedPipeline`, of which it knows none by name.
 
     Differs from nerfstudio's trainer in that steps are counted over all phases and a resumed run ends where an unbroken
-    one would; each phase optimizes its own parameters only; a checkpoint is complete or absent, and holds all random
-    state; a run that is started again from its own ``config.yml`` goes on from its last checkpoint.
+    one would; each phase optimizes its own parameters only; a checkpoint is complete or absent, and holds what the rest
+    of the run depends on; settings that a resumed run must share are compared; a run that is started again from its own
+    ``config.yml`` goes on from its last checkpoint. It is the :class:`~invert3d_ns.runs.phase.Run` that phases see.
     """
 
-    config: InversionTrainerConfig
-    pipeline: InversionPipeline
+    config: PhasedTrainerConfig
+    pipeline: PhasedPipeline
 
-    def __init__(self, config: InversionTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+    def __init__(self, config: PhasedTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
         super().__init__(config, local_rank, world_size)
         if config.prompt is not None:
             config.pipeline.model.prompt = config.prompt  # nerfstudio's command leaves an empty one aside
-        self.seconds: dict[str, float] = {"splats": 0.0, "bank": 0.0, "words": 0.0, "views": 0.0, "edit": 0.0}
         self._resumed: dict[str, Any] | None = None
-        self._random_state: dict[str, Any] | None = None
-        self._stop_signal = StopSignal()
+        self._scene = ""
+        self._saved_at = 0.0
         self._loss = float("nan")
-        self._heldout_loss: float | None = None
-        self._shown_at = 0.0
+
+    # Setting up
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
-        """Build everything and load the prior. Bad input leaves no run folder behind.
+        """Build everything and prepare the phases. Bad input leaves no new run folder behind.
 
         Raises:
             InputError: whatever is wrong with the scene, the prior, the settings or the checkpoint.
         """
         writer.EVENT_WRITERS.clear()  # of an earlier run in the same process
-        try:
+        with self._discarding_a_run_that_never_began():
             super().setup(test_mode)
-            self.pipeline.load_prior(seed=self.config.machine.seed)
-            if self.config.pipeline.prior != self.pipeline.prior_name:  # that of the words which are edited
-                self.config.pipeline.prior = self.pipeline.prior_name
-                self.config.save_config()
-            if self._resumed is None and self._start_step == 0 and self.pipeline.phase_at(0) == "edit":
-                self.pipeline.begin_edit()
-        except InputError:
-            discard_unused_run(self.base_dir, self.checkpoint_dir)
-            raise
+        self.config.save_config()  # with what the pipeline has settled meanwhile
         self.pipeline.output_folder = self.base_dir
-        writer.GLOBAL_BUFFER["max_iter"] = self._last_step()
+        writer.GLOBAL_BUFFER["max_iter"] = self._limit()
+
+    @contextmanager
+    def _discarding_a_run_that_never_began(self) -> Iterator[None]:
+        try:
+            yield
+        except InputError:
+            if self.base_dir.absolute() in _new_folders and not self.checkpoint_dir.exists():
+                discard_new_run(self.base_dir)
+            raise
 
     def setup_optimizers(self) -> Optimizers:
-        """Optimizers of the current phase only."""
-        groups = self.pipeline.get_param_groups()
-        if self.pipeline.phase == "words":
-            configs = {"words": self.pipeline.words_optimizer()} if groups else {}
-        elif self.pipeline.phase == "edit":
-            configs = {}  # the editor has its own
-        else:
-            configs = self.config.optimizers.copy()
-        return Optimizers(configs, groups)
+        """None yet: each phase brings its own when it begins."""
+        return Optimizers({}, {})
 
-    def _last_step(self) -> int:
-        return min(self.pipeline.total_steps, self.config.max_num_iterations)
+    def _load_checkpoint(self) -> None:
+        """Prepare the phases, and restore the run where there is a checkpoint."""
+        clear_leftovers(self.base_dir)
+        path = find_checkpoint(self.config, self.checkpoint_dir)
+        state = None if path is None else read_checkpoint(path)
+        phases = self.pipeline.prepare(self.seed, None if state is None else state["pipeline"])
+        self._spans = spans(phases)
+        outputs: Any = self.pipeline.datamanager.train_dataparser_outputs  # type: ignore[attr-defined]
+        self._scene = scene_fingerprint(outputs)
+        self.step = -1
+        if state is None or path is None:
+            return
+        run = state["run"]
+        refuse_other_settings(run["settings"], self._settings(len(phases)), path)
+        self._index = [phase.name for phase in phases].index(run["phase"])
+        if run["done"] > phases[self._index].steps:
+            raise InputError(
+                f"{path} has taken {run['done']} steps of phase {run['phase']!r} already, more than the "
+                f"{phases[self._index].steps} that are asked for; ask for {run['done']} or more"
+            )
+        self._start_step = self._spans[self._index][0] + run["done"]
+        self.step = self._start_step - 1
+        self.seconds = dict(run["seconds"])
+        self.pipeline.load_pipeline(state["pipeline"], state["step"])
+        self._resumed = state
+        print_lines(f"Going on after step {self._start_step} of {path}")
+
+    def _settings(self, count: int) -> dict[str, dict[str, Any]]:
+        """Settings that a resumed run must share: the run's, and those of its first ``count`` phases."""
+        own = {"--machine.seed": self.seed, "the scene (--data)": self._scene}
+        return {"run": own, **{phase.name: phase.settings_key() for phase in self.pipeline.phases[:count]}}
+
+    def _limit(self) -> int:
+        """The step to stop before: --max-num-iterations, unless the run has stopped there already and goes on."""
+        total = self._spans[-1][1]
+        limit = self.config.max_num_iterations
+        return total if self._start_step >= limit else min(total, limit)
 
     # The loop
 
     def train(self) -> None:
-        """Run all phases from the step that was reached, then write the outputs."""
-        scene: DataparserOutputs = self.pipeline.datamanager.train_dataparser_outputs  # type: ignore[assignment]
+        """Run all phases from the step that was reached, write their outputs, and say what comes next."""
+        scene: Any = self.pipeline.datamanager.train_dataparser_outputs  # type: ignore[attr-defined]
         scene.save_dataparser_transform(self.base_dir / "dataparser_transforms.json")
         self._init_viewer_state()
-        self.stop_training = False
         self._saved_at = time.monotonic()
-        self.step = self._start_step - 1  # the last step that was completed
-        if self._random_state is not None:
-            restore_random_state(self, self._random_state)
-        with self._stop_signal.listening(), TimeWriter(writer, EventName.TOTAL_TRAIN_TIME):
-            entered = None
-            for step in range(self._start_step, self._last_step()):
-                phase = self.pipeline.phase_at(step)
-                if phase != entered:
-                    entered = phase
-                    self._enter(phase)
+        with (
+            self._discarding_a_run_that_never_began(),
+            self._stop_signal.listening(),
+            TimeWriter(writer, EventName.TOTAL_TRAIN_TIME),
+        ):
+            complete = self._run_phases()
+        if not complete:
+            self._stop_early()
+        self.show_status("**Done.**")
+        self._stay_open()
+
+    def _run_phases(self) -> bool:
+        """Run what is left of the phases; whether all are finished."""
+        commands: Sequence[str] = ()
+        begun = self._index
+        for index in range(begun, len(self._spans)):
+            phase, last = self.pipeline.phases[index], self._spans[index][1]
+            if index > begun and phase.steps and self.step + 1 >= self._limit():
+                return False
+            try:
+                self._enter(index)
+            except Cancelled:
+                return False
+            for step in range(self.step + 1, min(last, self._limit())):
                 self._wait_while_paused()
-                if self.stop_training or self._stop_signal:
-                    break
+                if self.should_stop():
+                    return False
                 self._train_step(step)
                 self.step = step
                 self._observe(step)
                 if step_check(step, self.config.steps_per_save) or self._save_is_due():
                     self.save_checkpoint(step)
                 writer.write_out_storage()
-        if self._stop_signal:
-            self._stop_early()
-        self._after_training()
-        self._stay_open()
+            if self.step + 1 < last:
+                return False
+            if self.step >= self._start_step:
+                self.save_checkpoint(self.step)
+            commands = phase.finish(self)
+        print_next(commands)
+        return True
 
-    def _train_step(self, step: int) -> None:
-        phase, options = self.pipeline.phase, self.pipeline.config.prior_options
-        callbacks = self.callbacks if phase == "splats" else []
-        started = time.perf_counter()
-        with self.train_lock, TimeWriter(writer, EventName.ITER_TRAIN_TIME, step=step):
-            if phase == "splats":
-                self.pipeline.train()
-            for callback in callbacks:
-                callback.run_callback_at_location(step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
-            # The backward pass runs in nerfstudio's own code, outside what the prior guards.
-            with nullcontext() if phase == "splats" else explain_out_of_memory("inversion", options):
-                loss, losses, metrics = self._edit_iteration() if phase == "edit" else self.train_iteration(step)
-            for callback in callbacks:
-                callback.run_callback_at_location(step, TrainingCallbackLocation.AFTER_TRAIN_ITERATION)
-        self.seconds[phase] += time.perf_counter() - started
-        if step_check(step, self.config.logging.steps_per_log, run_at_zero=True) or step + 1 == self._last_step():
-            self._loss = float(loss.detach())
-            writer.put_scalar("Train Loss", self._loss, step)
-            for name, values in {"Train Loss Dict": losses, "Train Metrics Dict": metrics}.items():
-                writer.put_dict(
-                    name, {key: float(torch.as_tensor(value).detach()) for key, value in values.items()}, step
-                )
-
-    def _edit_iteration(self) -> tuple[torch.Tensor, dict[str, Any], dict[str, Any]]:
-        assert self.pipeline.editing is not None
-        losses = self.pipeline.editing.step()
-        return torch.tensor(sum(losses.values())), losses, {}
-
-    def _enter(self, phase: Phase) -> None:
-        """Enter a phase; what the phase before left on the optimizers is dropped."""
-        if phase == "words":
-            self._begin_words()
-        elif phase == "edit":
-            self._begin_edit()
-        self._progress(phase)
-
-    def _begin_words(self) -> None:
-        if self.pipeline.splat_steps and self._resumed is None:
-            self.save_checkpoint(self.pipeline.splat_steps - 1)
-        started = time.perf_counter()
-        CONSOLE.print("Rendering and encoding the scene's orbits ...")
-        with self.train_lock, Progress(console=CONSOLE, transient=True, disable=not CONSOLE.is_terminal) as bar:
-            task = bar.add_task("Rendering and encoding the scene")
-            self.pipeline.begin_words(lambda done, total: bar.update(task, completed=done, total=total))
-            self.optimizers = self.setup_optimizers()
-            if self._resumed is not None:
-                self.optimizers.load_optimizers(self._resumed["optimizers"])
-                self.optimizers.load_schedulers(self._resumed["schedulers"])
-                self._resumed = None
-        self.seconds["bank"] += time.perf_counter() - started
-
-    def _begin_edit(self) -> None:
-        """Finish the words, if this run learns them, then generate the views that the splats shall follow."""
-        pipeline = self.pipeline
-        state = None if self._resumed is None else self._resumed["inversion"].get("edit")
-        if self._resumed is None and self.step >= 0:
-            self.save_checkpoint(self.step)
-        if pipeline.word_steps:
-            self._finish_words(measure=state is None)
-        self._resumed = None
-        with self.train_lock:
-            editing = pipeline.editing or pipeline.begin_edit(state)
-            self.optimizers = self.setup_optimizers()
-        CONSOLE.print(f"Generating views of the edit: {editing.label}", highlight=False, markup=False)
-        started = time.perf_counter()
-        pipeline.panel.show(f"**Generating views**: {editing.label}")
-        with Progress(console=CONSOLE, transient=True, disable=not CONSOLE.is_terminal) as bar:
-            task = bar.add_task("Generating edited views")
-            with suppress(Cancelled):
-                editing.prepare(
-                    lambda done, total: bar.update(task, completed=done, total=total), lambda: bool(self._stop_signal)
-                )
-        self.seconds["views"] += time.perf_counter() - started
-        if editing.prepared:
-            self._show_picture(editing.picture(), max(self.step, 0), edit_report.PICTURE)
-
-    def _finish_words(self, measure: bool = True) -> None:
-        """Write the words' outputs; without measuring where the splats are no longer those that were inverted."""
-        if not measure:
-            self.pipeline.embedding().save(self.base_dir / report.EMBEDDING)
-            return
-        if self.pipeline.bank is None:  # resumed when nothing was left to do, or no step asked for
-            self._begin_words()
-        with self.train_lock:
-            outputs = report.write_outputs(self.pipeline, self.config, self.base_dir, self.seconds)
-        self._show_picture(outputs.picture, max(self.step, 0))
-        report.announce(outputs)
-
-    def _observe(self, step: int) -> None:
-        """Whatever people look at while a run lasts. Nothing here changes what is learned."""
-        pipeline = self.pipeline
-        self._update_viewer_state(step)
-        if pipeline.phase == "splats":
-            if pipeline.datamanager.eval_dataset:
-                with self.train_lock:
-                    self.eval_iteration(step)
-        elif pipeline.phase == "words":
-            done = step + 1 - pipeline.splat_steps
-            if step_check(done, pipeline.config.heldout_every):
-                self._heldout_loss = pipeline.heldout_loss()
-                writer.put_scalar("Held-out Loss", self._heldout_loss, step)
-            if step_check(done, pipeline.config.preview_every) and step + 1 < self._last_step():
-                self._show_picture(report.preview(pipeline), step)
-        if step_check(step, self.config.logging.steps_per_log, run_at_zero=True):
-            self._show_status(step)
-        pipeline.edit_panel.session.run_pending()
-
-    def _show_status(self, step: int) -> None:
-        phase = self.pipeline.phase
-        first, last = self.pipeline.steps_of(phase)
-        lines = [f"**{_TITLES[phase]}**: step {step + 1 - first} of {last - first}", f"Loss {self._loss:.4f}"]
-        if self._heldout_loss is not None:
-            lines.append(f"Held-out loss {self._heldout_loss:.4f}")
-        self.pipeline.panel.show("  \n".join(lines))
-
-    def _show_picture(self, picture: UInt8[np.ndarray, "H W 3"], step: int, name: str = report.PICTURE) -> None:
-        writer.put_image(name, torch.from_numpy(picture) / 255, step)
-        self.pipeline.panel.show(picture=picture)
-
-    def _wait_while_paused(self) -> None:
-        while self.training_state == "paused" and not self.stop_training and not self._stop_signal:
-            time.sleep(0.01)
-
-    def _update_viewer_state(self, step: int) -> None:
-        # nerfstudio paces its viewer by rays per second, a number that the words phase does not have.
-        if self.viewer_state is not None and self.pipeline.phase == "splats":
-            super()._update_viewer_state(step)
-        if self.pipeline.phase == "edit" and time.monotonic() - self._shown_at > _SHOWN_EVERY:
-            self.pipeline.edit_panel.session.scene.rerender()
-            self._shown_at = time.monotonic()
-
-    def _progress(self, phase: Phase) -> None:
-        first, last = self.pipeline.steps_of(phase)
+    def _enter(self, index: int) -> None:
+        """Begin a phase, or go on with it; what the phase before left on the optimizers is dropped."""
+        self._index, phase, (first, last) = index, self.pipeline.phases[index], self._spans[index]
+        resumed, self._resumed = self._resumed, None
+        self.optimizers = Optimizers({}, {})
+        self.pipeline.enter(phase, first)
+        phase.begin(self, None if resumed is None else resumed["run"]["state"])
+        self.optimizers = phase.optimizers(self.config.optimizers)
+        if resumed is not None:
+            self.optimizers.load_optimizers(resumed["optimizers"])
+            if self.config.load_scheduler:
+                self.optimizers.load_schedulers(resumed["schedulers"])
+            self.grad_scaler.load_state_dict(resumed["scalers"])
+        attributes = TrainingCallbackAttributes(
+            optimizers=self.optimizers, grad_scaler=self.grad_scaler, pipeline=self.pipeline, trainer=self
+        )
+        self.callbacks = self.pipeline.get_training_callbacks(attributes)
         for event_writer in writer.EVENT_WRITERS:
             if isinstance(event_writer, ProgressWriter):
-                event_writer.begin_phase(phase, first, min(last, self._last_step()))
+                event_writer.begin_phase(phase.name, first, min(last, self._limit()))
 
-    def _after_training(self) -> None:
-        """Save, write the outputs, and say where they are."""
-        pipeline = self.pipeline
-        if self.step + 1 < pipeline.total_steps:
-            if self.step >= self._start_step:
-                self.save_checkpoint(self.step)
-            self._say_how_to_resume()
-            return
-        if pipeline.phase_at(self.step + 1) == "edit":
-            if pipeline.editing is None:  # resumed when nothing was left to do
-                self._begin_edit()
-            self._finish_edit()
-        else:
-            if self.step >= self._start_step:
-                self.save_checkpoint(self.step)
-            self._finish_words()
-            report.say_what_next(self.base_dir)
-        pipeline.panel.show("**Done.**")
+    def _train_step(self, step: int) -> None:
+        phase, first = self.pipeline.phases[self._index], self._spans[self._index][0]
+        with self.timed(phase.name), self.train_lock, TimeWriter(writer, EventName.ITER_TRAIN_TIME, step=step):
+            output = phase.step(self, step - first)
+        if step_check(step, self.config.logging.steps_per_log, run_at_zero=True) or step + 1 == self._limit():
+            self._loss = float(torch.as_tensor(output.loss).detach())
+            writer.put_scalar("Train Loss", self._loss, step)
+            for name, values in {"Train Loss Dict": output.losses, "Train Metrics Dict": output.metrics}.items():
+                figures = {key: float(torch.as_tensor(value).detach()) for key, value in values.items()}
+                writer.put_dict(name, figures, step)
 
-    def _finish_edit(self) -> None:
-        editing = self.pipeline.editing
-        assert editing is not None
-        with self.train_lock:
-            editing.finish()
-        self.save_checkpoint(self.step)
-        with self.train_lock:
-            outputs = edit_report.write_outputs(self.pipeline, editing, self.config, self.base_dir, self.seconds)
-        self._show_picture(outputs.picture, self.step, edit_report.PICTURE)
-        self.pipeline.edit_panel.session.scene.rerender()
-        edit_report.announce(outputs, self.base_dir)
+    def _observe(self, step: int) -> None:
+        """Show how far the run is, and serve whoever watches. Nothing here changes what is learned."""
+        phase, (first, last) = self.pipeline.phases[self._index], self._spans[self._index]
+        phase.observe(self, step - first)
+        if step_check(step, self.config.logging.steps_per_log, run_at_zero=True):
+            lines = [f"**{phase.title}**: step {step + 1 - first} of {last - first}", f"Loss {self._loss:.4f}"]
+            self.show_status("  \n".join([*lines, *phase.status()]))
+        for observer in self.pipeline.observers:
+            observer.serve()
+
+    def _wait_while_paused(self) -> None:
+        while self.training_state == "paused" and not self.should_stop():
+            time.sleep(0.01)
+
+    # The end
 
     def _stay_open(self) -> None:
         """End the training, and keep the viewer open if there is one."""
@@ -338,20 +303,17 @@ class InversionTrainer(Trainer):
         if not self.config.viewer.quit_on_train_completion:
             self._train_complete_viewer()
 
-    # Interruptions
-
     def _stop_early(self) -> None:
+        """Save, say how to go on, and end the process if a signal asked for it."""
         if self.step >= self._start_step:
             self.save_checkpoint(self.step)
         writer.write_out_storage()
-        self._say_how_to_resume()
-        raise SystemExit(128 + (self._stop_signal.number or 0))
-
-    def _say_how_to_resume(self) -> None:
-        report.say(
-            f"Stopped after step {self.step + 1} of {self.pipeline.total_steps}. To go on:",
+        print_lines(
+            f"Stopped after step {self.step + 1} of {self._spans[-1][1]}. To go on:",
             f"  [bold]ns-train {self.config.method_name} --load-config {self.base_dir / 'config.yml'}[/bold]",
         )
+        if self._stop_signal:
+            raise SystemExit(128 + (self._stop_signal.number or 0))
 
     # Checkpoints
 
@@ -364,37 +326,26 @@ class InversionTrainer(Trainer):
         Raises:
             InputError: there is no space, or no permission, to write it.
         """
-        path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
-        write_checkpoint(run_state(self, step), path)
+        phase, optimizers = self.pipeline.phases[self._index], self.optimizers
+        state = {
+            "step": step,
+            "pipeline": self.pipeline.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.optimizers.items()},
+            "schedulers": {name: scheduler.state_dict() for name, scheduler in optimizers.schedulers.items()},
+            "scalers": self.grad_scaler.state_dict(),
+            "run": {
+                "version": FORMAT_VERSION,
+                "phase": phase.name,
+                "done": step + 1 - self._spans[self._index][0],
+                "settings": self._settings(self._index + 1),
+                "seconds": dict(self.seconds),
+                "state": phase.state_dict(),
+            },
+        }
+        path = checkpoint_path(self.checkpoint_dir, step)
+        write_checkpoint(state, path)
         if self.config.save_only_latest_checkpoint:
-            for old in self.checkpoint_dir.glob("*.ckpt"):
+            for old in list_checkpoints(self.checkpoint_dir).values():
                 if old != path:
                     old.unlink()
         self._saved_at = time.monotonic()
-
-    def _load_checkpoint(self) -> None:
-        clear_leftovers(self.base_dir)
-        path = find_checkpoint(self.config, self.checkpoint_dir)
-        if path is None:
-            return
-        state = read_checkpoint(path)
-        extras = state["inversion"]
-        if extras["splat_steps"] != self.pipeline.splat_steps:
-            raise InputError(
-                f"{path} belongs to a run with {extras['splat_steps']} splat steps, not {self.pipeline.splat_steps}; "
-                "resume with the scene and the settings that the run was started with"
-            )
-        self._start_step = state["step"] + 1
-        self.seconds = dict(extras["seconds"])
-        self.pipeline.load_pipeline(state["pipeline"], state["step"])
-        CONSOLE.print(f"Going on after step {self._start_step} of {path}", highlight=False, soft_wrap=True)
-        if extras["phase"] != "splats":
-            self._resumed = state
-            return
-        self.optimizers = self.setup_optimizers()
-        self.optimizers.load_optimizers(state["optimizers"])
-        if self.config.load_scheduler:
-            self.optimizers.load_schedulers(state["schedulers"])
-        self.grad_scaler.load_state_dict(state["scalers"])
-        self.pipeline.model.strategy_state.update(extras["densification"])
-        self._random_state = extras

@@ -193,6 +193,12 @@ class ObjectSplatModel(SplatfactoModel):
             parameter.data = torch.zeros((count, *parameter.shape[1:]), device=self.device)
         return nn.Module.load_state_dict(self, state_dict, **kwargs)
 
+    def restore_densification(self, state: dict[str, Any]) -> None:
+        """Take over the state of the densification strategy of an earlier run, on the splats' device."""
+        self.strategy_state.update(
+            {name: value.to(self.device) if isinstance(value, Tensor) else value for name, value in state.items()}
+        )
+
     def step_post_backward(self, step: int) -> None:
         """Densify and prune, unless frozen or nothing was rendered for training in this step."""
         if self.frozen or not self.info:

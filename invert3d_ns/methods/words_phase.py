@@ -1,0 +1,147 @@
+"""The phase in which a frozen scene's words are learned: Camera-conditioned Text Inversion on a bank of latents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from nerfstudio.engine.optimizers import OptimizerConfig, Optimizers
+from nerfstudio.engine.schedulers import CosineDecaySchedulerConfig
+from torch import Tensor
+from torch.nn import Parameter
+
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.methods import words_report
+from invert3d_ns.prior.memory import apply, explain_out_of_memory
+from invert3d_ns.runs.phase import Phase, Run, StepOutput
+from invert3d_ns.words.bank import LatentBank, build_bank
+
+if TYPE_CHECKING:
+    from invert3d_ns.methods.invert3d import InversionPipeline
+
+
+@dataclass
+class AdamWOptimizerConfig(OptimizerConfig):
+    """nerfstudio's optimizer configuration for AdamW."""
+
+    _target: type = torch.optim.AdamW
+    weight_decay: float = 1e-2
+    """The weight decay to use."""
+
+
+class WordsPhase(Phase):
+    """Learns the words of the pipeline's scene, measures them on held-out orbits, and writes them.
+
+    Args:
+        pipeline: holds scene, prior and words.
+        steps: of learning; 0 only measures and writes the words that there are.
+    """
+
+    name, title = "words", "Learning words"
+
+    def __init__(self, pipeline: InversionPipeline, steps: int) -> None:
+        self.pipeline, self.steps = pipeline, steps
+        self.bank: LatentBank | None = None
+        self._heldout_loss: float | None = None
+
+    def settings_key(self) -> dict[str, Any]:
+        """All that decides which words are learned, but for the number of steps, which a resumed run may raise."""
+        config, inversion = self.pipeline.config, self.pipeline.inversion_of_prior()
+        objective = inversion.objective
+        return {
+            "--pipeline.prior (its weights)": inversion.prior.info.fingerprint,
+            "--pipeline.vectors": config.vectors,
+            "--pipeline.init-word": self.pipeline.init_word(),
+            "--pipeline.init-jitter": self.pipeline.init_jitter(),
+            "--pipeline.lr": self.learning_rate(),
+            "--pipeline.lr-decay": config.lr_decay,
+            "--pipeline.norm-penalty": config.norm_penalty,
+            "--pipeline.resolution": config.resolution or inversion.prior.info.image_size,
+            "--pipeline.bank-groups": config.bank_groups,
+            "--pipeline.heldout-groups": config.heldout_groups,
+            "--pipeline.groups-per-step": config.groups_per_step,
+            "--pipeline.per-view-timesteps": objective.per_view_timesteps,
+            "--pipeline.timestep-range": list(objective.timestep_range),
+        }
+
+    def learning_rate(self) -> float:
+        """The user's learning rate, or the prior's own."""
+        lr = self.pipeline.config.lr
+        return self.pipeline.inversion_of_prior().prior.info.inversion_learning_rate if lr is None else lr
+
+    def begin(self, run: Run, state: dict[str, Any] | None) -> None:
+        """Freeze the splats, render and encode the bank of views, and create the words unless they exist."""
+        pipeline, config = self.pipeline, self.pipeline.config
+        inversion = pipeline.inversion_of_prior()
+        title = "Rendering and encoding the scene's orbits"
+        with run.timed("bank"), run.lock, run.progress(title) as progress:
+            pipeline.eval()
+            pipeline.model.freeze()
+            apply(inversion.prior, config.prior_options, pipeline.device)
+            self.bank = build_bank(
+                pipeline.model.render,
+                inversion.prior,
+                groups=config.bank_groups,
+                heldout_groups=config.heldout_groups,
+                size=config.resolution,
+                seed=inversion.seed,
+                progress=progress,
+            )
+            if pipeline.words is None:
+                initial = inversion.initial_words(config.vectors, pipeline.init_word(), pipeline.init_jitter())
+                pipeline.words = Parameter(initial.to(pipeline.device))
+            elif self.steps and pipeline.words.shape != (config.vectors, inversion.prior.info.token_dim):
+                raise InputError(
+                    f"the words there are have shape {tuple(pipeline.words.shape)}, but {config.vectors} vectors of "
+                    f"prior {inversion.prior.info.name!r} are asked for; resume with the settings that the run was "
+                    "started with"
+                )
+
+    def optimizers(self, configured: dict[str, Any]) -> Optimizers:
+        """AdamW (official code) on the words, and the decay of its learning rate, if any."""
+        steps = max(self.pipeline.config.steps, 1)
+        decay = CosineDecaySchedulerConfig(warm_up_end=0, learning_rate_alpha=0.0, max_steps=steps)
+        words = {
+            "optimizer": AdamWOptimizerConfig(lr=self.learning_rate()),
+            "scheduler": decay if self.pipeline.config.lr_decay else None,
+        }
+        assert self.pipeline.words is not None, "begin() comes first"
+        return Optimizers({"words": words}, {"words": [self.pipeline.words]})
+
+    def losses(self, index: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The terms of the inversion's loss at step ``index``, and the mean length of the vectors."""
+        pipeline = self.pipeline
+        assert self.bank is not None and pipeline.words is not None, "begin() comes first"
+        losses = pipeline.inversion_of_prior().loss(pipeline.words, self.bank, index, pipeline.config.groups_per_step)
+        return losses, {"mean_length": pipeline.words.detach().norm(dim=-1).mean()}
+
+    def step(self, run: Run, index: int) -> StepOutput:
+        """One of nerfstudio's iterations; the backward pass runs in its code, outside what the prior guards."""
+        with explain_out_of_memory("inversion", self.pipeline.config.prior_options):
+            return run.iterate(index)
+
+    def observe(self, run: Run, index: int) -> None:
+        """Measure the held-out loss and show a preview, as often as the settings say."""
+        pipeline, config, done = self.pipeline, self.pipeline.config, index + 1
+        assert self.bank is not None and pipeline.words is not None
+        if config.heldout_every and done % config.heldout_every == 0:
+            words = pipeline.words
+            self._heldout_loss = pipeline.inversion_of_prior().heldout_loss(words, self.bank, groups=2)
+            run.log_scalar("Held-out Loss", self._heldout_loss)
+        if config.preview_every and done % config.preview_every == 0 and done < self.steps:
+            run.show_picture(words_report.PICTURE, words_report.preview(pipeline, self.bank))
+
+    def status(self) -> Sequence[str]:
+        """The latest held-out loss."""
+        return () if self._heldout_loss is None else (f"Held-out loss {self._heldout_loss:.4f}",)
+
+    def finish(self, run: Run) -> Sequence[str]:
+        """Write ``embedding.safetensors``, ``views.png`` and ``metrics.json``, and say how good the words are."""
+        assert self.bank is not None, "begin() comes first"
+        with run.lock:
+            outputs = words_report.write_outputs(self.pipeline, self.bank, self.steps, run, lr=self.learning_rate())
+        run.show_picture(words_report.PICTURE, outputs.picture)
+        words_report.announce(outputs)
+        return words_report.next_commands(run.folder)

@@ -1,0 +1,102 @@
+"""A pipeline whose training is a list of phases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from torch import Tensor
+from torch.nn import Parameter
+
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.runs.phase import Phase
+from invert3d_ns.scenes.datasets import SceneDatamanagerConfig
+from invert3d_ns.scenes.splats import ObjectSplatModel, ObjectSplatModelConfig
+
+
+class RunObserver:
+    """Someone who watches a run, such as a panel of the viewer; every method may be left as it is."""
+
+    def show(self, text: str | None = None, picture: UInt8[np.ndarray, "H W 3"] | None = None) -> None:
+        """Show a status (Markdown), a picture, or both."""
+
+    def serve(self) -> None:
+        """Do, between two steps, what people asked for meanwhile."""
+
+    def rerender(self) -> None:
+        """Draw the scene again: it has changed."""
+
+
+@dataclass
+class PhasedPipelineConfig(VanillaPipelineConfig):
+    """What every method of this package has: a scene of splats or images, and a model of splats."""
+
+    _target: type = field(default_factory=lambda: PhasedPipeline)
+    datamanager: SceneDatamanagerConfig = field(default_factory=SceneDatamanagerConfig)  # type: ignore[assignment]
+    """Where images and cameras come from."""
+    model: ObjectSplatModelConfig = field(default_factory=ObjectSplatModelConfig)
+    """The Gaussian splats."""
+
+
+class PhasedPipeline(VanillaPipeline):
+    """A scene and the phases of its training. Methods subclass it and give :meth:`prepare`.
+
+    Attributes:
+        phases: of the run, in order; from :meth:`prepare` on.
+        current: the phase that nerfstudio's iterations are about.
+        observers: whoever watches.
+        output_folder: where the run's files are, once it is known.
+    """
+
+    config: PhasedPipelineConfig
+    model: ObjectSplatModel
+
+    def __init__(self, config: PhasedPipelineConfig, device: str, **kwargs: Any) -> None:
+        if kwargs.get("world_size", 1) > 1:
+            raise InputError("this method runs on one device; leave --machine.num-devices at 1")
+        super().__init__(config, device, **kwargs)
+        self.phases: list[Phase] = []
+        self.current: Phase | None = None
+        self.current_first = 0
+        self.observers: list[RunObserver] = []
+        self.output_folder: Path | None = None
+
+    def prepare(self, seed: int, saved: dict[str, Any] | None = None) -> list[Phase]:
+        """Load what the run needs, check its settings, and make its phases: mistakes show before long work.
+
+        Args:
+            seed: of every random draw.
+            saved: the pipeline's state in the checkpoint that the run goes on from.
+
+        Raises:
+            InputError: settings that cannot be carried out.
+        """
+        raise NotImplementedError("a method's pipeline makes its phases here")
+
+    def starts_from_splats(self) -> bool:
+        """Whether the scene came as splats, so that none are fitted."""
+        outputs = getattr(self.datamanager, "train_dataparser_outputs", None)
+        return outputs is not None and outputs.metadata.get("splats") is not None
+
+    def enter(self, phase: Phase, first: int) -> None:
+        """Make ``phase``, whose first step is ``first`` of the run, what nerfstudio's iterations are about."""
+        self.current, self.current_first = phase, first
+
+    def get_param_groups(self) -> dict[str, list[Parameter]]:
+        """Parameters of the model, where nerfstudio asks for them; each phase has optimizers of its own parameters."""
+        return super().get_param_groups()
+
+    def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:
+        """Loss terms and metrics of one step of the current phase; ``step`` counts over the whole run."""
+        if self.current is None:
+            return self.fit_losses(step)
+        losses, metrics = self.current.losses(step - self.current_first)
+        return {}, losses, metrics
+
+    def fit_losses(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:
+        """Nerfstudio's own losses: the model against the next training image."""
+        return super().get_train_loss_dict(step)

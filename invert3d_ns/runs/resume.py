@@ -1,0 +1,74 @@
+"""What a resumed run must share with the run that was started, compared by name."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+
+from invert3d_ns.base.errors import InputError
+
+Settings = Mapping[str, Mapping[str, Any]]
+"""By phase ("run" for what is none's), then by the flag that sets them."""
+
+
+def scene_fingerprint(outputs: DataparserOutputs) -> str:
+    """Twelve hexadecimal digits that differ between scenes and stay when a scene's folder is moved.
+
+    Splats count with every number, images with their cameras, names and sizes in bytes.
+    """
+    digest = hashlib.sha256()
+    splats = outputs.metadata.get("splats")
+    if splats is not None:
+        for name in ("means", "scales", "quats", "opacities", "features_dc", "features_rest"):
+            digest.update(getattr(splats, name).detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:12]
+    cameras = outputs.cameras
+    for values in (cameras.camera_to_worlds, cameras.fx, cameras.fy, cameras.cx, cameras.cy):
+        digest.update(values.detach().cpu().to(torch.float32).contiguous().numpy().tobytes())
+    for path in map(Path, outputs.image_filenames):
+        digest.update(f"{path.name} {path.stat().st_size if path.is_file() else 0}\n".encode())
+    return digest.hexdigest()[:12]
+
+
+def refuse_other_settings(saved: Settings, current: Settings, where: Path) -> None:
+    """Refuse to go on under settings that differ from those that a run was started with.
+
+    Args:
+        saved: of the checkpoint: of the phases that it has reached.
+        current: of this run; phases that the checkpoint has not reached may differ.
+        where: the checkpoint, for the message.
+
+    Raises:
+        InputError: names each setting that differs, with both values.
+    """
+    different = []
+    for phase, settings in saved.items():
+        now = current.get(phase)
+        if now is None:
+            raise InputError(
+                f"{where} belongs to a run with a phase {phase!r}, which this run has not; resume with the scene and "
+                "the settings that the run was started with"
+            )
+        different += [
+            f"{flag} was {_shown(settings[flag])} and is now {_shown(now[flag])}"
+            for flag in settings
+            if flag in now and _plain(settings[flag]) != _plain(now[flag])
+        ]
+    if different:
+        raise InputError(
+            f"{where} was made with other settings: {'; '.join(different)}; resume with those that the run was started "
+            "with, or start a new run"
+        )
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _shown(value: Any) -> str:
+    return "not given" if value is None else str(value)

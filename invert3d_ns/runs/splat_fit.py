@@ -1,0 +1,104 @@
+"""The phase in which splats are fitted to posed images, as nerfstudio's splatfacto does it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from nerfstudio.engine.callbacks import TrainingCallbackLocation
+from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
+from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
+from torch import Tensor
+
+from invert3d_ns.runs.phase import Phase, Run, StepOutput
+from invert3d_ns.runs.pipeline import PhasedPipeline
+
+OPTIMIZERS: dict[str, Any] = {
+    "means": {
+        "optimizer": AdamOptimizerConfig(lr=1.6e-3, eps=1e-15),
+        "scheduler": ExponentialDecaySchedulerConfig(lr_final=1.6e-5, max_steps=1000),
+    },
+    "features_dc": {"optimizer": AdamOptimizerConfig(lr=0.01, eps=1e-15), "scheduler": None},
+    "features_rest": {"optimizer": AdamOptimizerConfig(lr=0.01 / 20, eps=1e-15), "scheduler": None},
+    "opacities": {"optimizer": AdamOptimizerConfig(lr=0.05, eps=1e-15), "scheduler": None},
+    "scales": {"optimizer": AdamOptimizerConfig(lr=0.01, eps=1e-15), "scheduler": None},
+    "quats": {"optimizer": AdamOptimizerConfig(lr=0.005, eps=1e-15), "scheduler": None},
+    "camera_opt": {"optimizer": AdamOptimizerConfig(lr=1e-4, eps=1e-15), "scheduler": None},
+}
+"""nerfstudio's optimizers of splats, for objects in the object frame and short fits."""
+
+
+class SplatFit(Phase):
+    """Fits the pipeline's splats to its training images; densifies, and evaluates held-out images.
+
+    Args:
+        pipeline: the scene.
+        steps: of the fit.
+    """
+
+    name, title = "splats", "Fitting splats"
+
+    def __init__(self, pipeline: PhasedPipeline, steps: int) -> None:
+        self.pipeline, self.steps = pipeline, steps
+
+    def settings_key(self) -> dict[str, Any]:
+        """Length of the fit, and what decides how many splats and coefficients there are."""
+        model = self.pipeline.config.model
+        return {
+            "--pipeline.splat-steps": self.steps,
+            "--pipeline.model.sh-degree": model.sh_degree,
+            "--pipeline.model.rasterize-mode": model.rasterize_mode,
+        }
+
+    def optimizers(self, configured: dict[str, Any]) -> Optimizers:
+        """The configured optimizer of each group of the splats' parameters, and of camera poses."""
+        return Optimizers(configured.copy(), self.pipeline.get_param_groups())
+
+    def begin(self, run: Run, state: dict[str, Any] | None) -> None:
+        """Restore densification, the order of images and the random state of a resumed fit."""
+        if state is None:
+            return
+        self.pipeline.model.restore_densification(state["densification"])
+        data: Any = self.pipeline.datamanager
+        if state["camera_order"] is not None:
+            data.train_unseen_cameras = list(state["unseen_cameras"])
+            data.random_generator.setstate(state["camera_order"])
+        torch.set_rng_state(state["random"]["torch"])
+        device = torch.device(self.pipeline.device)
+        if device.type == "cuda" and "cuda" in state["random"]:
+            torch.cuda.set_rng_state(state["random"]["cuda"], device)
+
+    def losses(self, index: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Splatfacto's losses on the next training image."""
+        _, losses, metrics = self.pipeline.fit_losses(index)
+        return losses, metrics
+
+    def step(self, run: Run, index: int) -> StepOutput:
+        """One of nerfstudio's iterations between the model's callbacks, which densify and prune."""
+        self.pipeline.train()
+        for callback in run.callbacks:
+            callback.run_callback_at_location(index, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
+        output = run.iterate(index)
+        for callback in run.callbacks:
+            callback.run_callback_at_location(index, TrainingCallbackLocation.AFTER_TRAIN_ITERATION)
+        return output
+
+    def observe(self, run: Run, index: int) -> None:
+        """Show the splats, and compare them with held-out images as often as nerfstudio's settings say."""
+        run.update_viewer()
+        run.evaluate_held_out_images()
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of densification, of the order of images, and of torch's global random generator."""
+        data: Any = self.pipeline.datamanager
+        generator = getattr(data, "random_generator", None)
+        random: dict[str, Any] = {"torch": torch.get_rng_state()}
+        device = torch.device(self.pipeline.device)
+        if device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(device)
+        return {
+            "densification": dict(self.pipeline.model.strategy_state),
+            "unseen_cameras": list(getattr(data, "train_unseen_cameras", [])),
+            "camera_order": None if generator is None else generator.getstate(),
+            "random": random,
+        }
