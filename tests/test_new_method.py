@@ -1,4 +1,4 @@
-"""What the README of the methods' room says: a new method is one file and one entry, and everything else comes with it."""
+"""The README of the methods' room: a new method is one file and one entry, and all else comes with it."""
 
 from __future__ import annotations
 
