@@ -12,6 +12,7 @@ import re
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -32,9 +33,11 @@ def test_examples_run_as_they_stand_offline(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(socket.socket, "connect", _refuse)
+    module = ModuleType("readme")
+    monkeypatch.setitem(sys.modules, "readme", module)  # where dataclasses look up the names of their fields' types
     code = "\n" * (block.line - 1) + block.text  # so that a traceback names the README's own line
     with contextlib.redirect_stdout(io.StringIO()):
-        exec(compile(code, str(block.page), "exec"), {"__name__": "readme"})
+        exec(compile(code, str(block.page), "exec"), module.__dict__)
 
 
 def _refuse(*_: Any) -> None:
