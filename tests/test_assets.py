@@ -18,7 +18,8 @@ from invert3d_ns.scenes.datasets import SceneDataset
 from invert3d_ns.scenes.images import read_image
 from invert3d_ns.scenes.normalization import to_object_frame, transform_splats
 from invert3d_ns.scenes.ply import write_splats
-from invert3d_ns.scenes.posed_images import render_rgba, write_posed_images
+from invert3d_ns.scenes.posed_images import write_posed_images
+from invert3d_ns.scenes.rendering import render_rgba
 
 
 @pytest.fixture(scope="module")

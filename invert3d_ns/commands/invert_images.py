@@ -93,7 +93,7 @@ class Image:
         """Photographs, generated views from where they were taken, and an orbit, in rows of four; and figures."""
         import torch
 
-        from invert3d_ns.runs.report import psnr
+        from invert3d_ns.base.metrics import psnr
         from invert3d_ns.scenes.cameras import camera_condition
         from invert3d_ns.words.views import generate_views
 

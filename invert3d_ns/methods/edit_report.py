@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from invert3d_ns.base.files import atomic_path
+from invert3d_ns.base.metrics import psnr
 from invert3d_ns.base.provenance import provenance
 from invert3d_ns.editing.edit import save_edits
 from invert3d_ns.editing.sources import EDITS
 from invert3d_ns.methods.edit_phase import plain
-from invert3d_ns.runs.report import EMBEDDING, METRICS, psnr, say
+from invert3d_ns.runs.report import EMBEDDING, METRICS, say
 
 if TYPE_CHECKING:
     from invert3d_ns.methods.edit_phase import EditPhase

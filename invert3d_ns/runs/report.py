@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from invert3d_ns.base.files import atomic_path
+from invert3d_ns.base.metrics import psnr
 from invert3d_ns.base.provenance import provenance
 from invert3d_ns.words.cti import TOKEN
 
@@ -46,12 +47,6 @@ class Outputs:
     """The content of :attr:`metrics`."""
     picture: UInt8[np.ndarray, "H W 3"]
     """The content of :attr:`views`."""
-
-
-def psnr(images: Float[Tensor, "*B 3 H W"], truth: Float[Tensor, "*B 3 H W"]) -> float:
-    """Peak signal-to-noise ratio in dB of images in [0, 1], computed for each image, then averaged."""
-    error = (images - truth).square().flatten(-3).mean(-1).clamp_min(1e-10)
-    return (-10 * error.log10()).mean().item()
 
 
 def comparison(

@@ -52,7 +52,7 @@ def _level() -> int:
     return levels.index(wanted)
 
 
-def takes(tensor: Tensor) -> bool:
+def supports(tensor: Tensor) -> bool:
     """Whether the kernel is made for tensors of this type and device."""
     return tensor.dtype == torch.float32 and tensor.device.type == "cpu"
 
@@ -166,7 +166,7 @@ def composite(
     tensors = (means2d, conics, colors, opacities)
     if tile_size % 4 != 0:
         raise ValueError(f"tile_size must be a multiple of 4, got {tile_size}")
-    if not all(map(takes, tensors)):
+    if not all(map(supports, tensors)):
         raise ValueError("the compiled rasterization kernel takes float32 tensors on the CPU; use the torch backend")
     constants = (radii, depths, offsets, width, height, tile_size)
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
