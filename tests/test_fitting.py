@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from synthetic import make_cloud
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.metrics import psnr
+from invert3d_ns.scenes import fitting
 from invert3d_ns.scenes.cameras import orbit_camera_to_world
 from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.scenes.fitting import WIDEST, fit_splats, lift_to_splats
@@ -60,6 +62,22 @@ def test_fits_repeat_by_seed_and_leave_gradients_alone() -> None:
 def test_views_that_cannot_be_fitted_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="two or more square views"):
         fit_splats(torch.ones(shape), _orbit(4), count=10, steps=1)
+
+
+def test_splats_are_fitted_where_the_views_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to the steps themselves: fake tensors of a GPU, which there need be none for, cannot be differentiated."""
+    with FakeTensorMode():
+        images, start, alpha = torch.ones(4, 3, 16, 16, device="cuda"), make_cloud(10), torch.ones(16, 16)
+
+    def begin(images: torch.Tensor, alphas: torch.Tensor, poses: torch.Tensor, *rest: object) -> SplatCloud:
+        assert images.device == alphas.device == poses.device == torch.device("cpu")
+        return start
+
+    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
+    monkeypatch.setattr(fitting, "_start", begin)
+    monkeypatch.setattr(fitting, "alpha_from_background", lambda image, background: alpha)
+    cloud = fit_splats(images, _orbit(4), count=10, steps=0)
+    assert {tensor.device.type for tensor in cloud.tensors().values()} == {"cuda"}
 
 
 def test_lifting_weighs_pixels_by_what_each_splat_adds_to_them() -> None:

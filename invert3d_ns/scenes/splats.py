@@ -5,7 +5,6 @@ already.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -180,7 +179,7 @@ class ObjectSplatModel(SplatfactoModel):
         values["quats"] = unit_quaternions(values["quats"])
         return self._as_cloud(values)
 
-    def _as_cloud(self, groups: Mapping[str, Tensor]) -> SplatCloud:
+    def _as_cloud(self, groups: dict[str, Tensor]) -> SplatCloud:
         """Tensors of all groups as splats that are drawn as this model's."""
         rest = groups["features_rest"][:, : (self.active_sh_degree + 1) ** 2 - 1]
         return SplatCloud(**{**groups, "features_rest": rest}, rasterize_mode=self.rasterize_mode)
@@ -263,7 +262,7 @@ class ObjectSplatModel(SplatfactoModel):
 
         fitting = self.training and not self.frozen
         with_depth = self.config.output_depth_during_training or not self.training
-        splats = self._as_cloud(self.gauss_params)
+        splats = self._as_cloud(dict(self.gauss_params.items()))
         render, alpha, info = rasterize_splats(
             splats if keep is None else splats.select(keep),
             PinholeCameras(poses, k, width, height),
@@ -298,7 +297,7 @@ class ObjectSplatModel(SplatfactoModel):
         Differentiable in every splat parameter. Where the images of a scene show more than the object, only what lies
         within the object's sphere appears.
         """
-        splats = self._as_cloud(self.gauss_params)
+        splats = self._as_cloud(dict(self.gauss_params.items()))
         if self.metadata.get("surroundings", False):
             splats = splats.select(within_object(splats.means))
         images, _, _ = rasterize_splats(splats, pinhole_cameras(cameras), background=1.0)

@@ -24,7 +24,7 @@ SIMD_VARIABLE = "INVERT3D_SIMD"
 def library() -> ctypes.CDLL | None:
     """The kernel's library, or None where the package was installed without a C compiler."""
     try:
-        from invert3d_ns.scenes.rasterization import _kernel  # type: ignore[attr-defined]
+        import invert3d_ns.scenes.rasterization._kernel as _kernel  # type: ignore[import-not-found]
 
         lib = ctypes.CDLL(_kernel.__file__)
     except (ImportError, OSError):
@@ -44,12 +44,12 @@ def available_levels() -> tuple[str, ...]:
 
 
 def _level() -> int:
-    levels, wanted = available_levels(), os.environ.get(SIMD_VARIABLE)
-    if not wanted:
+    levels, requested = available_levels(), os.environ.get(SIMD_VARIABLE)
+    if not requested:
         return len(levels) - 1
-    if wanted not in levels:
-        raise InputError(f"{SIMD_VARIABLE}={wanted} does not run here; use one of: {', '.join(levels)}")
-    return levels.index(wanted)
+    if requested not in levels:
+        raise InputError(f"{SIMD_VARIABLE}={requested} does not run here; use one of: {', '.join(levels)}")
+    return levels.index(requested)
 
 
 def supports(tensor: Tensor) -> bool:

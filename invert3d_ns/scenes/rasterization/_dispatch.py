@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+import invert3d_ns.scenes.rasterization._compiled as _compiled
+import invert3d_ns.scenes.rasterization._reference as _reference
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.scenes.rasterization import _compiled, _reference
 from invert3d_ns.scenes.rasterization._projection import evaluate_sh, project
 
 Backend = Literal["auto", "gsplat", "kernel", "torch"]
