@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from invert3d_ns.scenes.ply import SplatCloud
+from invert3d_ns.scenes.cloud import SplatCloud
 
 
 def make_cloud(count: int = 400, sh_degree: int = 0, seed: int = 0) -> SplatCloud:

@@ -14,11 +14,12 @@ from synthetic import make_cloud
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.scenes.assets import SceneDataParserConfig
 from invert3d_ns.scenes.cameras import OBJECT_RADIUS, ORBIT_RADIUS
-from invert3d_ns.scenes.datasets import SceneDataset
+from invert3d_ns.scenes.datasets import SceneDatamanagerConfig, SceneDataset
 from invert3d_ns.scenes.images import read_image
 from invert3d_ns.scenes.normalization import to_object_frame, transform_splats
 from invert3d_ns.scenes.ply import write_splats
-from invert3d_ns.scenes.posed_images import render_rgba, write_posed_images
+from invert3d_ns.scenes.posed_images import write_posed_images
+from invert3d_ns.scenes.rendering import render_rgba
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,18 @@ def test_the_dataset_of_a_ply_renders_what_its_cameras_see(tmp_path):
     assert torch.allclose(data["image"].float() / 255, expected, atol=2 / 255)
     shown = dataset[1]["image"]
     assert shown.shape == (48, 48, 3) and torch.allclose(shown[0, 0], torch.ones(3))
+
+
+def test_pictures_are_rendered_and_kept_where_the_datamanager_is(tmp_path, monkeypatch):
+    """Also on a machine that has a GPU, when it is told to stay on the CPU."""
+    write_splats(tmp_path / "a.ply", make_cloud(50))
+    parser = SceneDataParserConfig(data=tmp_path / "a.ply", num_train_views=2, num_eval_views=1, image_size=32)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    manager = SceneDatamanagerConfig(data=tmp_path / "a.ply", dataparser=parser).setup(device="cpu")
+    images = [*manager.cached_train, *manager.cached_eval]
+    assert len(images) == 3 and {image["image"].device.type for image in images} == {"cpu"}
+    manager = SceneDatamanagerConfig(data=tmp_path / "a.ply", dataparser=parser).setup(device="meta")
+    assert manager.train_dataset.device == manager.eval_dataset.device == "meta"
 
 
 def test_front_turns_a_ply(tmp_path):

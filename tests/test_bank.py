@@ -7,7 +7,7 @@ from synthetic import make_cloud
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.scenes.cameras import ELEVATION_RANGE, camera_condition
 from invert3d_ns.scenes.normalization import to_object_frame
-from invert3d_ns.scenes.posed_images import render_rgba
+from invert3d_ns.scenes.rendering import render_rgba
 from invert3d_ns.words.bank import (
     HELD_OUT_MARGIN,
     build_bank,

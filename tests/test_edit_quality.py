@@ -32,7 +32,7 @@ from invert3d_ns.metrics.edit_splats import evaluate_splats, local_change, tabul
 from invert3d_ns.metrics.edit_table import tabulate
 from invert3d_ns.metrics.judge import Judge, Judgment
 from invert3d_ns.prior.checkpoints import save_prior
-from invert3d_ns.scenes.ply import SplatCloud
+from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.world import splats as training_splats
 from invert3d_ns.world.objects import COLORS, held_out, sample_object
 from invert3d_ns.world.splats import splats_of

@@ -13,7 +13,7 @@ from synthetic import make_cloud
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.scenes.cameras import OBJECT_RADIUS, orbit_camera_to_world
-from invert3d_ns.scenes.normalization import rotate_harmonics, to_object_frame, transform_splats, turn
+from invert3d_ns.scenes.normalization import rotate_harmonics, rotation_about_z, to_object_frame, transform_splats
 
 
 def rotation_matrix(seed: int) -> torch.Tensor:
@@ -85,7 +85,7 @@ def test_every_up_axis_is_a_proper_rotation_to_z(up):
 def test_a_turn_moves_azimuths():
     before = orbit_camera_to_world(torch.tensor([20.0]), torch.tensor([10.0]))[0]
     after = orbit_camera_to_world(torch.tensor([65.0]), torch.tensor([10.0]))[0]
-    assert torch.allclose(turn(45.0) @ before, after, atol=1e-5)
+    assert torch.allclose(rotation_about_z(45.0) @ before, after, atol=1e-5)
 
 
 @pytest.mark.parametrize(("change", "says"), [({"opacities": -9.0}, "no visible splat"), ({"means": 0.0}, "one point")])

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.editing.regions import check_box, coverage_masks, inside_box, put, take, to_frame
+from invert3d_ns.editing.regions import check_box, coverage_masks, inside_box, to_frame
 from invert3d_ns.scenes.cameras import orbit_camera_to_world
+from invert3d_ns.scenes.cloud import TENSORS, SplatCloud
 from invert3d_ns.scenes.normalization import transform_splats
-from invert3d_ns.scenes.ply import SplatCloud
 from invert3d_ns.scenes.silhouettes import alpha_from_background
 
 
@@ -32,7 +32,7 @@ def wall(y: float, half: float, step: float = 0.02) -> SplatCloud:
 
 
 def joined(*clouds: SplatCloud) -> SplatCloud:
-    return SplatCloud(**{f: torch.cat([getattr(c, f) for c in clouds]) for f in SplatCloud.__dataclass_fields__})
+    return SplatCloud(**{f: torch.cat([getattr(c, f) for c in clouds]) for f in TENSORS})
 
 
 FRONT = orbit_camera_to_world(torch.tensor([0.0]), torch.tensor(0.0))
@@ -70,17 +70,6 @@ def test_a_box_of_invisible_splats_holds_none() -> None:
 
 def test_numbers_of_a_box_become_floats() -> None:
     assert check_box([-1, -1, -1, 1, 1, 1]) == (-1.0, -1.0, -1.0, 1.0, 1.0, 1.0)
-
-
-def test_what_is_put_back_leaves_every_other_bit() -> None:
-    cloud = wall(0.0, 0.1)
-    rows = cloud.means[:, 0] > 0
-    part = take(cloud, rows)
-    part.features_dc = part.features_dc + 1.0
-    changed = put(cloud, rows, part)
-    assert torch.equal(changed.features_dc[~rows], cloud.features_dc[~rows])
-    assert (changed.features_dc[rows] == 1).all() and not cloud.features_dc.any()
-    assert all(torch.equal(getattr(changed, f), getattr(cloud, f)) for f in ("means", "quats", "scales", "opacities"))
 
 
 def test_an_object_far_away_comes_to_the_object_frame() -> None:

@@ -11,8 +11,8 @@ from synthetic import make_cloud
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing.sources import find_words, own_prior, read_scene, scene_edits
 from invert3d_ns.scenes.assets import SceneDataParserConfig, object_splats, scene_name
+from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.scenes.normalization import to_object_frame
-from invert3d_ns.scenes.ply import SplatCloud
 from invert3d_ns.scenes.runs import CLASS, is_run, run_settings
 
 OWN = "invert3d_ns.runs.trainer.PhasedTrainerConfig"
@@ -21,7 +21,7 @@ FOREIGN = "nerfstudio.engine.trainer.TrainerConfig"
 
 def make_run(folder: Path, cloud: SplatCloud, kind: str = OWN) -> Path:
     (folder / "nerfstudio_models").mkdir(parents=True)
-    state = {f"_model.gauss_params.{name}": getattr(cloud, name) for name in cloud.__dataclass_fields__}
+    state = {f"_model.gauss_params.{name}": tensor for name, tensor in cloud.tensors().items()}
     torch.save({"step": 0, "pipeline": state}, folder / "nerfstudio_models" / "step-000000000.ckpt")
     (folder / "config.yml").write_text(
         f"!!python/object:{kind}\nexperiment_name: cat\nmachine: null\n"

@@ -18,14 +18,14 @@ from invert3d_ns.editing.scene_editor import SceneEditConfig, SceneEditor
 from invert3d_ns.editing.view_sets import confidences, neighbors_of_unseen, spread_cameras, wanted_views
 from invert3d_ns.editing.views import Cancelled
 from invert3d_ns.scenes.cameras import orbit_camera_to_world
-from invert3d_ns.scenes.fitting import render_splats
+from invert3d_ns.scenes.cloud import TENSORS, SplatCloud
 from invert3d_ns.scenes.normalization import to_object_frame, transform_splats
-from invert3d_ns.scenes.ply import SH_C0, SplatCloud
+from invert3d_ns.scenes.rasterization import SH_C0
+from invert3d_ns.scenes.rendering import render_splats
 from invert3d_ns.words.embedding import ObjectEmbedding
 
 UNSEEN = orbit_camera_to_world(torch.arange(6) * 60.0 + 40.0, torch.tensor([0.0, 25.0, -15.0, 10.0, 20.0, -5.0]))
 EDIT = Edit(source="red", target="blue", steps=2)
-FIELDS = tuple(SplatCloud.__dataclass_fields__)
 
 
 def scene(count: int = 300, sh_degree: int = 0) -> SplatCloud:
@@ -87,7 +87,7 @@ def test_splats_follow_edited_views_to_cameras_that_no_step_saw(tiny_v_prior, mo
     cloud = scene(sh_degree=sh_degree)
     cloud.features_rest *= 0.3
     truth = repainted(cloud)
-    before = {name: getattr(cloud, name).clone() for name in FIELDS}
+    before = {name: getattr(cloud, name).clone() for name in TENSORS}
     calls = answer(monkeypatch, show(truth))
     editor = SceneEditor(cloud, tiny_v_prior, words(tiny_v_prior), [EDIT], SceneEditConfig(fit_steps=25, details=False))
     editor.prepare()
@@ -99,7 +99,7 @@ def test_splats_follow_edited_views_to_cameras_that_no_step_saw(tiny_v_prior, mo
     assert sum(losses[-5:]) < sum(losses[:5])
     for name in ("means", "scales", "quats", "opacities"):
         assert torch.equal(getattr(after, name), before[name])
-    assert all(torch.equal(getattr(cloud, name), before[name]) for name in FIELDS), "the scene itself is left alone"
+    assert all(torch.equal(getattr(cloud, name), before[name]) for name in TENSORS), "the scene itself is left alone"
     assert calls[0]["originals"].shape == (1, 12, 3, 32, 32) and editor.edited.shape == (3, 4, 3, 32, 32)
     assert calls[0]["masks"] is None
 
@@ -136,7 +136,7 @@ def test_a_part_changes_and_nothing_else_by_a_single_bit(tiny_v_prior, monkeypat
     after = finished(editor)
     inside = cloud.means[:, 2] >= 0.2
     assert torch.equal(editor.selected, inside) and 20 < inside.sum() < 280
-    for name in FIELDS:
+    for name in TENSORS:
         assert torch.equal(getattr(after, name)[~inside], getattr(cloud, name)[~inside])
     for name in ("features_dc", "features_rest", "means", "scales", "quats", "opacities"):
         assert not torch.equal(getattr(after, name)[inside], getattr(cloud, name)[inside])
@@ -151,7 +151,7 @@ def test_one_object_of_three_changes_and_is_shown_alone_at_full_size(tiny_v_prio
     small = [transform_splats(scene(120), torch.diag(torch.tensor([0.3, 0.3, 0.3, 1.0]))) for _ in places]
     for cloud, place in zip(small, places, strict=True):
         cloud.means = cloud.means + place
-    three = SplatCloud(**{name: torch.cat([getattr(c, name) for c in small]) for name in FIELDS})
+    three = SplatCloud(**{name: torch.cat([getattr(c, name) for c in small]) for name in TENSORS})
     calls = answer(monkeypatch, show(repainted(scene(120))))
     config = SceneEditConfig(
         fit_steps=5, details=False, box=(-0.5, -0.5, -0.5, 0.5, 0.5, 0.5), box_holds="object", change=change
@@ -160,7 +160,7 @@ def test_one_object_of_three_changes_and_is_shown_alone_at_full_size(tiny_v_prio
     after = finished(editor)
     middle = torch.arange(360) // 120 == 1
     assert torch.equal(editor.selected, middle) and calls[0]["masks"] is None
-    for name in FIELDS:
+    for name in TENSORS:
         assert torch.equal(getattr(after, name)[~middle], getattr(three, name)[~middle])
     assert not torch.equal(after.features_dc[middle], three.features_dc[middle])
     assert psnr(calls[0]["originals"][0], drawn(scene(120), editor._poses.flatten(0, 1))) > 30
@@ -215,11 +215,11 @@ def test_a_run_that_stops_ends_as_one_that_does_not(tiny_v_prior, config) -> Non
     second = SceneEditor(cloud, tiny_v_prior, embedding, [EDIT], config, seed=3)
     second.load_state_dict(torch.load(file))
     assert second.done == 2 and torch.equal(second.edited, first.edited)
-    assert all(torch.equal(getattr(second.cloud(), name), getattr(first.cloud(), name)) for name in FIELDS)
+    assert all(torch.equal(getattr(second.cloud(), name), getattr(first.cloud(), name)) for name in TENSORS)
     while second.done < second.total_steps:
         second.step()
     ended = second.cloud()
-    assert all(torch.equal(getattr(ended, name), getattr(whole, name)) for name in FIELDS)
+    assert all(torch.equal(getattr(ended, name), getattr(whole, name)) for name in TENSORS)
     assert not torch.equal(ended.features_dc, cloud.features_dc)
     with pytest.raises(RuntimeError, match="all"):
         second.step()
@@ -292,9 +292,9 @@ def test_confidence_falls_with_the_square_of_the_error() -> None:
 def test_splats_that_no_view_shows_follow_their_neighbors(tiny_v_prior, monkeypatch) -> None:
     shell = scene(1500)
     core = replace(
-        shell, **{name: getattr(shell, name)[:40] for name in FIELDS if name != "means"}, means=shell.means[:40] * 0.4
+        shell, **{name: getattr(shell, name)[:40] for name in TENSORS if name != "means"}, means=shell.means[:40] * 0.4
     )
-    cloud = SplatCloud(**{name: torch.cat([getattr(shell, name), getattr(core, name)]) for name in FIELDS})
+    cloud = SplatCloud(**{name: torch.cat([getattr(shell, name), getattr(core, name)]) for name in TENSORS})
     cloud.opacities[:] = 8.0
     cloud.features_dc[:] = torch.tensor([0.9, 0.1, 0.1]) / SH_C0 - 0.5 / SH_C0
     answer(monkeypatch, show(repainted(cloud)))

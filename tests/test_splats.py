@@ -10,7 +10,8 @@ from synthetic import make_cloud
 
 from invert3d_ns.scenes.cameras import OBJECT_RADIUS, orbit_cameras
 from invert3d_ns.scenes.normalization import to_object_frame
-from invert3d_ns.scenes.posed_images import render_rgba, spread_orbit
+from invert3d_ns.scenes.posed_images import spread_orbit
+from invert3d_ns.scenes.rendering import render_rgba
 from invert3d_ns.scenes.splats import ObjectSplatModelConfig
 
 

@@ -1,12 +1,52 @@
-"""Image metrics."""
+"""How alike two sets of images are: PSNR and structural similarity."""
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
+
+_WINDOW, _SIGMA = 11, 1.5
+_C1, _C2 = 0.01**2, 0.03**2
 
 
 def psnr(images: Float[Tensor, "*B 3 H W"], truth: Float[Tensor, "*B 3 H W"]) -> float:
-    """Peak signal-to-noise ratio in dB of images in [0, 1], computed for each image, then averaged."""
+    """Peak signal-to-noise ratio in dB of images in [0, 1], computed for each image, then averaged; 100 at most."""
     error = (images - truth).square().flatten(-3).mean(-1).clamp_min(1e-10)
     return (-10 * error.log10()).mean().item()
+
+
+def ssim(a: Float[Tensor, "B C H W"], b: Float[Tensor, "B C H W"]) -> Float[Tensor, ""]:
+    """Mean structural similarity (Wang et al. 2004) of images in [0, 1], with the usual Gaussian window.
+
+    Differentiable in both. Equal to pytorch_msssim's, but one depthwise convolution filters the five moments of all
+    channels, where that makes five: about half the time on a CPU, where it was the largest part of a step of fitting
+    splats.
+
+    Raises:
+        ValueError: the images are smaller than the window of 11 pixels.
+    """
+    height, width = a.shape[-2:]
+    if min(height, width) < _WINDOW:
+        raise ValueError(f"images of {height}x{width} pixels are smaller than the window of {_WINDOW}")
+    window = _window(a.device, a.dtype)
+    moments = torch.cat([a, b, a * a, b * b, a * b], dim=1)
+    channels = moments.shape[1]
+    for kernel in (window[:, None], window[None, :]):
+        moments = functional.conv2d(moments, kernel.expand(channels, 1, *kernel.shape), groups=channels)
+    mean_a, mean_b, mean_aa, mean_bb, mean_ab = moments.chunk(5, dim=1)
+    variance_a, variance_b = mean_aa - mean_a * mean_a, mean_bb - mean_b * mean_b
+    covariance = mean_ab - mean_a * mean_b
+    contrast = (2 * covariance + _C2) / (variance_a + variance_b + _C2)
+    luminance = (2 * mean_a * mean_b + _C1) / (mean_a * mean_a + mean_b * mean_b + _C1)
+    return (luminance * contrast).mean()
+
+
+@lru_cache(maxsize=8)
+def _window(device: torch.device, dtype: torch.dtype) -> Float[Tensor, "11"]:
+    offsets = torch.arange(_WINDOW, dtype=torch.float64) - _WINDOW // 2
+    window = torch.exp(-0.5 * (offsets / _SIGMA) ** 2)
+    return (window / window.sum()).to(device, dtype)

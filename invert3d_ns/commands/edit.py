@@ -117,19 +117,13 @@ class EditViews:
         self, scene: Path, prior: MultiViewPrior, embedding: ObjectEmbedding, checked: bool
     ) -> Float[Tensor, "F 3 H W"]:
         """The scene's own views; ``checked`` scenes are under edits, which its words do not say."""
-        import torch
-
         from invert3d_ns.editing.sources import check_same_object, read_scene
-        from invert3d_ns.scenes.cameras import orbit_camera_to_world
-        from invert3d_ns.scenes.fitting import render_splats
+        from invert3d_ns.scenes.rendering import render_orbit
 
         splats = read_scene(scene, self.up)
         if self.scene is not None and not checked:
             check_same_object(prior, embedding, splats)
-        poses = orbit_camera_to_world(*self._angles())
-        with torch.no_grad():
-            images, _ = render_splats(splats.to(prior.device), poses, prior.info.image_size, supersampling=2)
-        return images.clamp(0, 1)
+        return render_orbit(splats.to(prior.device), *self._angles(), prior.info.image_size)
 
     def _edited(
         self,

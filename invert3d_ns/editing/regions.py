@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,9 +12,9 @@ from torch.nn import functional
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.scenes.cameras import FOV_Y, OBJECT_RADIUS
-from invert3d_ns.scenes.fitting import draw_values
+from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.scenes.normalization import robust_sphere, similarity
-from invert3d_ns.scenes.ply import SplatCloud
+from invert3d_ns.scenes.rendering import render_channels
 
 Box = tuple[float, float, float, float, float, float]
 """xmin, ymin, zmin, xmax, ymax, zmax in the object frame."""
@@ -57,20 +56,6 @@ def inside_box(cloud: SplatCloud, box: Sequence[float]) -> Bool[Tensor, " N"]:
     return inside
 
 
-def take(cloud: SplatCloud, rows: Bool[Tensor, " N"]) -> SplatCloud:
-    """The splats of a mask."""
-    return SplatCloud(**{name: getattr(cloud, name)[rows] for name in cloud.__dataclass_fields__})
-
-
-def put(cloud: SplatCloud, rows: Bool[Tensor, " N"], changed: SplatCloud) -> SplatCloud:
-    """The splats with those of a mask replaced by ``changed``; every other bit stays."""
-    values = {}
-    for name in cloud.__dataclass_fields__:
-        values[name] = getattr(cloud, name).clone()
-        values[name][rows] = getattr(changed, name).to(values[name])
-    return replace(cloud, **values)
-
-
 def to_frame(cloud: SplatCloud) -> Float[Tensor, "4 4"]:
     """The similarity, without a turn, that centers splats and scales them to the object frame's radius."""
     center, extent = robust_sphere(cloud.means, cloud.opacities[:, 0].sigmoid())
@@ -95,6 +80,8 @@ def coverage_masks(
         dilation: pixels by which what is covered grows, so that splats that spill over it are seen to their rims.
         threshold: share of a pixel's color that comes from the mask's splats from which on it counts as covered.
     """
-    drawn = draw_values(cloud, rows.float()[:, None], camera_to_world, size, supersampling=supersampling, fov_y=fov_y)
+    drawn, _ = render_channels(
+        cloud, rows.float()[:, None], camera_to_world, size, supersampling=supersampling, fov_y=fov_y
+    )
     covered = (drawn > threshold).float()
     return functional.max_pool2d(covered, 2 * dilation + 1, stride=1, padding=dilation)

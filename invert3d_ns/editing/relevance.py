@@ -19,8 +19,8 @@ from torch.nn import functional
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.prior.prompts import columns_of
+from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.scenes.fitting import lift_to_splats
-from invert3d_ns.scenes.ply import SplatCloud
 from invert3d_ns.words.cti import seeded_generator
 
 if TYPE_CHECKING:

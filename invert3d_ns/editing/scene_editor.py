@@ -18,15 +18,17 @@ from torch.nn import functional
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing import view_sets
-from invert3d_ns.editing.regions import coverage_masks, inside_box, take, to_frame
+from invert3d_ns.editing.regions import coverage_masks, inside_box, to_frame
 from invert3d_ns.editing.scene_edit_config import SceneEditConfig
 from invert3d_ns.editing.views import edited_views
 from invert3d_ns.guidance.sds import ScoreDistillation
 from invert3d_ns.prior.conditions import edit_conditions
 from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world, random_orbit
-from invert3d_ns.scenes.fitting import fit_splats, render_splats
+from invert3d_ns.scenes.cloud import SplatCloud
+from invert3d_ns.scenes.fitting import fit_splats
 from invert3d_ns.scenes.normalization import transform_splats
-from invert3d_ns.scenes.ply import SH_C0, SplatCloud
+from invert3d_ns.scenes.rasterization import SH_C0
+from invert3d_ns.scenes.rendering import render_splats
 from invert3d_ns.words.cti import seeded_generator
 
 if TYPE_CHECKING:
@@ -203,9 +205,8 @@ class SceneEditor:
         empty = SplatCloud(*(torch.zeros(1, n) for n in (3, 3, 4, 1, 3)), features_rest=torch.zeros(1, 0, 3))
         self = cls(empty, prior, embedding, edits, config, seed=seed, device=device)
         views = self._edit(None, None, progress, cancelled)
-        cloud = fit_splats(
-            views.flatten(0, 1).cpu(), self._poses.flatten(0, 1), count=count, steps=start_steps, seed=seed
-        )
+        cloud = fit_splats(views.flatten(0, 1), self._poses.flatten(0, 1), count=count, steps=start_steps, seed=seed)
+        cloud = cloud.to("cpu")
         self._scene, self._inside = cloud, torch.ones(len(cloud), dtype=torch.bool)
         self._begin(cloud.to(self.device), False, self._inside, views, views, views)
         return self
@@ -240,7 +241,7 @@ class SceneEditor:
         """The scene as the prior is shown it: whole, or only what is inside the box, at the size of objects."""
         if not is_object:
             return self._scene.to(self.device)
-        inside = take(self._scene, self._inside)
+        inside = self._scene.select(self._inside)
         return transform_splats(inside, to_frame(inside)).to(self.device)
 
     def _box_is_object(self) -> bool:
@@ -295,7 +296,7 @@ class SceneEditor:
         seen, unseen = (weight > view_sets.SEEN).nonzero()[:, 0].cpu(), (weight <= view_sets.SEEN).nonzero()[:, 0].cpu()
         if len(seen) and len(unseen):
             self._tensors["unseen"] = unseen
-            self._tensors["neighbors"] = view_sets.neighbors_of_unseen(take(base, free).to("cpu"), seen, unseen)
+            self._tensors["neighbors"] = view_sets.neighbors_of_unseen(base.select(free).to("cpu"), seen, unseen)
 
     # Steps
 
@@ -401,7 +402,7 @@ class SceneEditor:
         if "quats" in leaves:
             leaves["quats"] = functional.normalize(leaves["quats"], dim=-1)
         if self._is_object and "means" in leaves:
-            back = torch.linalg.inv(to_frame(take(self._scene, self._inside)))
+            back = torch.linalg.inv(to_frame(self._scene.select(self._inside)))
             leaves["means"] = leaves["means"] @ back[:3, :3].T + back[:3, 3]
             leaves["scales"] = leaves["scales"] + back[0, 0].log()
         rows = (self.selected.nonzero()[:, 0],)

@@ -15,7 +15,7 @@ from invert3d_ns.scenes.runs import is_run, read_run_object, run_settings
 
 if TYPE_CHECKING:
     from invert3d_ns.prior.multiview import MultiViewPrior
-    from invert3d_ns.scenes.ply import SplatCloud
+    from invert3d_ns.scenes.cloud import SplatCloud
     from invert3d_ns.words.embedding import ObjectEmbedding
 
 EMBEDDING = "embedding.safetensors"
@@ -84,13 +84,12 @@ def read_scene(path: Path, up: Literal["auto"] | UpAxis = "auto") -> SplatCloud:
     Raises:
         InputError: there are none.
     """
-    from invert3d_ns.editing.regions import take
     from invert3d_ns.scenes.assets import object_splats, read_object
 
     if is_run(path):
         cloud = read_run_object(path)
         keep = object_splats(cloud)
-        return cloud if keep is None else take(cloud, keep)
+        return cloud if keep is None else cloud.select(keep)
     if path.suffix.lower() != ".ply":
         raise InputError(f"{path} holds no splats; give a run (its folder or config.yml) or a .ply file")
     return read_object(path, up)[0]
@@ -108,17 +107,15 @@ def check_same_object(prior: MultiViewPrior, embedding: ObjectEmbedding, splats:
     Raises:
         InputError: the words are another object's, or another prior's.
     """
-    from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world
-    from invert3d_ns.scenes.fitting import render_splats
+    from invert3d_ns.scenes.cameras import camera_condition
+    from invert3d_ns.scenes.rendering import render_orbit
     from invert3d_ns.words.bank import check_visible, held_out_orbits
     from invert3d_ns.words.cti import seeded_generator
 
     embedding.check_prior(prior)
     info = prior.info
     azimuths, elevations = held_out_orbits(_ORBITS, info.num_views)
-    poses = orbit_camera_to_world(azimuths.flatten(), elevations.flatten())
-    images = render_splats(splats.to(prior.device), poses, info.image_size, supersampling=2)[0].clamp(0, 1)
-    images = images.unflatten(0, azimuths.shape)
+    images = render_orbit(splats.to(prior.device), azimuths, elevations, info.image_size)
     check_visible(images)
     latents = prior.encode_images(images).float()
     cameras = camera_condition(azimuths, elevations).to(latents.device)

@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from invert3d_ns.scenes.cameras import ELEVATION_RANGE
+from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.scenes.fitting import lift_to_splats
-from invert3d_ns.scenes.ply import SH_C0, SplatCloud
 from invert3d_ns.scenes.silhouettes import alpha_from_background
 from invert3d_ns.words.cti import seeded_generator
 
@@ -123,7 +123,7 @@ def neighbors_of_unseen(
     """
     from scipy.spatial import KDTree
 
-    place = torch.cat([cloud.means, 0.5 * (0.5 + SH_C0 * cloud.features_dc).clamp(0, 1)], dim=-1).cpu()
+    place = torch.cat([cloud.means, 0.5 * cloud.base_colors.clamp(0, 1)], dim=-1).cpu()
     tree = KDTree(place[seen.cpu()].numpy())
     _, nearest = tree.query(place[unseen.cpu()].numpy(), k=min(count, len(seen)))
     return seen[torch.as_tensor(nearest, dtype=torch.long, device=seen.device).reshape(len(unseen), -1)]

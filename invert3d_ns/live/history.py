@@ -10,7 +10,7 @@ from invert3d_ns.base.errors import InputError
 if TYPE_CHECKING:
     from invert3d_ns.editing.edit import Edit
     from invert3d_ns.editing.regions import Box
-    from invert3d_ns.scenes.ply import SplatCloud
+    from invert3d_ns.scenes.cloud import SplatCloud
 
 
 @dataclass(frozen=True)

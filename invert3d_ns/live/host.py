@@ -14,14 +14,13 @@ from torch.nn import Parameter
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing.edit import Edit
-from invert3d_ns.editing.regions import take
 from invert3d_ns.prior.memory import PriorOptions, load_with_options
 from invert3d_ns.scenes.cameras import OBJECT_RADIUS
 from invert3d_ns.words.embedding import ObjectEmbedding
 
 if TYPE_CHECKING:
     from invert3d_ns.prior.multiview import MultiViewPrior
-    from invert3d_ns.scenes.ply import SplatCloud
+    from invert3d_ns.scenes.cloud import SplatCloud
     from invert3d_ns.scenes.splats import ObjectSplatModel
 
 
@@ -85,7 +84,7 @@ class EditableScene:
     def splats(self) -> SplatCloud:
         """A copy of the object's splats, in the object frame, without what surrounds it."""
         cloud, keep = self.model.cloud(), self._object_rows()
-        return cloud if keep is None else take(cloud, keep)
+        return cloud if keep is None else cloud.select(keep)
 
     @torch.no_grad()
     def set_splats(self, cloud: SplatCloud) -> None:

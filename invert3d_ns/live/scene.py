@@ -22,7 +22,7 @@ from invert3d_ns.live.history import History, Version
 if TYPE_CHECKING:
     from invert3d_ns.editing.scene_editor import SceneEditor
     from invert3d_ns.prior.multiview import MultiViewPrior
-    from invert3d_ns.scenes.ply import SplatCloud
+    from invert3d_ns.scenes.cloud import SplatCloud
     from invert3d_ns.words.embedding import ObjectEmbedding
 
 PREVIEW_STEPS = 8
@@ -266,16 +266,15 @@ class LiveScene:
         self.rerender()
 
 
-@torch.no_grad()
 def render(splats: SplatCloud, size: int) -> tuple[Float[Tensor, "1 4 3 S S"], Float[Tensor, "1 4 16"]]:
-    """Four sides of a scene, RGB in [0, 1] on white, and the prior's cameras."""
-    from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world
-    from invert3d_ns.scenes.fitting import render_splats
+    """Four sides of a scene, RGB in [0, 1] on white, on its own device, and the prior's cameras."""
+    from invert3d_ns.scenes.cameras import camera_condition
+    from invert3d_ns.scenes.rendering import render_orbit
 
     azimuths = torch.arange(4) * 90.0
     elevations = torch.full((4,), PREVIEW_ELEVATION)
-    images, _ = render_splats(splats, orbit_camera_to_world(azimuths, elevations), size, supersampling=2)
-    return images.clamp(0, 1)[None], camera_condition(azimuths, elevations)[None]
+    images = render_orbit(splats, azimuths, elevations, size)
+    return images[None], camera_condition(azimuths, elevations)[None]
 
 
 def before_and_after(

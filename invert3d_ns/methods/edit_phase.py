@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from invert3d_ns.editing.edit import Edit
 from invert3d_ns.methods import edit_report
 from invert3d_ns.prior.memory import explain_out_of_memory
 from invert3d_ns.runs.phase import Phase, Run, StepOutput
-from invert3d_ns.scenes.ply import SplatCloud
+from invert3d_ns.scenes.cloud import SplatCloud
 
 if TYPE_CHECKING:
     from invert3d_ns.editing.scene_editor import SceneEditor
@@ -133,9 +133,9 @@ class EditPhase(Phase):
         assert self.start is not None, "begin() comes first"
         after = self.editor.cloud()
         differs = torch.zeros(len(after), dtype=torch.bool)
-        for field in fields(after):
-            new, old = getattr(after, field.name).flatten(1), getattr(self.start, field.name).flatten(1)
-            differs |= (new.cpu() != old.cpu()).any(dim=1)
+        before = self.start.tensors()
+        for name, new in after.tensors().items():
+            differs |= (new.cpu() != before[name].cpu()).flatten(1).any(dim=1)
         return int(differs.sum())
 
     def picture(self) -> UInt8[np.ndarray, "h w 3"]:
@@ -151,7 +151,10 @@ class EditPhase(Phase):
         assert self.start is not None, "begin() comes first"
         return {
             "before": [plain(edit) for edit in self.before],
-            "start": {field.name: getattr(self.start, field.name).clone() for field in fields(self.start)},
+            "start": {
+                **{name: tensor.clone() for name, tensor in self.start.tensors().items()},
+                "rasterize_mode": self.start.rasterize_mode,
+            },
             "editor": self.editor.state_dict() if self._prepared else None,
         }
 

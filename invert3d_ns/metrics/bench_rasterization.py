@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from invert3d_ns.scenes.cameras import gsplat_viewmats, intrinsics, orbit_camera_to_world
+from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.scenes.normalization import to_object_frame
-from invert3d_ns.scenes.ply import SH_C0, SplatCloud, read_splats
-from invert3d_ns.scenes.rasterization import kernel_available, rasterization
+from invert3d_ns.scenes.ply import read_splats
+from invert3d_ns.scenes.rasterization import SH_C0, kernel_available, rasterization
 
 
 def synthetic_cloud(count: int, seed: int = 0) -> SplatCloud:
@@ -54,7 +55,7 @@ def _measure(cloud: SplatCloud, size: int, backend: Any, repeats: int) -> dict[s
         "quats": cloud.quats,
         "scales": cloud.scales.exp(),
         "opacities": cloud.opacities[:, 0].sigmoid(),
-        "colors": (0.5 + SH_C0 * cloud.features_dc).clamp_min(0.0),
+        "colors": cloud.base_colors.clamp_min(0.0),
     }
     arguments: dict[str, Any] = {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
 

@@ -41,10 +41,13 @@ def cross_validate(
         PSNR in dB on the odd views (whole images), and the splats' renders of all views.
     """
     from invert3d_ns.base.metrics import psnr
-    from invert3d_ns.scenes.fitting import draw_splats, fit_splats
+    from invert3d_ns.scenes.fitting import fit_splats
+    from invert3d_ns.scenes.rendering import render_channels
 
     cloud = fit_splats(images[::2], camera_to_world[::2], count=count, steps=steps)
-    drawn = draw_splats(cloud, camera_to_world, images.shape[-1])
+    with torch.no_grad():
+        drawn, _ = render_channels(cloud, cloud.base_colors, camera_to_world, images.shape[-1], background=1.0)
+        drawn = drawn.clamp(0, 1)
     return psnr(drawn[1::2], images[1::2]), drawn
 
 

@@ -30,7 +30,7 @@ from invert3d_ns.metrics.judge import Judge
 if TYPE_CHECKING:
     from invert3d_ns.editing.edit import Edit
     from invert3d_ns.prior.multiview import MultiViewPrior
-    from invert3d_ns.scenes.ply import SplatCloud
+    from invert3d_ns.scenes.cloud import SplatCloud
     from invert3d_ns.words.embedding import ObjectEmbedding
     from invert3d_ns.world.objects import WorldObject
 

@@ -22,7 +22,7 @@ from invert3d_ns.metrics.report import spread
 if TYPE_CHECKING:
     from invert3d_ns.editing.scene_edit_config import SceneEditConfig
     from invert3d_ns.prior.multiview import MultiViewPrior
-    from invert3d_ns.scenes.ply import SplatCloud
+    from invert3d_ns.scenes.cloud import SplatCloud
 
 SPLAT_ROWS_FILE = "splats.jsonl"
 UNSEEN_VIEWS = 16
@@ -49,15 +49,14 @@ def warp_error(cloud: SplatCloud, size: int = WARP_SIZE) -> float:
     something else hides it.
     """
     from invert3d_ns.scenes.cameras import gsplat_viewmats, intrinsics, orbit_camera_to_world
-    from invert3d_ns.scenes.fitting import draw_values, render_splats
+    from invert3d_ns.scenes.rendering import render_channels, render_splats
 
     poses = orbit_camera_to_world(*unseen_orbit())
     views = gsplat_viewmats(poses)
     colors, alphas = render_splats(cloud, poses, size)
     ones = torch.cat([cloud.means, torch.ones(len(cloud), 1)], 1)
-    depths = torch.cat(
-        [draw_values(cloud, (ones @ view.T)[:, 2:3], pose[None], size) for view, pose in zip(views, poses, strict=True)]
-    )[:, 0] / alphas[:, 0].clamp_min(1e-3)
+    depth_of_splats = torch.stack([(ones @ view.T)[:, 2:3] for view in views])
+    depths = render_channels(cloud, depth_of_splats, poses, size)[0][:, 0] / alphas[:, 0].clamp_min(1e-3)
     k = intrinsics(size)
     rows, columns = torch.meshgrid(torch.arange(size) + 0.5, torch.arange(size) + 0.5, indexing="ij")
     rays = torch.stack([columns, rows, torch.ones_like(rows)], -1) @ torch.linalg.inv(k).T
@@ -101,7 +100,7 @@ def evaluate_splats(
     from invert3d_ns.editing.scene_editor import SceneEditConfig, SceneEditor
     from invert3d_ns.editing.view_sets import spread_cameras
     from invert3d_ns.scenes.cameras import orbit_camera_to_world
-    from invert3d_ns.scenes.fitting import render_splats
+    from invert3d_ns.scenes.rendering import render_splats
     from invert3d_ns.world.splats import splats_of
 
     config = config or SceneEditConfig()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nerfstudio.cameras.cameras import Cameras
 
     from invert3d_ns.prior.multiview import MultiViewPrior
-    from invert3d_ns.scenes.ply import SplatCloud
+    from invert3d_ns.scenes.cloud import SplatCloud
 
 OBJECTS: dict[str, tuple[str, str]] = {
     "robot": ("green", "a green robot"),
@@ -43,24 +43,10 @@ def unseen_object(name: str, seed: int = 5) -> SplatCloud:
 
 def renderer(cloud: SplatCloud) -> Callable[[Cameras], Float[Tensor, "F H W 3"]]:
     """Splats as what the latent bank takes: nerfstudio cameras to images on white."""
-    from invert3d_ns.scenes.cameras import gsplat_viewmats
-    from invert3d_ns.scenes.ply import SH_C0
-    from invert3d_ns.scenes.rasterization import rasterization
+    from invert3d_ns.scenes.rendering import render_splats
 
     def render(cameras: Cameras) -> Float[Tensor, "F H W 3"]:
-        images, _, _ = rasterization(
-            cloud.means,
-            cloud.quats,
-            cloud.scales.exp(),
-            cloud.opacities[:, 0].sigmoid(),
-            0.5 + SH_C0 * cloud.features_dc,
-            gsplat_viewmats(cameras.camera_to_worlds),
-            cameras.get_intrinsics_matrices(),
-            int(cameras.width[0]),
-            int(cameras.height[0]),
-            backgrounds=torch.ones(len(cameras), 3),
-        )
-        return images.clamp(0, 1)
+        return render_splats(cloud, cameras)[0].permute(0, 2, 3, 1).clamp(0, 1)
 
     return render
 

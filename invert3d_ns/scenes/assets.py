@@ -13,10 +13,11 @@ from torch import Tensor
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.scenes.axes import UpAxis
-from invert3d_ns.scenes.cameras import OBJECT_RADIUS, orbit_cameras
+from invert3d_ns.scenes.cameras import orbit_cameras
+from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.scenes.folders import FolderScene, find_layout, scene_metadata
-from invert3d_ns.scenes.normalization import to_object_frame, transform_splats, turn
-from invert3d_ns.scenes.ply import SplatCloud, declared_up_axis, read_splats
+from invert3d_ns.scenes.normalization import rotation_about_z, to_object_frame, transform_splats, within_object
+from invert3d_ns.scenes.ply import declared_up_axis, read_splats
 from invert3d_ns.scenes.runs import is_run, read_run_object, run_settings
 
 DEMO_SCENE = Path(__file__).parents[1] / "data" / "demo.ply"
@@ -70,7 +71,7 @@ def scene_name(data: Path | None) -> str:
 
 def object_splats(cloud: SplatCloud) -> Bool[Tensor, " N"] | None:
     """The splats of an object-frame scene that lie in the object's sphere; None if that is (nearly) all of them."""
-    within = cloud.means.norm(dim=-1) < 1.1 * OBJECT_RADIUS
+    within = within_object(cloud.means)
     return within if within.float().mean() < 0.99 else None
 
 
@@ -108,7 +109,12 @@ class SceneDataParser(DataParser):
         if ply is not None:
             return self._from_splats(ply.stem, *read_object(ply, self.config.up), split)
         if self._folder is None:
-            self._folder = FolderScene(self.path, self.config)
+            self._folder = FolderScene(
+                self.path,
+                image_size=self.config.image_size,
+                front=self.config.front,
+                masks_are_objects=self.config.masks_are_objects,
+            )
         return self._folder.outputs(split)
 
     def _ply_path(self) -> Path | None:
@@ -128,7 +134,7 @@ class SceneDataParser(DataParser):
         from invert3d_ns.scenes.posed_images import spread_orbit
 
         if self.config.front:
-            to_front = turn(-self.config.front)
+            to_front = rotation_about_z(-self.config.front)
             cloud, transform = transform_splats(cloud, to_front), to_front @ transform
         count = self.config.num_train_views if split == "train" else self.config.num_eval_views
         if count < 1:

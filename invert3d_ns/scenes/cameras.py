@@ -10,6 +10,7 @@ its conditioning vector needs no further conversion.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -118,3 +119,66 @@ def gsplat_viewmats(camera_to_world: Float[Tensor, "*F r 4"]) -> Float[Tensor, "
     upper = torch.cat([inverse, translation], dim=-1)
     bottom = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=upper.dtype, device=upper.device)
     return torch.cat([upper, bottom.expand(*upper.shape[:-2], 1, 4)], dim=-2)
+
+
+@dataclass(frozen=True)
+class PinholeCameras:
+    """Undistorted cameras of one common image size, as rasterizers take them. All tensors are on one device."""
+
+    camera_to_world: Float[Tensor, "F 3 4"]
+    """Poses: OpenGL axes (x right, y up, looking along -z), translation in world units."""
+    intrinsics: Float[Tensor, "F 3 3"]
+    """Focal lengths and principal points in pixels; the center of the first pixel is (0.5, 0.5)."""
+    width: int
+    """Pixels."""
+    height: int
+    """Pixels."""
+
+    def __len__(self) -> int:
+        return len(self.camera_to_world)
+
+    @property
+    def viewmats(self) -> Float[Tensor, "F 4 4"]:
+        """World-to-camera matrices with OpenCV axes (y down, z forward)."""
+        return gsplat_viewmats(self.camera_to_world)
+
+    def to(self, like: Tensor) -> PinholeCameras:
+        """The same cameras on the device, and in the floating-point type, of a tensor."""
+        return replace(self, camera_to_world=self.camera_to_world.to(like), intrinsics=self.intrinsics.to(like))
+
+
+def pinhole_cameras(
+    cameras: Float[Tensor, "F r 4"] | Cameras,
+    size: int | None = None,
+    *,
+    fov_y: float = FOV_Y,
+    supersampling: int = 1,
+) -> PinholeCameras:
+    """Cameras in either form that the package has, as :class:`PinholeCameras` on the device that they are on.
+
+    Args:
+        cameras: camera-to-world matrices of square views (3x4 or 4x4, OpenGL axes), or nerfstudio cameras (shape (F,),
+            one common size), whose distortion is ignored.
+        size: side of the views in pixels; with matrices only, which need it.
+        fov_y: vertical field of view in degrees; with matrices only.
+        supersampling: images get this many times as many rows and columns.
+
+    Raises:
+        ValueError: matrices come without a size, nerfstudio cameras with one, or of several sizes.
+    """
+    if isinstance(cameras, Tensor):
+        if size is None:
+            raise ValueError("camera-to-world matrices say nothing about the size of the views; give one")
+        fine = size * supersampling
+        poses = cameras[..., :3, :]
+        return PinholeCameras(poses, intrinsics(fine, fov_y).to(poses).expand(len(poses), 3, 3), fine, fine)
+    if size is not None:
+        raise ValueError("nerfstudio cameras have sizes of their own; rescale them instead of giving one")
+    widths, heights = cameras.width.flatten(), cameras.height.flatten()
+    width, height = int(widths[0]), int(heights[0])
+    if (widths != width).any() or (heights != height).any():
+        raise ValueError("cameras of several sizes cannot be drawn at once; draw them one by one")
+    k = cameras.get_intrinsics_matrices()
+    if supersampling != 1:
+        k = k * torch.tensor([supersampling, supersampling, 1.0], device=k.device)[:, None]
+    return PinholeCameras(cameras.camera_to_worlds, k, width * supersampling, height * supersampling)

@@ -23,8 +23,12 @@ class SceneDataset(InputDataset):
     """Images of a scene at the size of its cameras.
 
     Files are read with alpha; where ``metadata["alpha_filenames"]`` names masks, those are the alpha. A scene that came
-    as splats has no files: its pictures are rendered from ``metadata["splats"]`` at their first use.
+    as splats has no files: its pictures are rendered from ``metadata["splats"]`` at their first use, on
+    :attr:`device`.
     """
+
+    device: torch.device | str = "cpu"
+    """Where splats are rendered; images are on the CPU."""
 
     def __init__(self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0):
         super().__init__(dataparser_outputs, scale_factor)
@@ -46,9 +50,9 @@ class SceneDataset(InputDataset):
 
     def _render(self, image_idx: int) -> npt.NDArray[np.uint8]:
         if image_idx not in self._rendered:
-            from invert3d_ns.scenes.posed_images import render_rgba
+            from invert3d_ns.scenes.rendering import render_rgba
 
-            cloud = self.metadata["splats"].to(compat.device_type())
+            cloud = self.metadata["splats"].to(self.device)
             rgba = render_rgba(cloud, self.cameras[image_idx : image_idx + 1])[0]
             self._rendered[image_idx] = (rgba * 255).round().byte().cpu().numpy()
         return self._rendered[image_idx]
@@ -89,10 +93,23 @@ class SceneDatamanager(FullImageDatamanager[SceneDataset]):
         """The class of both datasets."""
         return SceneDataset
 
+    def create_train_dataset(self) -> SceneDataset:
+        """The cameras and images to train on, rendered where this manager's device is."""
+        dataset = super().create_train_dataset()
+        dataset.device = self.device
+        return dataset
+
+    def create_eval_dataset(self) -> SceneDataset:
+        """The held-out cameras and images, rendered where this manager's device is."""
+        dataset = super().create_eval_dataset()
+        dataset.device = self.device
+        return dataset
+
     def _load_images(self, split: Literal["train", "eval"], cache_images_device: Literal["cpu", "gpu"]) -> list[dict]:
-        # Caching on the "cpu" pins memory for transfers to CUDA, which raises where there is none (the device is the
-        # CPU then).
-        return super()._load_images(split, cache_images_device if torch.cuda.is_available() else "gpu")
+        # Caching on the "cpu" pins memory for transfers to CUDA, which raises where there is none; on the "gpu" is on
+        # this manager's own device.
+        on_cpu = torch.device(self.device).type == "cpu"
+        return super()._load_images(split, "gpu" if on_cpu else cache_images_device)
 
     @property
     def eval_dataloader(self) -> FixedIndicesEvalDataloader:

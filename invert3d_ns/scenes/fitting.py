@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.scenes.cameras import FOV_Y, OBJECT_RADIUS, gsplat_viewmats, intrinsics
-from invert3d_ns.scenes.ply import SH_C0, SplatCloud
-from invert3d_ns.scenes.rasterization import rasterization
+from invert3d_ns.scenes.cameras import FOV_Y, OBJECT_RADIUS
+from invert3d_ns.scenes.cloud import SplatCloud
+from invert3d_ns.scenes.rasterization import SH_C0
+from invert3d_ns.scenes.rendering import render_channels
 from invert3d_ns.scenes.silhouettes import Views, alpha_from_background, hull_colors, visual_hull
 
 WIDEST = 0.12
@@ -30,14 +31,14 @@ def fit_splats(
     seed: int = 0,
     fov_y: float = FOV_Y,
 ) -> SplatCloud:
-    """Fit splats to views of an object on white.
+    """Fit splats to views of an object on white, on the device of the views.
 
     They start on the surface of the views' visual hull, or in a ball where the silhouettes share no point. Adam then
     lowers the absolute error of the views and of their silhouettes; there is no densification.
 
     Args:
-        images: RGB in [0, 1], square, on the CPU; whatever differs from white is the object.
-        camera_to_world: OpenGL axes, object frame (3x4 or 4x4).
+        images: RGB in [0, 1], square; whatever differs from white is the object.
+        camera_to_world: OpenGL axes, object frame (3x4 or 4x4), on any device.
         count: number of splats.
         steps: optimizer steps, each over all views.
         seed: of the choice of starting points.
@@ -56,10 +57,12 @@ def fit_splats(
     if len(images) < 2 or images.shape[-1] != images.shape[-2] or len(images) != len(camera_to_world):
         raise InputError("splats are fitted to two or more square views with a camera each; give more views")
     images = images.detach().float()
-    poses = camera_to_world[..., :3, :].float()
+    poses = camera_to_world[..., :3, :].float().cpu()
     size = images.shape[-1]
-    alphas = torch.stack([alpha_from_background(image.permute(1, 2, 0), torch.ones(3)) for image in images])
-    cloud = _start(images, alphas, poses, count, fov_y, torch.Generator().manual_seed(seed))
+    here = images.cpu()
+    alphas = torch.stack([alpha_from_background(image.permute(1, 2, 0), torch.ones(3)) for image in here])
+    cloud = _start(here, alphas, poses, count, fov_y, torch.Generator().manual_seed(seed)).to(images.device)
+    alphas = alphas.to(images.device)
     leaves = {name: getattr(cloud, name).clone().requires_grad_() for name in RATES}
     # Splats of less than a pixel explain a pixel of one view and nothing in the others.
     pixel = float(poses[:, :, 3].norm(dim=-1).mean()) * 2 * math.tan(math.radians(fov_y) / 2) / size
@@ -68,8 +71,8 @@ def fit_splats(
     with torch.enable_grad():
         for _ in range(steps):
             current = SplatCloud(**leaves, features_rest=cloud.features_rest)
-            drawn, covered = _draw(current, poses, size, fov_y)
-            loss = (drawn - images).abs().mean() + 0.2 * (covered - alphas).abs().mean()
+            drawn, covered = render_channels(current, current.base_colors, poses, size, background=1.0, fov_y=fov_y)
+            loss = (drawn - images).abs().mean() + 0.2 * (covered[:, 0] - alphas).abs().mean()
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -81,61 +84,6 @@ def fit_splats(
     return SplatCloud(**final, features_rest=cloud.features_rest)
 
 
-@torch.no_grad()
-def draw_splats(
-    cloud: SplatCloud, camera_to_world: Float[Tensor, "F r 4"], size: int, fov_y: float = FOV_Y
-) -> Float[Tensor, "F 3 H W"]:
-    """Views of splats without view-dependent color, RGB in [0, 1] on white, square of ``size`` pixels."""
-    return _draw(cloud, camera_to_world[..., :3, :].float(), size, fov_y)[0].clamp(0, 1)
-
-
-def render_splats(
-    cloud: SplatCloud,
-    camera_to_world: Float[Tensor, "F r 4"],
-    size: int,
-    *,
-    supersampling: int = 1,
-    fov_y: float = FOV_Y,
-) -> tuple[Float[Tensor, "F 3 H W"], Float[Tensor, "F 1 H W"]]:
-    """Views of splats with all their harmonics, and their coverage, differentiable in every tensor of ``cloud``.
-
-    Args:
-        cloud: on the device that renders.
-        camera_to_world: OpenGL axes, object frame (3x4 or 4x4).
-        size: pixels of the square views.
-        supersampling: each pixel is the mean of this many samples squared.
-        fov_y: vertical field of view in degrees.
-
-    Returns:
-        RGB on white, not clamped above (harmonics may exceed 1), and alpha in [0, 1]. Colors below 0 are drawn as 0,
-        yet their gradients pass, so that an optimizer can bring them back.
-    """
-    poses = camera_to_world[..., :3, :].to(cloud.means)
-    fine, viewmats = size * supersampling, gsplat_viewmats(poses)
-    colors = 0.5 + SH_C0 * cloud.features_dc
-    if cloud.sh_degree:
-        from gsplat.cuda._torch_impl import _spherical_harmonics
-
-        coefficients = torch.cat([cloud.features_dc[:, None], cloud.features_rest], dim=1)
-        directions = cloud.means[None] - poses[:, None, :, 3]
-        colors = 0.5 + _spherical_harmonics(cloud.sh_degree, directions, coefficients.expand(len(poses), -1, -1, -1))
-    images, alphas, _ = rasterization(
-        cloud.means,
-        cloud.quats,
-        cloud.scales.exp(),
-        cloud.opacities[:, 0].sigmoid(),
-        colors + (-colors).clamp_min(0).detach(),
-        viewmats,
-        intrinsics(fine, fov_y).to(poses).expand(len(poses), 3, 3),
-        fine,
-        fine,
-        packed=False,
-        backgrounds=torch.ones(len(poses), 3, device=poses.device),
-    )
-    pooled = functional.avg_pool2d(torch.cat([images, alphas], dim=-1).permute(0, 3, 1, 2), supersampling)
-    return pooled[:, :3], pooled[:, 3:]
-
-
 def lift_to_splats(
     cloud: SplatCloud,
     maps: Float[Tensor, "F K H W"],
@@ -144,66 +92,30 @@ def lift_to_splats(
     supersampling: int = 1,
     fov_y: float = FOV_Y,
 ) -> tuple[Float[Tensor, "N K"], Float[Tensor, " N"]]:
-    """What square maps over views say about each splat: their mean, weighted by what the splat adds to each pixel.
+    """Lift square maps over views to the splats: each gets their mean, weighted by what it adds to each pixel.
 
     A rendered view is linear in the splats' colors, so the gradient of sum(map * view) with respect to them is the
     exact sum of the map over the splat's contributions: occlusion, opacity and footprint included.
+
+    Args:
+        cloud: on the device that renders.
+        maps: K numbers of any range for each pixel, on any device.
+        camera_to_world: OpenGL axes, object frame (3x4 or 4x4), on any device.
+        supersampling: each pixel is the mean of this many samples squared.
+        fov_y: vertical field of view in degrees.
 
     Returns:
         The means, 0 for splats that no view shows; and each splat's contribution, in pixels summed over the views.
     """
     with torch.enable_grad():
         values = torch.zeros(len(cloud), maps.shape[1] + 1, device=cloud.means.device, requires_grad=True)
-        drawn = draw_values(cloud, values, camera_to_world, maps.shape[-1], supersampling=supersampling, fov_y=fov_y)
+        drawn, _ = render_channels(
+            cloud, values, camera_to_world, maps.shape[-1], supersampling=supersampling, fov_y=fov_y
+        )
         summed = drawn * torch.cat([maps, torch.ones_like(maps[:, :1])], dim=1).to(drawn)
         (sums,) = torch.autograd.grad(summed.sum(), values)
     weight = sums[:, -1:]
     return torch.where(weight > 0, sums[:, :-1] / weight.clamp_min(1e-12), 0.0), weight[:, 0]
-
-
-def draw_values(
-    cloud: SplatCloud,
-    values: Float[Tensor, "N K"],
-    camera_to_world: Float[Tensor, "F r 4"],
-    size: int,
-    *,
-    supersampling: int = 1,
-    fov_y: float = FOV_Y,
-) -> Float[Tensor, "F K H W"]:
-    """Views of any K numbers that each splat has, in place of its color, over zeros."""
-    poses, fine = camera_to_world[..., :3, :].to(cloud.means), size * supersampling
-    drawn, _, _ = rasterization(
-        cloud.means,
-        cloud.quats,
-        cloud.scales.exp(),
-        cloud.opacities[:, 0].sigmoid(),
-        values.to(cloud.means),
-        gsplat_viewmats(poses),
-        intrinsics(fine, fov_y).to(poses).expand(len(poses), 3, 3),
-        fine,
-        fine,
-        packed=False,
-    )
-    return functional.avg_pool2d(drawn.permute(0, 3, 1, 2), supersampling)
-
-
-def _draw(
-    cloud: SplatCloud, poses: Float[Tensor, "F 3 4"], size: int, fov_y: float
-) -> tuple[Float[Tensor, "F 3 H W"], Float[Tensor, "F H W"]]:
-    images, alphas, _ = rasterization(
-        cloud.means,
-        cloud.quats,
-        cloud.scales.exp(),
-        cloud.opacities[:, 0].sigmoid(),
-        0.5 + SH_C0 * cloud.features_dc,
-        gsplat_viewmats(poses),
-        intrinsics(size, fov_y).expand(len(poses), 3, 3),
-        size,
-        size,
-        packed=False,
-        backgrounds=torch.ones(len(poses), 3),
-    )
-    return images.permute(0, 3, 1, 2), alphas[..., 0]
 
 
 def _start(

@@ -17,10 +17,9 @@ from torch import Tensor
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.scenes.cameras import OBJECT_RADIUS
-from invert3d_ns.scenes.normalization import turn
+from invert3d_ns.scenes.normalization import rotation_about_z
 
 if TYPE_CHECKING:
-    from invert3d_ns.scenes.assets import SceneDataParserConfig
     from invert3d_ns.scenes.silhouettes import Views
 
 _MAX_VIEWS_FOR_HULL = 36
@@ -39,8 +38,11 @@ _PARSER_ERRORS = (
 
 
 def scene_metadata(**given: Any) -> dict[str, Any]:
-    """Metadata of a scene as :class:`~invert3d_ns.scenes.assets.SceneDataParser` promises it, with defaults for what is
-    not given.
+    """Metadata of a parsed scene: ``given``, with defaults for the rest of what readers of scenes promise.
+
+    ``splats`` is a :class:`~invert3d_ns.scenes.cloud.SplatCloud` in the object frame or None; ``background`` "white";
+    ``has_alpha`` whether images have alpha; ``image_background`` the RGB that opaque images show around the object, or
+    None; ``surroundings`` whether images show more than the object; ``alpha_filenames`` masks, or None.
     """
     defaults = {"splats": None, "background": "white", "has_alpha": False, "image_background": None}
     return {**defaults, "surroundings": False, "alpha_filenames": None, **given}
@@ -58,10 +60,21 @@ def find_layout(folder: Path) -> tuple[str, Path] | None:
 
 
 class FolderScene:
-    """A folder of posed images, read by nerfstudio's parsers and brought into the object frame."""
+    """A folder of posed images, read by nerfstudio's parsers and brought into the object frame.
 
-    def __init__(self, folder: Path, config: SceneDataParserConfig) -> None:
-        self.folder, self.config = folder, config
+    Args:
+        folder: with transforms.json (nerfstudio), transforms_train.json (Blender) or a COLMAP model.
+        image_size: largest height or width of images in pixels; larger ones shrink.
+        front: azimuth in degrees at which the scene as read shows its front; it is turned to azimuth 0.
+        masks_are_objects: masks cut out the object, as alpha does; otherwise masked pixels are only ignored.
+
+    Raises:
+        InputError: there are no posed images, something cannot be read, or no object can be found in it.
+    """
+
+    def __init__(self, folder: Path, *, image_size: int, front: float = 0.0, masks_are_objects: bool = True) -> None:
+        self.folder, self.image_size, self.front = folder, image_size, front
+        self.masks_are_objects = masks_are_objects
         layout = find_layout(folder)
         if layout is None:
             content = [path for path in folder.iterdir() if not path.name.startswith(".")]
@@ -82,14 +95,14 @@ class FolderScene:
         scale = float(torch.linalg.det(self.transform[:3, :3]).pow(1 / 3))
         cameras = _to(raw.cameras, self.transform, scale)
         largest = max(int(cameras.width.max()), int(cameras.height.max()))
-        if largest > self.config.image_size:
-            cameras.rescale_output_resolution(self.config.image_size / largest, scale_rounding_mode="round")
+        if largest > self.image_size:
+            cameras.rescale_output_resolution(self.image_size / largest, scale_rounding_mode="round")
         original = torch.cat([raw.dataparser_transform, torch.tensor([[0.0, 0.0, 0.0, 1.0]])])
         # nerfstudio applies the rotation and translation first and the scale last.
         total = self.transform @ torch.diag(torch.tensor([raw.dataparser_scale] * 3 + [1.0])) @ original
         scale *= raw.dataparser_scale
         masks = raw.mask_filenames
-        as_alpha = self.config.masks_are_objects and masks is not None
+        as_alpha = self.masks_are_objects and masks is not None
         return replace(
             raw,
             cameras=cameras,
@@ -188,7 +201,7 @@ class FolderScene:
 
         from invert3d_ns.scenes import silhouettes
 
-        rotation = _upright(train.cameras.camera_to_worlds, self.config.front)
+        rotation = _upright(train.cameras.camera_to_worlds, self.front)
         upright = torch.eye(4)
         upright[:3, :3] = rotation
         poses = _to(train.cameras, upright, 1.0).camera_to_worlds
@@ -208,7 +221,7 @@ class FolderScene:
                 "[yellow]The images show more than the object: neither alpha, masks nor a plain background. What the"
                 " cameras look at is taken to be the object; images with alpha work better."
             )
-            center, distance = silhouettes.focus(poses)
+            center, distance = silhouettes.common_focus(poses)
             fov = (0.5 * train.cameras.height / train.cameras.fy).median()
             extent = distance * math.sin(math.atan(float(fov))) * 0.9
         transform = torch.eye(4)
@@ -230,7 +243,7 @@ class FolderScene:
 
         count = len(train.image_filenames)
         chosen = torch.linspace(0, count - 1, min(count, _MAX_VIEWS_FOR_HULL)).round().long().unique().tolist()
-        masks = train.mask_filenames if self.config.masks_are_objects else None
+        masks = train.mask_filenames if self.masks_are_objects else None
         images = []
         for index in chosen:
             width, height = int(train.cameras.width[index]), int(train.cameras.height[index])
@@ -331,5 +344,5 @@ def _upright(camera_to_worlds: Float[Tensor, "F 3 4"], front: float) -> Float[Te
     if not along_axis:
         backward = rotation @ camera_to_worlds[0, :, 2].double()
         azimuth = math.degrees(math.atan2(float(backward[0]), -float(backward[1])))
-        rotation = turn(-azimuth)[:3, :3].double() @ rotation
-    return (turn(-front)[:3, :3].double() @ rotation).float()
+        rotation = rotation_about_z(-azimuth)[:3, :3].double() @ rotation
+    return (rotation_about_z(-front)[:3, :3].double() @ rotation).float()

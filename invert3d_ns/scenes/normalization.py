@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.scenes.axes import UpAxis
 from invert3d_ns.scenes.cameras import OBJECT_RADIUS
-from invert3d_ns.scenes.ply import SplatCloud
+from invert3d_ns.scenes.cloud import SplatCloud
+from invert3d_ns.scenes.rasterization import harmonic_basis
 
 # Rows are the images of the axes of the file. Each is a proper rotation that turns the up axis to +z; y to z is the
 # change (x, -z, y) of MVDream and LGM, whose objects face +z in the file and so -y, the azimuth-0 camera, in the object
@@ -47,7 +48,7 @@ def to_object_frame(
     if up not in get_args(UpAxis):
         raise InputError(f"the up axis cannot be '{up}'; give one of {', '.join(get_args(UpAxis))}")
     rotation = torch.tensor(_TO_Z_UP[up], dtype=torch.float32)
-    center, extent = robust_sphere(cloud.means @ rotation.T, torch.sigmoid(cloud.opacities[:, 0]))
+    center, extent = robust_sphere(cloud.means @ rotation.T.to(cloud.means), torch.sigmoid(cloud.opacities[:, 0]))
     transform = similarity(rotation, center, radius / extent)
     return transform_splats(cloud, transform), transform
 
@@ -67,7 +68,7 @@ def similarity(rotation: Float[Tensor, "3 3"], center: Float[Tensor, "3"], scale
     return transform
 
 
-def turn(degrees: float) -> Float[Tensor, "4 4"]:
+def rotation_about_z(degrees: float) -> Float[Tensor, "4 4"]:
     """Rotation about z that moves azimuth 0 to azimuth ``degrees``."""
     angle = math.radians(degrees)
     matrix = torch.eye(4)
@@ -105,6 +106,11 @@ def robust_sphere(
     return center, extent
 
 
+def within_object(means: Float[Tensor, "N 3"]) -> Bool[Tensor, " N"]:
+    """Which centers, in the object frame, lie in the object's sphere or spill over it a little."""
+    return means.norm(dim=-1) < 1.1 * OBJECT_RADIUS
+
+
 def _quantile(values: Float[Tensor, " N"], weights: Float[Tensor, " N"], q: float) -> Float[Tensor, ""]:
     """The smallest value at or below which the share ``q`` of the weight lies."""
     values, order = values.sort()
@@ -115,14 +121,20 @@ def _quantile(values: Float[Tensor, " N"], weights: Float[Tensor, " N"], q: floa
 def transform_splats(cloud: SplatCloud, transform: Float[Tensor, "4 4"]) -> SplatCloud:
     """Apply a similarity (rotation, uniform scale, translation) to splats: centers, sizes, orientations and spherical
     harmonics.
+
+    Args:
+        cloud: on any device, where the result is, too.
+        transform: on any device.
     """
+    transform = transform.cpu()
     scale = torch.linalg.det(transform[:3, :3].double()).pow(1 / 3).float()
     rotation = transform[:3, :3] / scale
+    moved = transform.to(cloud.means)
     return replace(
         cloud,
-        means=cloud.means @ transform[:3, :3].T + transform[:3, 3],
-        scales=cloud.scales + scale.log(),
-        quats=_multiply(_to_quaternion(rotation), cloud.quats),
+        means=cloud.means @ moved[:3, :3].T + moved[:3, 3],
+        scales=cloud.scales + scale.log().to(cloud.scales),
+        quats=_multiply(_to_quaternion(rotation).to(cloud.quats), cloud.quats),
         features_rest=rotate_harmonics(cloud.features_rest, rotation),
     )
 
@@ -136,22 +148,25 @@ def rotate_harmonics(features_rest: Float[Tensor, "N K 3"], rotation: Float[Tens
     Wigner-D recurrences and inherits signs and order from the basis that the renderer uses. Libraries that offer Wigner
     matrices (e3nn) bring a compiler stack with them, and scipy has none.
     """
-    from gsplat.cuda._torch_impl import _eval_sh_bases_fast as basis
-
     count = features_rest.shape[1]
     if count == 0 or torch.equal(rotation, torch.eye(3)):
         return features_rest
-    index = torch.arange(32, dtype=torch.float64) + 0.5
-    polar, turn = torch.acos(1 - 2 * index / 32), torch.pi * (1 + 5**0.5) * index  # a Fibonacci sphere
-    directions = torch.stack([turn.cos() * polar.sin(), turn.sin() * polar.sin(), polar.cos()], dim=-1)
-    before, after = basis(count + 1, directions), basis(count + 1, directions @ rotation.double())
-    rotated, start = [], 1
-    while start <= count:
-        end = start + 2 * round(start**0.5) + 1  # degree l begins at coefficient l^2 and has 2 l + 1 of them
-        matrix = torch.linalg.lstsq(before[:, start:end], after[:, start:end]).solution.float()
-        rotated.append(torch.einsum("ij,njc->nic", matrix, features_rest[:, start - 1 : end - 1]))
+    rotated, start = [], 0
+    for matrix in _harmonic_rotations(math.isqrt(count + 1) - 1, rotation):
+        end = start + len(matrix)
+        rotated.append(torch.einsum("ij,njc->nic", matrix.to(features_rest), features_rest[:, start:end]))
         start = end
     return torch.cat(rotated, dim=1)
+
+
+def _harmonic_rotations(degree: int, rotation: Float[Tensor, "3 3"]) -> list[Float[Tensor, "m m"]]:
+    """The rotation of the harmonics of each degree from 1 on, of which degree l has m = 2 l + 1."""
+    index = torch.arange(32, dtype=torch.float64) + 0.5
+    polar, around = torch.acos(1 - 2 * index / 32), torch.pi * (1 + 5**0.5) * index  # a Fibonacci sphere
+    directions = torch.stack([around.cos() * polar.sin(), around.sin() * polar.sin(), polar.cos()], dim=-1)
+    before, after = harmonic_basis(degree, directions), harmonic_basis(degree, directions @ rotation.double())
+    spans = [slice(order * order, (order + 1) ** 2) for order in range(1, degree + 1)]
+    return [torch.linalg.lstsq(before[:, span], after[:, span]).solution.float() for span in spans]
 
 
 def _to_quaternion(rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "4"]:

@@ -2,63 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.files import atomic_path
 from invert3d_ns.scenes.axes import UpAxis
-
-SH_C0 = 0.28209479177387814
-"""The constant spherical-harmonic basis function: color = 0.5 + SH_C0 * features_dc."""
+from invert3d_ns.scenes.cloud import SplatCloud
+from invert3d_ns.scenes.rasterization import SH_C0
 
 _REQUIRED = ["x", "y", "z", "opacity", *(f"scale_{i}" for i in range(3)), *(f"rot_{i}" for i in range(4))]
 _REST_COUNTS = {0: 0, 9: 1, 24: 2, 45: 3}
-
-
-@dataclass
-class SplatCloud:
-    """Gaussian splats as nerfstudio's splatfacto and 3DGS store them, before any activation. All tensors are float32 on
-    the CPU.
-    """
-
-    means: Float[Tensor, "N 3"]
-    """Centers in world units."""
-    scales: Float[Tensor, "N 3"]
-    """Natural logarithm of the standard deviations along the splat's own axes."""
-    quats: Float[Tensor, "N 4"]
-    """Rotations as unit quaternions (w, x, y, z)."""
-    opacities: Float[Tensor, "N 1"]
-    """Opacity logits: opacity = sigmoid(opacities)."""
-    features_dc: Float[Tensor, "N 3"]
-    """Spherical-harmonic coefficients of degree 0 for R, G and B."""
-    features_rest: Float[Tensor, "N K 3"]
-    """Coefficients of degrees 1 to :attr:`sh_degree`, K = (sh_degree + 1)^2 - 1."""
-
-    @property
-    def sh_degree(self) -> int:
-        """Degree of the spherical harmonics, 0 to 3."""
-        return math.isqrt(self.features_rest.shape[1] + 1) - 1
-
-    def __len__(self) -> int:
-        return self.means.shape[0]
-
-    def to(self, device: torch.device | str) -> SplatCloud:
-        """A copy with every tensor on ``device``."""
-        return SplatCloud(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
-
-
-def unit_quaternions(quats: Float[Tensor, "N 4"]) -> Float[Tensor, "N 4"]:
-    """Quaternions of length 1. Those that have it, as far as float32 can tell, keep every bit."""
-    length = quats.norm(dim=-1, keepdim=True)
-    return torch.where((length - 1).abs() < 1e-6, quats, quats / length.clamp_min(1e-12))
+_UP_COMMENT, _MODE_COMMENT = "Vertical Axis", "Rasterize Mode"
 
 
 def read_splats(path: Path | str) -> SplatCloud:
@@ -66,14 +25,15 @@ def read_splats(path: Path | str) -> SplatCloud:
     3.
 
     Understands 3DGS and gsplat (normals and ``f_rest_*`` channel by channel), nerfstudio (the same, or plain ``red
-    green blue``), and LGM (no normals, degree 0).
+    green blue``), and LGM (no normals, degree 0). How splats must be drawn is known of files of :func:`write_splats`
+    only; others are taken to be classic.
 
     Raises:
         InputError: the file is missing, not a .ply, truncated, a mesh or point cloud, compressed, empty, or has NaN or
             infinity.
     """
     path = Path(path)
-    vertex = _read_vertices(path)
+    vertex, comments = _read_vertices(path)
     names = {prop.name for prop in vertex.properties}
 
     def columns(prefix: str, count: int) -> Tensor:
@@ -102,10 +62,11 @@ def read_splats(path: Path | str) -> SplatCloud:
             if rest
             else torch.zeros(count, 0, 3)
         ),
+        rasterize_mode="antialiased" if comments.get(_MODE_COMMENT.lower()) == "antialiased" else "classic",
     )
     bad = torch.zeros(count, dtype=torch.bool)
-    for field in fields(cloud):
-        bad |= ~getattr(cloud, field.name).flatten(1).isfinite().all(dim=1)
+    for tensor in cloud.tensors().values():
+        bad |= ~tensor.flatten(1).isfinite().all(dim=1)
     if bad.any():
         raise InputError(
             f"{path} has NaN or infinity in {int(bad.sum())} of {count} splats; remove them or export the file again"
@@ -117,8 +78,8 @@ def read_splats(path: Path | str) -> SplatCloud:
     return cloud
 
 
-def _read_vertices(path: Path):
-    """The ``vertex`` element of a .ply file, checked to hold splats."""
+def _read_vertices(path: Path) -> tuple[Any, dict[str, str]]:
+    """The ``vertex`` element of a .ply file, checked to hold splats, and its comments "name: value" in lower case."""
     from plyfile import PlyData, PlyParseError
 
     if not path.exists():
@@ -151,7 +112,8 @@ def _read_vertices(path: Path):
         )
     if vertex.count == 0:
         raise InputError(f"{path} has 0 splats; export the scene again")
-    return vertex
+    parts = (comment.lower().partition(":") for comment in ply.comments)
+    return vertex, {name.strip(): value.strip() for name, _, value in parts}
 
 
 def _names(element) -> set[str]:
@@ -164,20 +126,14 @@ def declared_up_axis(path: Path | str) -> str | None:
     Raises:
         InputError: the file is not a .ply of splats.
     """
-    from plyfile import PlyData
-
-    _read_vertices(Path(path))
-    for comment in PlyData.read(str(path)).comments:
-        name, _, value = comment.partition(":")
-        if name.strip().lower() == "vertical axis" and value.strip().lower() in get_args(UpAxis):
-            return value.strip().lower()
-    return None
+    up = _read_vertices(Path(path))[1].get(_UP_COMMENT.lower())
+    return up if up in get_args(UpAxis) else None
 
 
 def write_splats(path: Path | str, cloud: SplatCloud, up: UpAxis | None = None) -> None:
     """Write splats in the 3DGS layout (binary little-endian, with zero normals), which every viewer reads.
 
-    The file appears under its name only when complete.
+    The file appears under its name only when complete. A comment says so if the splats are not drawn the classic way.
 
     Args:
         path: the file.
@@ -203,5 +159,6 @@ def write_splats(path: Path | str, cloud: SplatCloud, up: UpAxis | None = None) 
     for name, values in columns.items():
         table[name] = values.detach().cpu().numpy()
     with atomic_path(path) as temporary:
-        comments = [f"Vertical Axis: {up}"] if up else []
+        comments = [f"{_UP_COMMENT}: {up}"] if up else []
+        comments += [f"{_MODE_COMMENT}: {cloud.rasterize_mode}"] if cloud.rasterize_mode != "classic" else []
         PlyData([PlyElement.describe(table, "vertex")], byte_order="<", comments=comments).write(str(temporary))

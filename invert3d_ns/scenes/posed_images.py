@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -14,35 +13,9 @@ from torch import Tensor
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.files import atomic_path
-from invert3d_ns.scenes.cameras import ELEVATION_RANGE, gsplat_viewmats, orbit_cameras
-from invert3d_ns.scenes.ply import SplatCloud
-
-if TYPE_CHECKING:
-    from nerfstudio.cameras.cameras import Cameras
-
-
-@torch.no_grad()
-def render_rgba(cloud: SplatCloud, cameras: Cameras) -> Float[Tensor, "F H W 4"]:
-    """Straight (not premultiplied) RGBA pictures in [0, 1] of splats from cameras of one common size, on the cloud's
-    device.
-    """
-    from invert3d_ns.scenes.rasterization import rasterization
-
-    device = cloud.means.device
-    render, alpha, _ = rasterization(
-        means=cloud.means,
-        quats=cloud.quats,
-        scales=cloud.scales.exp(),
-        opacities=cloud.opacities.sigmoid().squeeze(-1),
-        colors=torch.cat([cloud.features_dc[:, None], cloud.features_rest], dim=1),
-        viewmats=gsplat_viewmats(cameras.camera_to_worlds).to(device),
-        Ks=cameras.get_intrinsics_matrices().to(device),
-        width=int(cameras.width.flatten()[0]),
-        height=int(cameras.height.flatten()[0]),
-        packed=False,
-        sh_degree=cloud.sh_degree,
-    )
-    return torch.cat([(render / alpha.clamp_min(1e-6)).clamp(0, 1), alpha.clamp(0, 1)], dim=-1)
+from invert3d_ns.scenes.cameras import ELEVATION_RANGE, orbit_cameras
+from invert3d_ns.scenes.cloud import SplatCloud
+from invert3d_ns.scenes.rendering import render_rgba
 
 
 def spread_orbit(count: int, offset: float = 0.0) -> tuple[Float[Tensor, " F"], Float[Tensor, " F"]]:
@@ -66,7 +39,7 @@ def write_posed_images(cloud: SplatCloud, out: Path | str, count: int = 40, size
     folder appears only when complete.
 
     Args:
-        cloud: the splats.
+        cloud: the splats, on the device that renders.
         out: the folder to make; it must not exist, or be empty.
         count: number of pictures, at least 1.
         size: height and width of each in pixels, at least 16.

@@ -10,7 +10,9 @@ import yaml
 
 from invert3d_ns import compat
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.scenes.ply import SH_C0, SplatCloud, unit_quaternions
+from invert3d_ns.scenes.cloud import RasterizeMode, SplatCloud, unit_quaternions
+from invert3d_ns.scenes.normalization import to_object_frame
+from invert3d_ns.scenes.rasterization import SH_C0
 
 _PREFIX = "_model.gauss_params."
 CLASS = "class"
@@ -63,8 +65,6 @@ def read_run_object(path: Path | str) -> SplatCloud:
     Raises:
         InputError: see :func:`read_run`.
     """
-    from invert3d_ns.scenes.normalization import to_object_frame
-
     cloud = read_run(path)
     if str(run_settings(path).get(CLASS, "invert3d_ns")).startswith("invert3d_ns"):
         return cloud
@@ -104,4 +104,14 @@ def read_run(path: Path | str) -> SplatCloud:
     elif not values["features_rest"].any():
         values["features_rest"] = values["features_rest"][:, :0]
     values["quats"] = unit_quaternions(values["quats"])
-    return SplatCloud(**values)
+    return SplatCloud(**values, rasterize_mode=_rasterize_mode(folder, state.get("_model._extra_state")))
+
+
+def _rasterize_mode(folder: Path, extra_state: Any) -> RasterizeMode:
+    """How a run draws its splats: as its checkpoint says, or, in other methods' runs, its settings."""
+    model = extra_state
+    if model is None:
+        pipeline = run_settings(folder).get("pipeline")
+        model = pipeline.get("model") if isinstance(pipeline, dict) else None
+    antialiased = isinstance(model, dict) and model.get("rasterize_mode") == "antialiased"
+    return "antialiased" if antialiased else "classic"

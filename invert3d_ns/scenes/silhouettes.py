@@ -39,7 +39,7 @@ class Views:
         return plane * self.focals[index] + self.principals[index], depth
 
 
-def focus(camera_to_worlds: Float[Tensor, "F 3 4"]) -> tuple[Float[Tensor, "3"], float]:
+def common_focus(camera_to_worlds: Float[Tensor, "F 3 4"]) -> tuple[Float[Tensor, "3"], float]:
     """The point nearest to all optical axes (least squares), and the median distance of the cameras from it.
 
     Raises:
@@ -73,7 +73,7 @@ def visual_hull(
     Raises:
         InputError: no point is inside all silhouettes.
     """
-    center, distance = focus(views.camera_to_worlds)
+    center, distance = common_focus(views.camera_to_worlds)
     half = torch.full((3,), distance)
     inside = points = torch.empty(0)
     for round_ in range(rounds):

@@ -18,9 +18,11 @@ from nerfstudio.models.splatfacto import RGB2SH, SH2RGB, SplatfactoModel, Splatf
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
-from invert3d_ns.scenes.cameras import OBJECT_RADIUS, gsplat_viewmats
-from invert3d_ns.scenes.ply import SplatCloud, unit_quaternions
-from invert3d_ns.scenes.ssim import ssim
+from invert3d_ns.base.metrics import ssim
+from invert3d_ns.scenes.cameras import OBJECT_RADIUS, PinholeCameras, pinhole_cameras
+from invert3d_ns.scenes.cloud import RasterizeMode, SplatCloud, unit_quaternions
+from invert3d_ns.scenes.normalization import within_object
+from invert3d_ns.scenes.rendering import rasterize_splats
 
 _GAUSSIANS = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
 
@@ -60,6 +62,9 @@ class ObjectSplatModelConfig(SplatfactoModelConfig):
     """below this size, gaussians are *duplicated*, otherwise split"""
     max_splats: int = 60_000
     """No splats are added beyond this number, which bounds time and memory."""
+    rasterize_mode: RasterizeMode = "classic"
+    """Classic or anti-aliased rendering, for fitting and for showing alike. Splats that were fitted anti-aliased are
+    always drawn so."""
     lpips: bool = False
     """Report LPIPS when evaluating, which downloads AlexNet's weights once. If they were downloaded before, it always
     does."""
@@ -69,7 +74,7 @@ class ObjectSplatModel(SplatfactoModel):
     """Splatfacto for objects: the same pictures on every backend, a start from given splats, and groups that can be
     frozen.
 
-    It starts from ``metadata["splats"]`` (a :class:`~invert3d_ns.scenes.ply.SplatCloud` in the object frame) if the
+    It starts from ``metadata["splats"]`` (a :class:`~invert3d_ns.scenes.cloud.SplatCloud` in the object frame) if the
     dataparser gives one, else from seed points, else from random points in the object's sphere.
     """
 
@@ -86,8 +91,11 @@ class ObjectSplatModel(SplatfactoModel):
 
         self.metadata: dict[str, Any] = self.kwargs.get("metadata") or {}
         splats: SplatCloud | None = self.metadata.get("splats")
+        self.rasterize_mode: RasterizeMode = self.config.rasterize_mode
         if splats is not None:
             self.active_sh_degree = splats.sh_degree
+            if splats.rasterize_mode == "antialiased":
+                self.rasterize_mode = "antialiased"
             parameters = _parameters_from_cloud(splats)
         else:
             self.active_sh_degree = self.config.sh_degree
@@ -168,9 +176,13 @@ class ObjectSplatModel(SplatfactoModel):
     def cloud(self) -> SplatCloud:
         """The splats as they are now, detached, on the CPU."""
         values = {name: self.gauss_params[name].detach().cpu().clone() for name in _GAUSSIANS}
-        values["features_rest"] = values["features_rest"][:, : (self.active_sh_degree + 1) ** 2 - 1]
         values["quats"] = unit_quaternions(values["quats"])
-        return SplatCloud(**values)
+        return self._as_cloud(values)
+
+    def _as_cloud(self, groups: dict[str, Tensor]) -> SplatCloud:
+        """Tensors of all groups as splats that are drawn as this model's."""
+        rest = groups["features_rest"][:, : (self.active_sh_degree + 1) ** 2 - 1]
+        return SplatCloud(**{**groups, "features_rest": rest}, rasterize_mode=self.rasterize_mode)
 
     def freeze(self, *names: str) -> None:
         """Stop training the named groups (``"means"``, ``"opacities"``, ...), or all; once all are frozen,
@@ -181,13 +193,14 @@ class ObjectSplatModel(SplatfactoModel):
             self.gauss_params[name].grad = None
         self.frozen = not any(parameter.requires_grad for parameter in self.gauss_params.values())
 
-    def load_state_dict(self, state_dict: dict[str, Tensor], **kwargs: Any):  # type: ignore[override]
+    def load_state_dict(self, state_dict: dict[str, Any], **kwargs: Any):  # type: ignore[override]
         """Load splats of any number.
 
         Splatfacto puts new parameters in the place of those that the optimizers hold, so that after ``--load-dir``
         training changed nothing any more (nerfstudio issue 3554); here the same parameters are resized.
         """
         self.step = 30000
+        state_dict = {"_extra_state": self.get_extra_state(), **state_dict}  # older checkpoints have none
         count = state_dict["gauss_params.means"].shape[0]
         for parameter in self.gauss_params.values():
             parameter.data = torch.zeros((count, *parameter.shape[1:]), device=self.device)
@@ -198,6 +211,14 @@ class ObjectSplatModel(SplatfactoModel):
         self.strategy_state.update(
             {name: value.to(self.device) if isinstance(value, Tensor) else value for name, value in state.items()}
         )
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What checkpoints hold besides tensors."""
+        return {"rasterize_mode": self.rasterize_mode}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`get_extra_state` gave."""
+        self.rasterize_mode = state["rasterize_mode"]
 
     def step_post_backward(self, step: int) -> None:
         """Densify and prune, unless frozen or nothing was rendered for training in this step."""
@@ -240,22 +261,20 @@ class ObjectSplatModel(SplatfactoModel):
 
         factor = self._get_downscale_factor()
         camera.rescale_output_resolution(1 / factor)
-        k = camera.get_intrinsics_matrices().to(self.device)
+        k = camera.get_intrinsics_matrices()
         width, height = int(camera.width.item()), int(camera.height.item())
         camera.rescale_output_resolution(factor)
         self.last_size = (height, width)
 
         fitting = self.training and not self.frozen
         with_depth = self.config.output_depth_during_training or not self.training
-        render, alpha, info = self._rasterize(
-            gsplat_viewmats(poses).to(self.device),
-            k,
-            width,
-            height,
-            mode="RGB+ED" if with_depth else "RGB",
-            keep=keep,
-            absgrad=fitting and self.strategy.absgrad,
+        splats = self._as_cloud(dict(self.gauss_params.items()))
+        render, alpha, info = rasterize_splats(
+            splats if keep is None else splats.select(keep),
+            PinholeCameras(poses, k, width, height),
             sh_degree=self.step // self.config.sh_degree_interval if fitting else None,
+            with_depth=with_depth,
+            absgrad=fitting and self.strategy.absgrad,
         )
         self.info = info if fitting else {}
         if fitting:
@@ -284,51 +303,11 @@ class ObjectSplatModel(SplatfactoModel):
         Differentiable in every splat parameter. Where the images of a scene show more than the object, only what lies
         within the object's sphere appears.
         """
-        keep = None
+        splats = self._as_cloud(dict(self.gauss_params.items()))
         if self.metadata.get("surroundings", False):
-            keep = self.means.norm(dim=-1) < 1.1 * OBJECT_RADIUS
-        render, alpha, _ = self._rasterize(
-            gsplat_viewmats(cameras.camera_to_worlds).to(self.device),
-            cameras.get_intrinsics_matrices().to(self.device),
-            int(cameras.width.flatten()[0]),
-            int(cameras.height.flatten()[0]),
-            keep=keep,
-        )
-        return (render + (1 - alpha)).clamp(0.0, 1.0)
-
-    def _rasterize(
-        self,
-        viewmats: Float[Tensor, "F 4 4"],
-        intrinsics: Float[Tensor, "F 3 3"],
-        width: int,
-        height: int,
-        *,
-        mode: Literal["RGB", "RGB+ED"] = "RGB",
-        keep: Tensor | None = None,
-        absgrad: bool = False,
-        sh_degree: int | None = None,
-    ) -> tuple[Float[Tensor, "F H W C"], Float[Tensor, "F H W 1"], dict[str, Any]]:
-        from invert3d_ns.scenes.rasterization import rasterization
-
-        groups = {name: value if keep is None else value[keep] for name, value in self.gauss_params.items()}
-        degree = self.active_sh_degree if sh_degree is None else min(sh_degree, self.active_sh_degree)
-        coefficients = (degree + 1) ** 2 - 1
-        return rasterization(
-            means=groups["means"],
-            quats=groups["quats"],
-            scales=groups["scales"].exp(),
-            opacities=groups["opacities"].sigmoid().squeeze(-1),
-            colors=torch.cat([groups["features_dc"][:, None], groups["features_rest"][:, :coefficients]], dim=1),
-            viewmats=viewmats,
-            Ks=intrinsics,
-            width=width,
-            height=height,
-            packed=False,
-            render_mode=mode,
-            sh_degree=degree,
-            absgrad=absgrad,
-            rasterize_mode=self.config.rasterize_mode,
-        )
+            splats = splats.select(within_object(splats.means))
+        images, _, _ = rasterize_splats(splats, pinhole_cameras(cameras), background=1.0)
+        return images.clamp(0.0, 1.0)
 
     def get_image_metrics_and_images(
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor]

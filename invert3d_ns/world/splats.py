@@ -7,7 +7,8 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from invert3d_ns.scenes.cameras import FOV_Y, orbit_camera_to_world
-from invert3d_ns.scenes.ply import SH_C0, SplatCloud
+from invert3d_ns.scenes.cloud import SplatCloud
+from invert3d_ns.scenes.rasterization import SH_C0
 from invert3d_ns.world.objects import COLORS, WorldObject, render
 from invert3d_ns.world.primitives import pack
 from invert3d_ns.world.shapes import UNSEEN_CLASSES

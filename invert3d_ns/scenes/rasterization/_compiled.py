@@ -24,7 +24,7 @@ SIMD_VARIABLE = "INVERT3D_SIMD"
 def library() -> ctypes.CDLL | None:
     """The kernel's library, or None where the package was installed without a C compiler."""
     try:
-        from invert3d_ns.scenes.rasterization import _kernel  # type: ignore[attr-defined]
+        import invert3d_ns.scenes.rasterization._kernel as _kernel  # type: ignore[import-not-found]
 
         lib = ctypes.CDLL(_kernel.__file__)
     except (ImportError, OSError):
@@ -44,15 +44,15 @@ def available_levels() -> tuple[str, ...]:
 
 
 def _level() -> int:
-    levels, wanted = available_levels(), os.environ.get(SIMD_VARIABLE)
-    if not wanted:
+    levels, requested = available_levels(), os.environ.get(SIMD_VARIABLE)
+    if not requested:
         return len(levels) - 1
-    if wanted not in levels:
-        raise InputError(f"{SIMD_VARIABLE}={wanted} does not run here; use one of: {', '.join(levels)}")
-    return levels.index(wanted)
+    if requested not in levels:
+        raise InputError(f"{SIMD_VARIABLE}={requested} does not run here; use one of: {', '.join(levels)}")
+    return levels.index(requested)
 
 
-def takes(tensor: Tensor) -> bool:
+def supports(tensor: Tensor) -> bool:
     """Whether the kernel is made for tensors of this type and device."""
     return tensor.dtype == torch.float32 and tensor.device.type == "cpu"
 
@@ -166,7 +166,7 @@ def composite(
     tensors = (means2d, conics, colors, opacities)
     if tile_size % 4 != 0:
         raise ValueError(f"tile_size must be a multiple of 4, got {tile_size}")
-    if not all(map(takes, tensors)):
+    if not all(map(supports, tensors)):
         raise ValueError("the compiled rasterization kernel takes float32 tensors on the CPU; use the torch backend")
     constants = (radii, depths, offsets, width, height, tile_size)
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):

@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+import invert3d_ns.scenes.rasterization._compiled as _compiled
+import invert3d_ns.scenes.rasterization._reference as _reference
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.scenes.rasterization import _compiled, _reference
 from invert3d_ns.scenes.rasterization._projection import evaluate_sh, project
 
 Backend = Literal["auto", "gsplat", "kernel", "torch"]
@@ -38,16 +39,16 @@ def _warn_of_fallback() -> None:
     )
 
 
-def _cpu_backend(wanted: Backend, means: Tensor) -> Literal["kernel", "torch"]:
-    if wanted == "auto":
-        wanted = os.environ.get(BACKEND_VARIABLE) or "auto"  # type: ignore[assignment]
-        if wanted not in ("auto", "kernel", "torch"):
-            raise InputError(f"{BACKEND_VARIABLE}={wanted} is no CPU rasterizer; use kernel or torch, or unset it")
-    if wanted == "torch" or (wanted == "auto" and not _compiled.takes(means)):
+def _cpu_backend(backend: Backend, means: Tensor) -> Literal["kernel", "torch"]:
+    if backend == "auto":
+        backend = os.environ.get(BACKEND_VARIABLE) or "auto"  # type: ignore[assignment]
+        if backend not in ("auto", "kernel", "torch"):
+            raise InputError(f"{BACKEND_VARIABLE}={backend} is no CPU rasterizer; use kernel or torch, or unset it")
+    if backend == "torch" or (backend == "auto" and not _compiled.supports(means)):
         return "torch"
     if kernel_available():
         return "kernel"
-    if wanted == "kernel":
+    if backend == "kernel":
         raise InputError("the compiled rasterization kernel is not built; install a C compiler, reinstall invert3d-ns")
     _warn_of_fallback()
     return "torch"
@@ -137,31 +138,31 @@ def rasterization(
         from gsplat.rendering import rasterization as gsplat_rasterization
 
         return gsplat_rasterization(
-            means,
-            quats,
-            scales,
-            opacities,
-            colors,
-            viewmats,
-            Ks,
-            width,
-            height,
-            near_plane,
-            far_plane,
-            radius_clip,
-            eps2d,
-            sh_degree,
-            packed,
-            tile_size,
-            backgrounds,
-            render_mode,
-            sparse_grad,
-            absgrad,
-            rasterize_mode,
-            channel_chunk,
-            distributed,
-            camera_model,
-            covars,
+            means=means,
+            quats=quats,
+            scales=scales,
+            opacities=opacities,
+            colors=colors,
+            viewmats=viewmats,
+            Ks=Ks,
+            width=width,
+            height=height,
+            near_plane=near_plane,
+            far_plane=far_plane,
+            radius_clip=radius_clip,
+            eps2d=eps2d,
+            sh_degree=sh_degree,
+            packed=packed,
+            tile_size=tile_size,
+            backgrounds=backgrounds,
+            render_mode=render_mode,
+            sparse_grad=sparse_grad,
+            absgrad=absgrad,
+            rasterize_mode=rasterize_mode,
+            channel_chunk=channel_chunk,
+            distributed=distributed,
+            camera_model=camera_model,
+            covars=covars,
         )
     if distributed or sparse_grad or covars is not None or camera_model != "pinhole":
         raise NotImplementedError("distributed, sparse_grad, covars and cameras other than pinhole need a CUDA device")

@@ -13,6 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from invert3d_ns.scenes.rasterization._harmonics import evaluate_harmonics
+
 
 class Projection(NamedTuple):
     """Gaussians on the image planes of C cameras, in pixels. Where ``radii == 0``, other entries hold no meaning."""
@@ -116,10 +118,8 @@ def evaluate_sh(
     viewmats: Float[Tensor, "C 4 4"],
 ) -> Float[Tensor, "C N 3"]:
     """Colors seen from C cameras: spherical harmonics of the viewing direction up to ``degree``, + 0.5, not below 0."""
-    from gsplat.cuda._torch_impl import _spherical_harmonics
-
     rotation, translation = viewmats[:, :3, :3], viewmats[:, :3, 3:]
     positions = -(rotation.transpose(-1, -2) @ translation)[..., 0]
     directions = means[None] - positions[:, None]
-    used = coefficients[..., : (degree + 1) ** 2, :].expand(len(viewmats), -1, -1, -1)
-    return (_spherical_harmonics(degree, directions, used) + 0.5).clamp_min(0.0)
+    coefficients = coefficients.expand(len(viewmats), -1, -1, -1)
+    return (evaluate_harmonics(degree, directions, coefficients) + 0.5).clamp_min(0.0)

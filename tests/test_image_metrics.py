@@ -4,7 +4,7 @@ import pytest
 import torch
 from pytorch_msssim import SSIM
 
-from invert3d_ns.scenes.ssim import ssim
+from invert3d_ns.base.metrics import psnr, ssim
 
 
 @pytest.mark.parametrize("size", [(11, 40), (48, 33)])
@@ -24,3 +24,12 @@ def test_equals_the_library_in_value_and_gradient(size):
 def test_images_smaller_than_the_window_are_refused():
     with pytest.raises(ValueError, match="window"):
         ssim(torch.zeros(1, 3, 8, 20), torch.zeros(1, 3, 8, 20))
+
+
+def test_psnr_is_the_mean_over_images_of_decibels():
+    truth = torch.full((2, 3, 4, 4), 0.5)
+    images = truth.clone()
+    images[0] += 0.1
+    images[1] += 0.01
+    assert psnr(images, truth) == pytest.approx((20 + 40) / 2, abs=1e-3)
+    assert psnr(truth, truth) == pytest.approx(100)
