@@ -24,8 +24,8 @@ def scene_fingerprint(outputs: DataparserOutputs) -> str:
     digest = hashlib.sha256()
     splats = outputs.metadata.get("splats")
     if splats is not None:
-        for name in ("means", "scales", "quats", "opacities", "features_dc", "features_rest"):
-            digest.update(getattr(splats, name).detach().cpu().contiguous().numpy().tobytes())
+        for tensor in splats.tensors().values():
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:12]
     cameras = outputs.cameras
     for values in (cameras.camera_to_worlds, cameras.fx, cameras.fy, cameras.cx, cameras.cy):
