@@ -25,6 +25,8 @@ from invert3d_ns.scenes.runs import read_run
 from invert3d_ns.words.embedding import ObjectEmbedding
 
 BLUE = "blue instead of red"
+EDIT = "pipeline__edit_options__edit__"
+REGION = f"{EDIT}region__"
 SAME = ("means", "scales", "opacities", "quats")
 
 
@@ -103,7 +105,7 @@ def test_only_the_files_of_an_edit_are_left(edited):
 def test_the_same_seed_gives_the_same_splats_and_another_seed_others(run, edited, tmp_path):
     same = train(edit(run / "config.yml", tmp_path / "same", prompt=BLUE))
     assert not differs(read_run(edited), read_run(same)).any()
-    other = train(edit(run, tmp_path / "other", prompt=BLUE, pipeline__wanted__seed=5))
+    other = train(edit(run, tmp_path / "other", prompt=BLUE, pipeline__edit_options__edit__seed=5))
     assert differs(read_run(edited), read_run(other)).any()
 
 
@@ -139,19 +141,22 @@ def test_a_ply_and_an_embedding_may_be_given_apart(material, run, tmp_path, monk
 
 
 def test_edits_of_a_file_are_carried_out_again(run, edited, tmp_path):
-    folder = train(edit(run, tmp_path, pipeline__wanted__edits=edited / "edits.json"))
+    folder = train(edit(run, tmp_path, pipeline__edit_options__edits=edited / "edits.json"))
     assert not differs(read_run(edited), read_run(folder)).any()
     assert load_edits(folder / "edits.json") == load_edits(edited / "edits.json")
 
 
 def test_outside_a_box_every_bit_stays(run, tmp_path):
     box = (-1.0, -1.0, 0.0, 1.0, 1.0, 1.0)
-    options = {"pipeline__edit__box": box, "pipeline__edit__box_holds": "part"}
+    options = {
+        f"{REGION}box": box,
+        f"{REGION}box_holds": "part",
+    }
     folder = train(edit(run, tmp_path, prompt=BLUE, **options))
     before, after = read_run(run), read_run(folder)
     changed = differs(before, after)
     assert changed.any() and (before.means[changed, 2] >= 0).all()
-    assert json.loads((folder / "metrics.json").read_text())["edit"]["box"] == list(box)
+    assert json.loads((folder / "metrics.json").read_text())["edit"]["edits"][0]["box"] == list(box)
 
 
 def test_the_console_says_what_was_done_and_what_comes_next(run, tmp_path, capfd):
@@ -275,9 +280,9 @@ def test_ctrl_c_while_views_are_generated_stops_and_names_the_command_that_goes_
 
     prepare = EditPhase.prepare
 
-    def interrupted(self, progress=None, cancelled=None):
+    def interrupted(self, progress=None, should_stop=None):
         os.kill(os.getpid(), signal.SIGINT)
-        prepare(self, progress, cancelled)
+        prepare(self, progress, should_stop)
 
     config = edit(run, tmp_path, prompt=BLUE)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit_:
@@ -308,20 +313,26 @@ NAN = float("nan")
         ({}, "nothing to edit; give --prompt"),
         ({"prompt": ""}, "prompt is empty"),
         ({"prompt": "  "}, "prompt is empty"),
-        ({"prompt": "a red cube", "pipeline__wanted__weight": ("mug=2",)}, "'mug' has a weight"),
-        ({"prompt": BLUE, "pipeline__wanted__amount": 6.0}, "amount is 6"),
-        ({"prompt": BLUE, "pipeline__wanted__amount": NAN}, "amount is nan"),
-        ({"prompt": BLUE, "pipeline__wanted__amount": 0.0}, "changes nothing"),
-        ({"prompt": BLUE, "pipeline__wanted__strength": 2.0}, "strength is 2"),
-        ({"prompt": BLUE, "pipeline__wanted__strength": NAN}, "strength is nan"),
-        ({"prompt": BLUE, "pipeline__wanted__guidance_scale": 99.0}, "guidance scale is 99"),
-        ({"prompt": BLUE, "pipeline__wanted__guidance_scale": NAN}, "guidance scale is nan"),
+        ({"prompt": "a red cube", "pipeline__edit_options__weight": ("mug=2",)}, "'mug' has a weight"),
+        ({"prompt": BLUE, f"{EDIT}amount": 6.0}, "amount is 6"),
+        ({"prompt": BLUE, f"{EDIT}amount": NAN}, "amount is nan"),
+        ({"prompt": BLUE, f"{EDIT}amount": 0.0}, "changes nothing"),
+        ({"prompt": BLUE, f"{EDIT}strength": 2.0}, "strength is 2"),
+        ({"prompt": BLUE, f"{EDIT}strength": NAN}, "strength is nan"),
+        ({"prompt": BLUE, f"{EDIT}guidance_scale": 99.0}, "guidance scale is 99"),
+        ({"prompt": BLUE, f"{EDIT}guidance_scale": NAN}, "guidance scale is nan"),
         ({"prompt": "<object> " + "red " * 90}, "would be cut"),
-        ({"prompt": BLUE, "pipeline__edit__box": (5.0, 5.0, 5.0, 6.0, 6.0, 6.0)}, "holds no splats"),
-        ({"prompt": BLUE, "pipeline__edit__box": (1.0, 0.0, 0.0, -1.0, 1.0, 1.0)}, "region is empty"),
+        (
+            {"prompt": BLUE, f"{REGION}box": (5.0, 5.0, 5.0, 6.0, 6.0, 6.0)},
+            "holds no splats",
+        ),
+        (
+            {"prompt": BLUE, f"{REGION}box": (1.0, 0.0, 0.0, -1.0, 1.0, 1.0)},
+            "region is empty",
+        ),
         ({"prompt": BLUE, "pipeline__edit__fit_steps": 0}, "no steps"),
         ({"prompt": BLUE, "pipeline__edit__orbits": 0}, "orbits is 0"),
-        ({"pipeline__wanted__edits": Path("nowhere.json")}, "cannot be read"),
+        ({"pipeline__edit_options__edits": Path("nowhere.json")}, "cannot be read"),
         ({"prompt": BLUE, "pipeline__embedding": Path("nowhere.safetensors")}, "does not exist"),
         ({"prompt": BLUE, "data": "ball.ply"}, "no words to edit"),
         ({"prompt": BLUE, "data": None}, "no words to edit"),
@@ -346,7 +357,7 @@ def test_edits_of_a_newer_version_are_refused(run, tmp_path):
     document = json.loads((tmp_path / "edits.json").read_text()) | {"version": 7}
     (tmp_path / "edits.json").write_text(json.dumps(document))
     with pytest.raises(InputError, match=r"version 7.*update"):
-        train(edit(run, tmp_path / "outputs", pipeline__wanted__edits=tmp_path / "edits.json"))
+        train(edit(run, tmp_path / "outputs", pipeline__edit_options__edits=tmp_path / "edits.json"))
 
 
 def test_a_run_without_words_and_a_run_of_another_method_are_refused(material, run, tmp_path):

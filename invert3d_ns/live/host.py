@@ -14,7 +14,6 @@ from torch.nn import Parameter
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing.edit import Edit
 from invert3d_ns.editing.regions import take
-from invert3d_ns.methods.edit_phase import plain
 from invert3d_ns.prior.memory import PriorOptions, load_with_options
 from invert3d_ns.scenes.cameras import OBJECT_RADIUS
 from invert3d_ns.words.embedding import ObjectEmbedding
@@ -110,7 +109,7 @@ class EditableScene:
         """What checkpoints hold besides the tensors of splats and words."""
         return {
             "origin": dict(self._origin),
-            "edits": [plain(edit) for edit in self.edits],
+            "edits": [edit.to_dict() for edit in self.edits],
             "prior": self.prior_name,
             "folder": None if self.output_folder is None else str(self.output_folder.resolve()),
             "object": self._rows,
@@ -119,6 +118,6 @@ class EditableScene:
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`get_extra_state` gave."""
         self._origin, self.prior_name, self._rows = dict(state["origin"]), state["prior"], state["object"]
-        self.edits = [Edit(**entry) for entry in state["edits"]]
+        self.edits = [Edit.from_dict(entry) for entry in state["edits"]]
         folder = None if state["folder"] is None else Path(state["folder"])
         self.output_folder = folder if folder is not None and folder.is_dir() else None

@@ -12,10 +12,10 @@ from jaxtyping import UInt8
 
 from invert3d_ns.base.files import atomic_path
 from invert3d_ns.base.provenance import provenance
-from invert3d_ns.editing.edit import save_edits
+from invert3d_ns.editing.edit import Edit, save_edits
 from invert3d_ns.editing.sources import EDITS
-from invert3d_ns.methods.edit_phase import plain
-from invert3d_ns.runs.report import EMBEDDING, METRICS, psnr, say
+from invert3d_ns.runs.report import METRICS, psnr, say
+from invert3d_ns.words.embedding import EMBEDDING
 
 if TYPE_CHECKING:
     from invert3d_ns.methods.edit_phase import EditPhase
@@ -70,11 +70,8 @@ def write_outputs(
     with atomic_path(views_path) as temporary:
         Image.fromarray(picture).save(temporary)
     figures = {
-        "edits": [plain(edit) for edit in pipeline.edits],
+        "edits": [edit.to_dict() for edit in pipeline.edits],
         "new": len(editing.edits),
-        "change": settings.change,
-        "box": settings.box,
-        "relevance": settings.relevance,
         "steps": {"fit": settings.fit_steps, "refine": settings.refine_steps},
         "views": editing.editor.cameras.shape[:2].numel(),
         "splats": len(editing.start),
@@ -102,11 +99,14 @@ def _existing(path: Path) -> dict[str, Any]:
 def announce(outputs: EditOutputs, folder: Path) -> None:
     """Say what changed, where the files are, and which commands come next."""
     config, figures = folder / "config.yml", outputs.figures
-    seconds = figures["seconds"]
+    seconds, edits = figures["seconds"], [Edit.from_dict(entry) for entry in figures["edits"]]
+    change = " and ".join(sorted({edit.change for edit in edits[len(edits) - figures["new"] :]}))
+    again = f"  [bold]invert3d edit {outputs.embedding} --edits {outputs.edits} --out grid.png[/bold]"
+    regions = not all(edit.region.is_whole for edit in edits)  # without splats there are none
     say(
         "",
         f"[bold green]The splats are edited.[/bold green]  {figures['changed_splats']:,} of {figures['splats']:,} "
-        f"splats changed ({figures['change']}), views in {seconds['views']:.1f} s, splats in {seconds['edit']:.1f} s",
+        f"splats changed ({change}), views in {seconds['views']:.1f} s, splats in {seconds['edit']:.1f} s",
         f"  picture    {outputs.views}   (the scene above, edited views, edited splats below)",
         f"  edits      {outputs.edits}",
         f"  embedding  {outputs.embedding}",
@@ -116,5 +116,5 @@ def announce(outputs: EditOutputs, folder: Path) -> None:
         f"  [bold]ns-render interpolate --load-config {config} --output-path {folder / 'render.mp4'}[/bold]",
         f"  [bold]invert3d export {folder} --out {folder / 'edited.ply'}[/bold]",
         f'  [bold]ns-train invert3d-edit --data {folder} --prompt "blue instead of red"[/bold]   (on top of this edit)',
-        f"  [bold]invert3d edit {outputs.embedding} --edits {outputs.edits} --out grid.png[/bold]",
+        *([] if regions else [again]),
     )

@@ -19,10 +19,11 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.editing.composition import split_into_passes, with_context
 from invert3d_ns.editing.edit import Edit
 from invert3d_ns.editing.options import EditOptions
 from invert3d_ns.editing.scene_edit_config import SceneEditConfig
-from invert3d_ns.editing.sources import check_same_object, check_wanted, find_words, own_prior, scene_edits
+from invert3d_ns.editing.sources import check_requested, check_same_object, find_words, own_prior, scene_edits
 from invert3d_ns.live.host import EditableScene
 from invert3d_ns.live.panels.edit_panel import EditPanel
 from invert3d_ns.live.panels.inversion_panel import InversionPanel
@@ -102,8 +103,8 @@ class InversionPipelineConfig(VanillaPipelineConfig):
     embedding: Path | None = None
     """Words that exist already: an embedding.safetensors, or the run that learned it. Phase 2 is skipped then. If
     --pipeline.steps is 0 and --data is a run, its words are taken."""
-    wanted: Annotated[EditOptions, tyro.conf.arg(name="edit")] = field(default_factory=EditOptions)
-    """What to change besides --prompt, and how the splats follow."""
+    edit_options: Annotated[EditOptions, tyro.conf.arg(name="edit")] = field(default_factory=EditOptions)
+    """What to change besides --prompt, where, and how the splats follow."""
     edit: SceneEditConfig = field(default_factory=SceneEditConfig)
     """How the splats follow an edit."""
 
@@ -111,9 +112,9 @@ class InversionPipelineConfig(VanillaPipelineConfig):
         """The edits that --prompt and its companions ask for; none if nothing does.
 
         Raises:
-            InputError: see :meth:`EditOptions.wanted`.
+            InputError: see :meth:`EditOptions.requested_edits`.
         """
-        return self.wanted.wanted(self.model.prompt, embedding)
+        return self.edit_options.requested_edits(self.model.prompt, embedding)
 
 
 class InversionPipeline(EditableScene, VanillaPipeline):
@@ -145,7 +146,7 @@ class InversionPipeline(EditableScene, VanillaPipeline):
         self.inversion: CameraTextInversion | None = None
         self.bank: LatentBank | None = None
         self.editing: EditPhase | None = None
-        self._wanted: list[Edit] = []
+        self._requested: list[Edit] = []
         self.panel = InversionPanel()
         self.edit_panel = EditPanel(EditSession(self))
 
@@ -161,13 +162,13 @@ class InversionPipeline(EditableScene, VanillaPipeline):
     @property
     def edit_steps(self) -> int:
         """Steps of phase 3; known from :meth:`load_prior` on."""
-        return self.config.edit.fit_steps + self.config.edit.refine_steps if self._wanted else 0
+        return len(split_into_passes(self._requested)) * self.config.edit.total_steps
 
     def phase_at(self, step: int) -> Phase:
         """The phase that ``step`` belongs to; steps are counted over all of them."""
         if step < self.splat_steps:
             return "splats"
-        return "edit" if self._wanted and step >= self.splat_steps + self.word_steps else "words"
+        return "edit" if self._requested and step >= self.splat_steps + self.word_steps else "words"
 
     def steps_of(self, phase: Phase) -> tuple[int, int]:
         """The first step of a phase, and the one after its last."""
@@ -205,8 +206,8 @@ class InversionPipeline(EditableScene, VanillaPipeline):
         if not self.knows_words():
             self._read_words()
         given = self.embedding() if self.knows_words() else None
-        self._wanted = config.edits(given)
-        self._check_wanted(given)
+        self._requested = config.edits(given)
+        self._check_requested(given)
         dtype = preferred_dtype(config.prior_options, self.prior_name, self.device)
         prior = MultiViewPrior.from_pretrained(self.prior_name, device="cpu", dtype=dtype)
         check_size(config.resolution or prior.info.image_size, prior)
@@ -219,7 +220,10 @@ class InversionPipeline(EditableScene, VanillaPipeline):
             vectors = self.inversion.initial_words(config.vectors, self.init_word())
             given = ObjectEmbedding.for_prior(prior, vectors, init_word=self.init_word(), steps=config.steps)
             self.belong(given)
-        edit_conditions(prior, given, self._wanted)
+        before = list(self.edits)
+        for some in split_into_passes(self._requested):
+            edit_conditions(prior, given, with_context(before, some)[0])
+            before += some
 
     def _read_words(self) -> None:
         """Take words that exist already, and the edits that the splats are under, if that is what is asked for."""
@@ -235,18 +239,18 @@ class InversionPipeline(EditableScene, VanillaPipeline):
         if config.prior == "bundled":
             self.prior_name = own_prior(file, embedding)
 
-    def _check_wanted(self, given: ObjectEmbedding | None) -> None:
+    def _check_requested(self, given: ObjectEmbedding | None) -> None:
         only_edits = self.config.steps == self.config.splat_steps == 0
-        if (only_edits and given is not None) or self._wanted:
-            check_wanted(self._wanted)
+        if (only_edits and given is not None) or self._requested:
+            check_requested(self._requested)
             self.config.edit.check()
             if self.edit_steps == 0:
                 raise InputError("the edit has no steps to take; give --pipeline.edit.fit-steps 1 or more")
-        if given is None and self.word_steps == 0 and (only_edits or self._wanted):
+        if given is None and self.word_steps == 0 and (only_edits or self._requested):
             raise InputError(
                 "there are no words to edit; give the run that learned them as --data, or --pipeline.embedding"
             )
-        if self._wanted and self.splat_steps == 0 and not self._is_splats():
+        if self._requested and self.splat_steps == 0 and not self._is_splats():
             raise InputError(
                 "there are no splats to edit: --data holds images; give a run or a .ply file, or let ns-train invert3d "
                 "fit, invert and edit the scene"
@@ -299,7 +303,7 @@ class InversionPipeline(EditableScene, VanillaPipeline):
         if state is None and config.embedding is not None and not self.edits:
             # Words and splats of one run belong together, and words do not say what edits did to the splats.
             check_same_object(prior, self.embedding(), self.splats())
-        self.editing = EditPhase(self, self._wanted, config.edit, seed=self._inversion().seed, state=state)
+        self.editing = EditPhase(self, self._requested, config.edit, state=state)
         self.phase = "edit"
         return self.editing
 

@@ -97,6 +97,7 @@ def evaluate_splats(
         outside the upper half, which alone may change; and one with ``psnr`` of splats from z* alone on unseen views.
     """
     from invert3d_ns.base.pictures import write_grid
+    from invert3d_ns.editing.edit import Region
     from invert3d_ns.editing.scene_editor import SceneEditConfig, SceneEditor
     from invert3d_ns.editing.view_sets import spread_cameras
     from invert3d_ns.runs.report import psnr
@@ -151,8 +152,9 @@ def evaluate_splats(
                     row |= {"psnr": psnr(made, true), "psnr_splats": psnr(before, true)}
                 elif case == LOCAL:
                     reach = 1e3
-                    local = replace(config, box=(-reach, -reach, 0.0, reach, reach, reach), box_holds="part")
-                    edited = finished(SceneEditor(cloud, prior, embedding, [edit], local, seed=seed))
+                    upper = Region(box=(-reach, -reach, 0.0, reach, reach, reach), box_holds="part")
+                    local = replace(edit, region=upper)
+                    edited = finished(SceneEditor(cloud, prior, embedding, [local], config, seed=seed))
                     made = draw(edited)
                     row |= local_change(cloud, edited)
                 else:

@@ -16,13 +16,12 @@ from torch import Tensor
 from invert3d_ns.base.files import atomic_path
 from invert3d_ns.base.provenance import provenance
 from invert3d_ns.words.cti import TOKEN
+from invert3d_ns.words.embedding import EMBEDDING
 
 if TYPE_CHECKING:
     from invert3d_ns.methods.invert3d import InversionPipeline
     from invert3d_ns.runs.trainer import InversionTrainerConfig
 
-EMBEDDING = "embedding.safetensors"
-"""What a run calls its words."""
 METRICS = "metrics.json"
 """What a run calls its figures."""
 PICTURE = "Held-out views (truth above, generated below)"

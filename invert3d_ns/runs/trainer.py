@@ -21,8 +21,8 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.utils.writer import EventName, TimeWriter
 from rich.progress import Progress
 
+from invert3d_ns.base.cancellation import Cancelled
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.editing.views import Cancelled
 from invert3d_ns.methods import edit_report
 from invert3d_ns.methods.invert3d import InversionPipeline, InversionPipelineConfig, Phase
 from invert3d_ns.prior.memory import explain_out_of_memory
