@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +49,9 @@ def tiny_config(data: Path, prior: Path | None, output_dir: Path, *, method: str
     if method == "invert3d":
         small |= {"pipeline__splat_steps": SPLAT_STEPS, "pipeline__steps": STEPS}
     if options.get("prompt"):
-        small["pipeline__wanted__steps"] = 2
+        small["pipeline__edit_options__edit__steps"] = 2
     for name, value in {**small, **options}.items():
-        *owners, last = name.split("__")
-        owner = config
-        for part in owners:
-            owner = getattr(owner, part)
-        assert hasattr(owner, last), name
-        setattr(owner, last, value)
+        _assign(config, name.split("__"), value)
     return config
 
 
@@ -85,6 +81,18 @@ class QuietRun:
     def show_status(self, text: str) -> None: ...
 
     def redraw(self, *, now: bool = False) -> None: ...
+
+
+def _assign(owner: Any, names: list[str], value: Any) -> Any:
+    """``owner`` with another value below it; a copy if it is frozen."""
+    name, *below = names
+    assert hasattr(owner, name), name
+    if below:
+        value = _assign(getattr(owner, name), below, value)
+    if owner.__dataclass_params__.frozen:
+        return replace(owner, **{name: value})
+    setattr(owner, name, value)
+    return owner
 
 
 def train(config) -> Path:

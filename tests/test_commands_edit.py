@@ -14,7 +14,7 @@ from invert3d_ns.base.errors import InputError
 from invert3d_ns.cli import main
 from invert3d_ns.commands.edit import EditViews, describe
 from invert3d_ns.editing import sources
-from invert3d_ns.editing.edit import Edit, load_edits
+from invert3d_ns.editing.edit import Edit, Region, load_edits, save_edits
 from invert3d_ns.editing.options import EditOptions
 from invert3d_ns.prior.checkpoints import save_prior
 from invert3d_ns.scenes.ply import write_splats
@@ -33,7 +33,9 @@ def material(tiny_v_prior, tmp_path: Path, monkeypatch) -> Path:
 
 
 def command(material: Path, prompt: str | None = "blue instead of red", **changes) -> EditViews:
-    options = EditOptions(**{"steps": 2, **changes.pop("options", {})})
+    chosen = {"steps": 2, **changes.pop("options", {})}
+    more = {name: chosen.pop(name) for name in ("weight", "edits") if name in chosen}
+    options = EditOptions(Edit(**chosen), **more)
     out = material / "out" / "grid.png"
     return EditViews(
         **{
@@ -124,6 +126,8 @@ def test_the_help_names_what_an_edit_has(capsys: pytest.CaptureFixture[str]) -> 
         ({"elevation": 90.0}, "elevation"),
         ({"out": Path("grid.jpg")}, ".png"),
         ({"options": {"edits": Path("nowhere.json")}}, "cannot be read"),
+        ({"options": {"region": Region(relevance="red")}}, "give --scene"),
+        ({"options": {"region": Region(box=(1.0, 0.0, 0.0, -1.0, 1.0, 1.0))}}, "region is empty"),
     ],
 )
 def test_bad_input_writes_nothing(material: Path, changes: dict, says: str) -> None:
@@ -131,6 +135,24 @@ def test_bad_input_writes_nothing(material: Path, changes: dict, says: str) -> N
         command(material, **changes).run()
     assert says in str(error.value) and "\n" not in str(error.value)
     assert not (material / "out").exists()
+
+
+def test_a_part_of_a_scene_changes_in_views_and_the_rest_does_not(material: Path) -> None:
+    """The upper half of a ball that is seen from the side."""
+    region = Region(box=(-2.0, -2.0, 0.0, 2.0, 2.0, 2.0), box_holds="part")
+    where = {"scene": material / "ball.ply", "elevation": 0.0}
+    assert command(material, options={"region": region}, **where).run() == 0
+    with Image.open(material / "out" / "grid.png") as picture:
+        before, after = np.asarray(picture).reshape(2, 192, 4 * 192, 3).astype(int)
+    changed = np.abs(after - before).max(axis=-1) > 8
+    assert changed[:96].mean() > 0.05 and not changed[110:].any()
+
+
+def test_edits_of_several_regions_are_not_shown_at_once(material: Path) -> None:
+    boxes = [(-2.0, -2.0, low, 2.0, 2.0, low + 2.0) for low in (-2.0, 0.0)]
+    save_edits([Edit(target="blue", region=Region(box=box)) for box in boxes], material / "edits.json")
+    with pytest.raises(InputError, match=r"of several regions.*invert3d-edit"):
+        command(material, prompt=None, options={"edits": material / "edits.json"}, scene=material / "ball.ply").run()
 
 
 def test_words_of_another_scene_are_refused(material: Path, monkeypatch) -> None:
@@ -146,3 +168,5 @@ def test_an_edit_is_described_by_what_was_chosen() -> None:
     edit = Edit(prompt="<object> in van gogh style", weights={"van gogh": 2.0}, strength=0.7, seed=3)
     assert describe(edit) == "in van gogh style, van gogh=2, strength 0.7, seed 3"
     assert describe(Edit(source="red", target="blue")) == "red -> blue"
+    region = Region((-1.0, -1.0, 0.0, 1.0, 1.0, 1.0), relevance="legs")
+    assert describe(Edit(target="blue", region=region)) == "blue, box -1 -1 0 1 1 1, relevance legs"

@@ -32,9 +32,8 @@ print(json.dumps({
     "means_lr": config.optimizers["means"]["optimizer"].lr,
     "edit": {
         "prompt": edit.prompt,
-        "wanted": dataclasses.asdict(edit.pipeline.wanted),
-        "box": edit.pipeline.edit.box,
-        "change": edit.pipeline.edit.change,
+        "options": dataclasses.asdict(edit.pipeline.edit_options),
+        "fit_steps": edit.pipeline.edit.fit_steps,
         "steps": [edit.pipeline.splat_steps, edit.pipeline.steps],
     },
 }, default=str))
@@ -55,7 +54,8 @@ def parsed():
     }
     edit = ["invert3d-edit", "--prompt", "in van gogh style", "--pipeline.edit.weight", "van gogh=2", "style=0.5"]
     edit += ["--pipeline.edit.strength", "0.7", "--pipeline.edit.change", "geometry"]
-    edit += ["--pipeline.edit.box", "0", "0", "0", "1", "1", "0.5"]
+    edit += ["--pipeline.edit.box", "0", "0", "0", "1", "1", "0.5", "--pipeline.edit.relevance", "wheels"]
+    edit += ["--pipeline.edit.fit-steps", "7"]
     done = subprocess.run(
         [sys.executable, "-c", PARSE, *arguments],
         env=environment,
@@ -80,19 +80,24 @@ def test_the_command_line_reaches_every_part_of_the_configuration(parsed):
 
 def test_the_command_line_of_an_edit_says_what_and_how_in_one_group(parsed):
     edit = parsed["edit"]
-    assert (edit["prompt"], edit["change"], edit["box"]) == ("in van gogh style", "geometry", [0, 0, 0, 1, 1, 0.5])
-    assert edit["wanted"]["weight"] == ["van gogh=2", "style=0.5"] and edit["wanted"]["strength"] == 0.7
+    assert edit["prompt"] == "in van gogh style" and edit["fit_steps"] == 7
+    options, region = edit["options"], edit["options"]["edit"]["region"]
+    assert options["weight"] == ["van gogh=2", "style=0.5"] and options["edit"]["strength"] == 0.7
+    assert options["edit"]["change"] == "geometry"
+    assert (region["box"], region["relevance"]) == ([0, 0, 0, 1, 1, 0.5], "wheels")
     assert edit["steps"] == [0, 0], "splats and words exist already"
 
 
 def test_no_two_settings_of_an_edit_share_a_name():
     import dataclasses
 
+    from invert3d_ns.editing.edit import Edit, Region
     from invert3d_ns.editing.options import EditOptions
     from invert3d_ns.editing.scene_edit_config import SceneEditConfig
 
-    names = [{field.name for field in dataclasses.fields(kind)} for kind in (EditOptions, SceneEditConfig)]
-    assert not names[0] & names[1], "both are --pipeline.edit.<name>"
+    kinds = (Edit, Region, EditOptions, SceneEditConfig)
+    names = [field.name for kind in kinds for field in dataclasses.fields(kind)]
+    assert len(set(names)) == len(names), "all are --pipeline.edit.<name>"
 
 
 @pytest.mark.parametrize(
@@ -125,12 +130,13 @@ def test_every_setting_of_the_method_has_a_help_text():
     import dataclasses
     import inspect
 
+    from invert3d_ns.editing.edit import Edit, Region
     from invert3d_ns.editing.options import EditOptions
     from invert3d_ns.editing.scene_edit_config import SceneEditConfig
     from invert3d_ns.methods.invert3d import InversionPipelineConfig
     from invert3d_ns.runs.trainer import PhasedTrainerConfig
 
-    for config in (InversionPipelineConfig, PhasedTrainerConfig, EditOptions, SceneEditConfig):
+    for config in (InversionPipelineConfig, PhasedTrainerConfig, Edit, Region, EditOptions, SceneEditConfig):
         source = inspect.getsource(config)
         for field in dataclasses.fields(config):
             if field.name.startswith("_") or f"\n    {field.name}:" not in source:

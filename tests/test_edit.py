@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.editing.edit import Edit, load_edits, parse_edit, place, save_edits
+from invert3d_ns.editing.edit import Edit, Region, check_box, load_edits, parse_edit, save_edits
+from invert3d_ns.editing.phrases import parse_weights, place_term
 from invert3d_ns.words.embedding import ObjectEmbedding
+
+BOX = (-1.0, -1.0, 0.0, 1.0, 1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -34,9 +37,9 @@ def test_typed_text_becomes_an_edit(text: str, prompt: str, source: str, target:
 
 
 def test_terms_stand_where_they_belong_beside_a_noun() -> None:
-    assert place("blue", "a red car") == "a blue red car"
-    assert place("a photo of", "a car") == "a photo of a car"
-    assert place("", "a car") == "a car"
+    assert place_term("blue", "a red car") == "a blue red car"
+    assert place_term("a photo of", "a car") == "a photo of a car"
+    assert place_term("", "a car") == "a car"
 
 
 @pytest.mark.parametrize(
@@ -57,6 +60,14 @@ def test_terms_stand_where_they_belong_beside_a_noun() -> None:
         (Edit(target="blue", structure="p2p"), "unknown structure 'p2p'"),  # type: ignore[arg-type]
         (Edit(target="blue", sampler="euler"), "unknown sampler 'euler'"),  # type: ignore[arg-type]
         (Edit(target="blue", steps=0), "0 steps"),
+        (Edit(target="blue", change="shape"), "unknown change 'shape'"),  # type: ignore[arg-type]
+        (Edit(target="blue", seed=-1), "seed is -1"),
+        (Edit(target="blue", region=Region(box=(0.0, 0.0, 0.0, -1.0, 1.0, 1.0))), "xmin 0 is not below xmax -1"),
+        (Edit(target="blue", region=Region(box_holds="part")), "box-holds is part, but there is no box"),
+        (Edit(target="blue", region=Region(box=BOX, box_holds="all")), "unknown box-holds 'all'"),  # type: ignore[arg-type]
+        (Edit(target="blue", region=Region(relevance="  ")), "words of the region are empty"),
+        (Edit(target="blue", region=Region(relevance="legs", relevance_threshold=1.5)), "relevance-threshold is 1.5"),
+        (Edit(target="blue", region=Region(relevance_threshold=0.3)), "without words of a region"),
     ],
 )
 def test_what_cannot_be_carried_out_is_refused_by_name(edit: Edit, message: str) -> None:
@@ -82,22 +93,66 @@ def test_files_give_back_the_same_edits(tmp_path) -> None:
     edits = [
         Edit(source="red", target="blue", weights={"blue": 2.0}),
         Edit(prompt="<object> in van gogh style", seed=7),
+        Edit(target="green", change="geometry", region=Region(BOX, "part", "legs", 0.3)),
     ]
     save_edits(edits, tmp_path / "edits.json", EMBEDDING)
     assert load_edits(tmp_path / "edits.json", EMBEDDING) == edits
+    saved = json.loads((tmp_path / "edits.json").read_text())
+    assert saved["version"] == 2
+    assert saved["edits"][2]["box"] == list(BOX) and saved["edits"][2]["relevance"] == "legs", "all on one level"
+    assert saved["edits"][0]["box"] is None and saved["edits"][0]["change"] == "colors"
+
+
+def test_files_of_the_version_before_are_edits_of_the_whole_scene(tmp_path) -> None:
+    old = {
+        "prompt": "",
+        "source": "red",
+        "target": "blue",
+        "noun": "car",
+        "amount": 2.0,
+        "weights": {"blue": 1.5},
+        "negative_prompt": "",
+        "guidance_scale": None,
+        "space": None,
+        "strength": 0.7,
+        "structure": None,
+        "keep_silhouette": True,
+        "seed": 3,
+        "steps": 20,
+        "sampler": "ddim",
+    }
+    document = {"format": "invert3d_ns.edits", "version": 1, "prior": "", "fingerprint": "", "edits": [old]}
+    (tmp_path / "old.json").write_text(json.dumps(document))
+    (edit,) = load_edits(tmp_path / "old.json")
+    assert edit == Edit(
+        source="red", target="blue", noun="car", amount=2.0, weights={"blue": 1.5}, strength=0.7, seed=3
+    )
+    assert edit.region.is_whole and edit.change == "colors"
+
+
+def test_a_dictionary_says_everything_in_built_in_types() -> None:
+    edit = Edit(target="blue", weights={"blue": 2.0}, change="geometry", region=Region(BOX, relevance="legs"))
+    plain = edit.to_dict()
+    assert json.loads(json.dumps(plain)) == plain and Edit.from_dict(plain) == edit
+    assert Edit.from_dict({"target": "blue"}) == Edit(target="blue")
+    with pytest.raises(InputError, match="unknown entries \\['color'\\]"):
+        Edit.from_dict({"target": "blue", "color": "red"})
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "this package reads up to 1; update"),
-        ({"version": "x"}, "this package reads up to 1; update"),
+        ({"version": 3}, "this package reads up to 2; update"),
+        ({"version": "x"}, "this package reads up to 2; update"),
         ({"format": "other"}, "holds no edits"),
         ({"fingerprint": "def"}, "edit with words of the same prior"),
         ({"edits": [{"color": "blue"}]}, "unknown entries"),
         ({"edits": [7]}, "damaged"),
         ({"edits": [{"target": "blue", "amount": "much"}]}, "amount is much"),
         ({"edits": [{"target": "blue", "weights": 3}]}, "damaged"),
+        ({"edits": [{"target": "blue", "box": 3}]}, "damaged"),
+        ({"edits": [{"target": "blue", "box": [0, 0, 0, 1]}]}, "the region has 4 numbers"),
+        ({"edits": [{"target": "blue", "box": [0, 0, "a", 1, 1, 1]}]}, "damaged"),
     ],
 )
 def test_bad_files_are_refused_by_name(tmp_path, change: dict, message: str) -> None:
@@ -114,3 +169,12 @@ def test_missing_and_broken_files(tmp_path) -> None:
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(InputError, match="is no JSON"):
         load_edits(tmp_path / "broken.json")
+
+
+def test_numbers_of_a_box_become_floats() -> None:
+    assert check_box([-1, -1, -1, 1, 1, 1]) == (-1.0, -1.0, -1.0, 1.0, 1.0, 1.0)
+
+
+def test_weights_are_read_from_text() -> None:
+    assert parse_weights(" van gogh = 2; style=.5,\n") == {"van gogh": 2.0, "style": 0.5}
+    assert parse_weights("") == {}

@@ -14,7 +14,7 @@ from runs import EDIT_STEPS, SPLAT_STEPS, STEPS, go_on, tiny_config, train
 from synthetic import make_cloud
 
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.editing.edit import Edit, load_edits, save_edits
+from invert3d_ns.editing.edit import Edit, Region, load_edits, save_edits
 from invert3d_ns.editing.sources import check_same_object, read_scene
 from invert3d_ns.methods.invert3d import InversionPipeline
 from invert3d_ns.prior.checkpoints import save_prior
@@ -27,6 +27,9 @@ from invert3d_ns.scenes.runs import read_run
 from invert3d_ns.words.embedding import ObjectEmbedding
 
 BLUE = "blue instead of red"
+EDIT = "pipeline__edit_options__edit__"
+REGION = f"{EDIT}region__"
+TOP = (-1.0, -1.0, 0.0, 1.0, 1.0, 1.0)
 SAME = ("means", "scales", "opacities", "quats")
 
 
@@ -90,22 +93,15 @@ def test_an_edit_leaves_splats_edits_picture_and_figures(run, edited):
 
 def test_only_the_files_of_an_edit_are_left(edited):
     names = sorted(path.name for path in edited.iterdir() if not path.name.startswith("events.out"))
-    assert names == [
-        "config.yml",
-        "dataparser_transforms.json",
-        "edited.png",
-        "edits.json",
-        "embedding.safetensors",
-        "metrics.json",
-        "nerfstudio_models",
-    ]
+    files = "config.yml dataparser_transforms.json edited.png edits.json embedding.safetensors metrics.json"
+    assert names == [*files.split(), "nerfstudio_models"]
     assert [path.name for path in (edited / "nerfstudio_models").iterdir()] == [f"step-{EDIT_STEPS - 1:09d}.ckpt"]
 
 
 def test_the_same_seed_gives_the_same_splats_and_another_seed_others(run, edited, tmp_path):
     same = train(edit(run / "config.yml", tmp_path / "same", prompt=BLUE))
     assert not differs(read_run(edited), read_run(same)).any()
-    other = train(edit(run, tmp_path / "other", prompt=BLUE, pipeline__wanted__seed=5))
+    other = train(edit(run, tmp_path / "other", prompt=BLUE, pipeline__edit_options__edit__seed=5))
     assert differs(read_run(edited), read_run(other)).any()
 
 
@@ -113,8 +109,8 @@ def test_an_edit_of_an_edited_run_comes_on_top(edited, tmp_path):
     folder = train(edit(edited, tmp_path, prompt="in van gogh style"))
     assert [e.label for e in load_edits(folder / "edits.json")] == ["red -> blue", "in van gogh style"]
     assert differs(read_run(edited), read_run(folder)).any()
-    document = json.loads((folder / "metrics.json").read_text())["edit"]
-    assert len(document["edits"]) == 2 and document["new"] == 1
+    figures = json.loads((folder / "metrics.json").read_text())["edit"]
+    assert len(figures["edits"]) == 2 and figures["new"] == 1
 
 
 def test_one_run_fits_inverts_and_edits(material, tmp_path):
@@ -141,19 +137,34 @@ def test_a_ply_and_an_embedding_may_be_given_apart(material, run, tmp_path, monk
 
 
 def test_edits_of_a_file_are_carried_out_again(run, edited, tmp_path):
-    folder = train(edit(run, tmp_path, pipeline__wanted__edits=edited / "edits.json"))
+    folder = train(edit(run, tmp_path, pipeline__edit_options__edits=edited / "edits.json"))
     assert not differs(read_run(edited), read_run(folder)).any()
     assert load_edits(folder / "edits.json") == load_edits(edited / "edits.json")
 
 
-def test_outside_a_box_every_bit_stays(run, tmp_path):
-    box = (-1.0, -1.0, 0.0, 1.0, 1.0, 1.0)
-    options = {"pipeline__edit__box": box, "pipeline__edit__box_holds": "part"}
-    folder = train(edit(run, tmp_path, prompt=BLUE, **options))
+def test_a_part_changes_and_nothing_else_also_when_its_file_is_carried_out_again(run, tmp_path):
+    folder = train(edit(run, tmp_path, prompt=BLUE, **{f"{REGION}box": TOP, f"{REGION}box_holds": "part"}))
     before, after = read_run(run), read_run(folder)
     changed = differs(before, after)
     assert changed.any() and (before.means[changed, 2] >= 0).all()
-    assert json.loads((folder / "metrics.json").read_text())["edit"]["box"] == list(box)
+    assert json.loads((folder / "metrics.json").read_text())["edit"]["edits"][0]["box"] == list(TOP)
+    again = train(edit(run, tmp_path / "again", pipeline__edit_options__edits=folder / "edits.json"))
+    assert not differs(after, read_run(again)).any()
+
+
+def test_a_file_of_several_regions_takes_as_many_passes(run, edited, tmp_path):
+    """A part after the whole: the first pass is the edit of the whole, which stays where the part is not."""
+    edits = [*load_edits(edited / "edits.json"), Edit(target="mug", steps=2, region=Region(TOP, "part"))]
+    file = tmp_path / "edits.json"
+    save_edits(edits, file)
+    folder = train(edit(run, tmp_path, pipeline__edit_options__edits=file, max_num_iterations=EDIT_STEPS + 2))
+    assert not (folder / "edits.json").exists(), "stopped in the second pass"
+    kept = folder / "nerfstudio_models"
+    second = train(edit(run, tmp_path / "more", pipeline__edit_options__edits=file, load_dir=kept))
+    assert [path.name for path in (second / "nerfstudio_models").iterdir()] == [f"step-{2 * EDIT_STEPS - 1:09d}.ckpt"]
+    before, after = read_run(edited), read_run(second)
+    changed = differs(before, after)
+    assert changed.any() and (before.means[changed, 2] >= 0).all() and load_edits(second / "edits.json") == edits
 
 
 def test_the_console_says_what_was_done_and_what_comes_next(run, tmp_path, capfd):
@@ -163,9 +174,8 @@ def test_the_console_says_what_was_done_and_what_comes_next(run, tmp_path, capfd
     ending = text[text.index("The splats are edited.") :]
     for name in ("edited.png", "edits.json", "embedding.safetensors", "metrics.json"):
         assert str(folder / name) in ending
-    for command in ("ns-viewer --load-config", "ns-render interpolate", "invert3d export", "invert3d edit"):
-        assert command in ending
-    assert f"ns-train invert3d-edit --data {folder}" in ending
+    commands = ("ns-viewer --load-config", "ns-render interpolate", "invert3d export", "invert3d edit", "ns-train")
+    assert all(command in ending for command in commands) and f"invert3d-edit --data {folder}" in ending
 
 
 def test_a_run_is_looked_at_with_its_words_and_edits(edited, material, monkeypatch):
@@ -294,8 +304,7 @@ def test_ctrl_c_while_views_are_generated_stops_and_names_the_command_that_goes_
 
 
 def test_stopping_in_the_middle_of_the_fit_and_going_on(run, edited, tmp_path):
-    config = edit(run, tmp_path, prompt=BLUE, max_num_iterations=2)
-    folder = train(config)
+    folder = train(edit(run, tmp_path, prompt=BLUE, max_num_iterations=2))
     assert not (folder / "edits.json").exists()
     second = train(edit(run, tmp_path / "more", prompt=BLUE, load_dir=folder / "nerfstudio_models"))
     assert not differs(read_run(edited), read_run(second)).any()
@@ -310,20 +319,20 @@ NAN = float("nan")
         ({}, "nothing to edit; give --prompt"),
         ({"prompt": ""}, "prompt is empty"),
         ({"prompt": "  "}, "prompt is empty"),
-        ({"prompt": "a red cube", "pipeline__wanted__weight": ("mug=2",)}, "'mug' has a weight"),
-        ({"prompt": BLUE, "pipeline__wanted__amount": 6.0}, "amount is 6"),
-        ({"prompt": BLUE, "pipeline__wanted__amount": NAN}, "amount is nan"),
-        ({"prompt": BLUE, "pipeline__wanted__amount": 0.0}, "changes nothing"),
-        ({"prompt": BLUE, "pipeline__wanted__strength": 2.0}, "strength is 2"),
-        ({"prompt": BLUE, "pipeline__wanted__strength": NAN}, "strength is nan"),
-        ({"prompt": BLUE, "pipeline__wanted__guidance_scale": 99.0}, "guidance scale is 99"),
-        ({"prompt": BLUE, "pipeline__wanted__guidance_scale": NAN}, "guidance scale is nan"),
+        ({"prompt": "a red cube", "pipeline__edit_options__weight": ("mug=2",)}, "'mug' has a weight"),
+        ({"prompt": BLUE, f"{EDIT}amount": 6.0}, "amount is 6"),
+        ({"prompt": BLUE, f"{EDIT}amount": NAN}, "amount is nan"),
+        ({"prompt": BLUE, f"{EDIT}amount": 0.0}, "changes nothing"),
+        ({"prompt": BLUE, f"{EDIT}strength": 2.0}, "strength is 2"),
+        ({"prompt": BLUE, f"{EDIT}strength": NAN}, "strength is nan"),
+        ({"prompt": BLUE, f"{EDIT}guidance_scale": 99.0}, "guidance scale is 99"),
+        ({"prompt": BLUE, f"{EDIT}guidance_scale": NAN}, "guidance scale is nan"),
         ({"prompt": "<object> " + "red " * 90}, "would be cut"),
-        ({"prompt": BLUE, "pipeline__edit__box": (5.0, 5.0, 5.0, 6.0, 6.0, 6.0)}, "holds no splats"),
-        ({"prompt": BLUE, "pipeline__edit__box": (1.0, 0.0, 0.0, -1.0, 1.0, 1.0)}, "region is empty"),
+        ({"prompt": BLUE, f"{REGION}box": (5.0, 5.0, 5.0, 6.0, 6.0, 6.0)}, "holds no splats"),
+        ({"prompt": BLUE, f"{REGION}box": (1.0, 0.0, 0.0, -1.0, 1.0, 1.0)}, "region is empty"),
         ({"prompt": BLUE, "pipeline__edit__fit_steps": 0}, "no steps"),
         ({"prompt": BLUE, "pipeline__edit__orbits": 0}, "orbits is 0"),
-        ({"pipeline__wanted__edits": Path("nowhere.json")}, "cannot be read"),
+        ({"pipeline__edit_options__edits": Path("nowhere.json")}, "cannot be read"),
         ({"prompt": BLUE, "pipeline__embedding": Path("nowhere.safetensors")}, "does not exist"),
         ({"prompt": BLUE, "data": "ball.ply"}, "no words to edit"),
         ({"prompt": BLUE, "data": None}, "no words to edit"),
@@ -345,10 +354,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(material, run, tmp_path, optio
 
 def test_edits_of_a_newer_version_are_refused(run, tmp_path):
     save_edits([Edit(target="blue")], tmp_path / "edits.json")
-    document = json.loads((tmp_path / "edits.json").read_text()) | {"version": 7}
-    (tmp_path / "edits.json").write_text(json.dumps(document))
+    text = (tmp_path / "edits.json").read_text()
+    (tmp_path / "edits.json").write_text(json.dumps(json.loads(text) | {"version": 7}))
     with pytest.raises(InputError, match=r"version 7.*update"):
-        train(edit(run, tmp_path / "outputs", pipeline__wanted__edits=tmp_path / "edits.json"))
+        train(edit(run, tmp_path / "outputs", pipeline__edit_options__edits=tmp_path / "edits.json"))
 
 
 def test_a_run_without_words_and_a_run_of_another_method_are_refused(material, run, tmp_path):

@@ -12,10 +12,10 @@ import pytest
 import torch
 from synthetic import make_cloud
 
+from invert3d_ns.base.cancellation import Cancelled
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.editing.edit import Edit, load_edits
-from invert3d_ns.editing.views import Cancelled
-from invert3d_ns.live.form import EditForm, parse_weights
+from invert3d_ns.editing.edit import Edit, Region, load_edits
+from invert3d_ns.live.form import EditForm
 from invert3d_ns.live.history import History, Version
 from invert3d_ns.live.scene import LiveScene, before_and_after
 from invert3d_ns.live.session import EditSession
@@ -69,9 +69,9 @@ class Editor:
     def __init__(self, scene: Scene, cloud) -> None:
         self.scene, self.start, self.done = scene, cloud, 0
 
-    def prepare(self, progress=None, cancelled=None) -> None:
+    def prepare(self, progress=None, should_stop=None) -> None:
         self.scene.gate("prepare")
-        if cancelled is not None and cancelled():
+        if should_stop is not None and should_stop():
             raise Cancelled
 
     def step(self) -> dict[str, float]:
@@ -102,13 +102,13 @@ class Scene(LiveScene):
             self.reached.release()
             assert self.go.acquire(timeout=PATIENCE)
 
-    def make_views(self, splats, prior, embedding, edits, form, progress, cancelled):
+    def make_views(self, splats, prior, embedding, edits, form, progress, should_stop):
         self.asked.append([edit.label for edit in edits])
         self.threads.append(threading.current_thread().name)
         for step in range(3):
             self.gate("preview")
             progress(step + 1, 3)
-            if cancelled():
+            if should_stop():
                 raise Cancelled
         return torch.zeros(1, 4, 3, 16, 16), torch.ones(1, 4, 3, 16, 16)
 
@@ -177,12 +177,16 @@ def test_apply_twice_waits_in_line_and_composes(stage):
     assert scene.asked == [["red -> blue"], ["red -> blue", "in van gogh style"]]
 
 
-def test_edits_of_another_region_are_not_mixed_in(stage):
-    _host, scene, session, watcher = stage
-    session.apply(replace(BLUE, box=(-1, -1, -1, 0, 1, 1)))
+def test_an_edit_keeps_its_region_and_what_it_changes(stage):
+    """Which of them views are made under is the editor's own business; it is told of all."""
+    host, scene, session, watcher = stage
+    box = (-1, -1, -1, 0, 1, 1)
+    session.apply(replace(BLUE, box=box, change="geometry"))
     session.apply(STYLE)
     watcher.until(lambda state: len(state.edits) == 2)
-    assert scene.asked == [["red -> blue"], ["in van gogh style"]]
+    assert scene.asked == [["red -> blue"], ["red -> blue", "in van gogh style"]]
+    assert host.edits[0].region == Region(box=box) and host.edits[0].change == "geometry"
+    assert host.edits[1].region.is_whole and host.edits[1].change == "colors"
 
 
 def test_splats_are_shown_while_they_change(stage):
@@ -411,17 +415,12 @@ def test_history_keeps_the_first_version_and_a_bounded_number_of_others():
     cloud = make_cloud(3)
     history = History(Version(cloud), limit=2)
     for _ in range(5):
-        history.push(history.current.then(Edit(target="blue"), None, cloud))
+        history.push(history.current.then(Edit(target="blue"), cloud))
     assert len(history.current.edits) == 5
     assert len(history.undo().edits) == 4 and len(history.undo().edits) == 3
     with pytest.raises(InputError, match="nothing to undo"):
         history.undo()
     assert history.first.edits == ()
-
-
-def test_weights_are_read_from_text():
-    assert parse_weights(" van gogh = 2; style=.5,\n") == {"van gogh": 2.0, "style": 0.5}
-    assert parse_weights("") == {}
 
 
 def test_terms_beside_words_make_one_edit():

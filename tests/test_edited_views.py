@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from invert3d_ns.base.cancellation import Cancelled
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing.edit import TOKEN, Edit
-from invert3d_ns.editing.views import Cancelled, coverage, edited_views
+from invert3d_ns.editing.views import coverage, edited_views
 from invert3d_ns.prior.conditions import edit_conditions
 from invert3d_ns.prior.prompts import columns_of
 from invert3d_ns.scenes.cameras import camera_condition
@@ -178,7 +179,7 @@ def test_progress_is_told_and_a_stop_is_heard(tiny_v_prior, embedding, originals
     edited_views(tiny_v_prior, embedding, [edit], CAMERAS, originals=originals, progress=lambda *at: told.append(at))
     assert told == [(i, 5) for i in range(1, 6)]
     with pytest.raises(Cancelled):
-        edited_views(tiny_v_prior, embedding, [edit], CAMERAS, cancelled=lambda: True)
+        edited_views(tiny_v_prior, embedding, [edit], CAMERAS, should_stop=lambda: True)
 
 
 def test_sizes_and_masks_that_do_not_fit_are_refused(tiny_v_prior, embedding, originals) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image as PIL
 
+from invert3d_ns.base.english import with_article
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.commands.invert_images import Image
 from invert3d_ns.scenes.cameras import camera_condition
@@ -19,7 +20,7 @@ from invert3d_ns.words.embedding import ObjectEmbedding
 from invert3d_ns.words.photographs.image_settings import ImageSettings
 from invert3d_ns.words.photographs.imagined import imagine_bank, imagine_views, orbit_from
 from invert3d_ns.words.photographs.inversion import ImageInversion, camera_grid, invert_images
-from invert3d_ns.words.photographs.naming import name_object, vocabulary, with_article
+from invert3d_ns.words.photographs.naming import name_object, vocabulary
 
 QUICK = ImageSettings(
     init_word="object", vectors=3, steps=6, batch=2, searches=2, orbits=1, method="direct", extents=(0.7,)

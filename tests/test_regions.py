@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.editing.regions import check_box, coverage_masks, inside_box, to_frame
+from invert3d_ns.editing.regions import coverage_masks, inside_box, to_frame
 from invert3d_ns.scenes.cameras import orbit_camera_to_world
 from invert3d_ns.scenes.cloud import TENSORS, SplatCloud
 from invert3d_ns.scenes.normalization import transform_splats
@@ -68,8 +68,6 @@ def test_a_box_of_invisible_splats_holds_none() -> None:
         inside_box(cloud, (-1, -1, -1, 1, 1, 1))
 
 
-def test_numbers_of_a_box_become_floats() -> None:
-    assert check_box([-1, -1, -1, 1, 1, 1]) == (-1.0, -1.0, -1.0, 1.0, 1.0, 1.0)
 
 
 def test_an_object_far_away_comes_to_the_object_frame() -> None:

@@ -10,7 +10,7 @@ from test_scene_editor import scene, words
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing import relevance as module
-from invert3d_ns.editing.relevance import choose, recorded_attention, relevant_splats, word_maps
+from invert3d_ns.editing.relevance import above_threshold, recorded_attention, relevant_splats, word_maps
 from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world
 
 CAMERAS = camera_condition(torch.arange(4) * 90.0, torch.tensor(10.0))[None]
@@ -108,10 +108,10 @@ def test_splats_on_the_side_that_is_attended_to_are_chosen(tiny_v_prior, monkeyp
 
 def test_the_threshold_lies_between_least_and_greatest() -> None:
     values, all_ = torch.arange(101.0), torch.ones(101, dtype=torch.bool)
-    assert choose(values, all_, 0.5).sum() == 51
-    assert choose(values, all_, 0.9).sum() < choose(values, all_, 0.2).sum()
-    assert choose(values, values < 50, 0.5).nonzero().flatten().tolist() == list(range(25, 50))
-    assert not choose(values, ~all_, 0.5).any() and not choose(torch.ones(101), all_, 0.5).any()
+    assert above_threshold(values, all_, 0.5).sum() == 51
+    assert above_threshold(values, all_, 0.9).sum() < above_threshold(values, all_, 0.2).sum()
+    assert above_threshold(values, values < 50, 0.5).nonzero().flatten().tolist() == list(range(25, 50))
+    assert not above_threshold(values, ~all_, 0.5).any() and not above_threshold(torch.ones(101), all_, 0.5).any()
 
 
 def test_no_words_are_refused(tiny_v_prior) -> None:

@@ -10,13 +10,13 @@ import pytest
 import torch
 from synthetic import make_cloud
 
+from invert3d_ns.base.cancellation import Cancelled
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.metrics import psnr
 from invert3d_ns.editing import scene_editor as module
-from invert3d_ns.editing.edit import Edit
+from invert3d_ns.editing.edit import Edit, Region
 from invert3d_ns.editing.scene_editor import SceneEditConfig, SceneEditor
-from invert3d_ns.editing.view_sets import confidences, neighbors_of_unseen, spread_cameras, wanted_views
-from invert3d_ns.editing.views import Cancelled
+from invert3d_ns.editing.view_sets import confidences, neighbors_of_unseen, spread_cameras, target_views
 from invert3d_ns.scenes.cameras import orbit_camera_to_world
 from invert3d_ns.scenes.cloud import TENSORS, SplatCloud
 from invert3d_ns.scenes.normalization import to_object_frame, transform_splats
@@ -122,17 +122,18 @@ def test_views_change_only_where_masks_let_them(tiny_v_prior) -> None:
     originals, edited = torch.rand(2, 1, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     masks = torch.zeros(1, 2, 1, 32, 32)
     masks[..., 8:, :] = 1
-    wanted = wanted_views(tiny_v_prior, originals, edited, masks)
-    assert torch.equal(wanted[..., :8, :], originals[..., :8, :])
-    assert (wanted[..., 8:, :] - originals[..., 8:, :]).abs().mean() > 0.05
+    targets = target_views(tiny_v_prior, originals, edited, masks)
+    assert torch.equal(targets[..., :8, :], originals[..., :8, :])
+    assert (targets[..., 8:, :] - originals[..., 8:, :]).abs().mean() > 0.05
 
 
 def test_a_part_changes_and_nothing_else_by_a_single_bit(tiny_v_prior, monkeypatch) -> None:
     cloud = scene(sh_degree=1)
     calls = answer(monkeypatch, show(repainted(cloud)))
     box = (-2.0, -2.0, 0.2, 2.0, 2.0, 2.0)
-    config = SceneEditConfig(fit_steps=5, details=False, box=box, box_holds="part", change="geometry")
-    editor = SceneEditor(cloud, tiny_v_prior, words(tiny_v_prior), [EDIT], config)
+    config = SceneEditConfig(fit_steps=5, details=False)
+    edit = replace(EDIT, change="geometry", region=Region(box, "part"))
+    editor = SceneEditor(cloud, tiny_v_prior, words(tiny_v_prior), [edit], config)
     after = finished(editor)
     inside = cloud.means[:, 2] >= 0.2
     assert torch.equal(editor.selected, inside) and 20 < inside.sum() < 280
@@ -153,10 +154,9 @@ def test_one_object_of_three_changes_and_is_shown_alone_at_full_size(tiny_v_prio
         cloud.means = cloud.means + place
     three = SplatCloud(**{name: torch.cat([getattr(c, name) for c in small]) for name in TENSORS})
     calls = answer(monkeypatch, show(repainted(scene(120))))
-    config = SceneEditConfig(
-        fit_steps=5, details=False, box=(-0.5, -0.5, -0.5, 0.5, 0.5, 0.5), box_holds="object", change=change
-    )
-    editor = SceneEditor(three, tiny_v_prior, words(tiny_v_prior), [EDIT], config)
+    config = SceneEditConfig(fit_steps=5, details=False)
+    edit = replace(EDIT, change=change, region=Region((-0.5, -0.5, -0.5, 0.5, 0.5, 0.5), "object"))
+    editor = SceneEditor(three, tiny_v_prior, words(tiny_v_prior), [edit], config)
     after = finished(editor)
     middle = torch.arange(360) // 120 == 1
     assert torch.equal(editor.selected, middle) and calls[0]["masks"] is None
@@ -186,33 +186,33 @@ def test_whether_a_box_holds_the_object_is_asked_of_the_words(tiny_v_prior, monk
         return torch.tensor(explained if torch.equal(context, context_of_words) else 1.0)
 
     for likes_large in (True, False):
-        config = SceneEditConfig(fit_steps=0, box=(-1, -1, -1, 1, 1, 1), details=False)
-        editor = SceneEditor(tiny, tiny_v_prior, words(tiny_v_prior), [EDIT], config)
+        config, edit = SceneEditConfig(fit_steps=0, details=False), replace(EDIT, region=Region((-1, -1, -1, 1, 1, 1)))
+        editor = SceneEditor(tiny, tiny_v_prior, words(tiny_v_prior), [edit], config)
         monkeypatch.setattr(tiny_v_prior, "prediction_loss", partial(loss, likes_large))
         editor.prepare()
-        assert editor._is_object == likes_large
+        assert editor._framed.is_object == likes_large
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("config", "edit"),
     [
-        SceneEditConfig(fit_steps=4, refine_steps=3, batch=2),
-        SceneEditConfig(fit_steps=3, change="geometry", at_once=False, latent_weight=0.1),
-        SceneEditConfig(fit_steps=3, box=(-2.0, -2.0, 0.2, 2.0, 2.0, 2.0), box_holds="part"),
+        (SceneEditConfig(fit_steps=4, refine_steps=3, batch=2), EDIT),
+        (SceneEditConfig(fit_steps=3, at_once=False, latent_weight=0.1), replace(EDIT, change="geometry")),
+        (SceneEditConfig(fit_steps=3), replace(EDIT, region=Region((-2.0, -2.0, 0.2, 2.0, 2.0, 2.0), "part"))),
     ],
 )
-def test_a_run_that_stops_ends_as_one_that_does_not(tiny_v_prior, config) -> None:
+def test_a_run_that_stops_ends_as_one_that_does_not(tiny_v_prior, config, edit) -> None:
     """With the tiny prior's own views, and through a file."""
     cloud, embedding = scene(150, sh_degree=1), words(tiny_v_prior)
-    whole = finished(SceneEditor(cloud, tiny_v_prior, embedding, [EDIT], config, seed=3))
-    first = SceneEditor(cloud, tiny_v_prior, embedding, [EDIT], config, seed=3)
+    whole = finished(SceneEditor(cloud, tiny_v_prior, embedding, [edit], config, seed=3))
+    first = SceneEditor(cloud, tiny_v_prior, embedding, [edit], config, seed=3)
     first.prepare()
     first.step()
     first.step()
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
     file.seek(0)
-    second = SceneEditor(cloud, tiny_v_prior, embedding, [EDIT], config, seed=3)
+    second = SceneEditor(cloud, tiny_v_prior, embedding, [edit], config, seed=3)
     second.load_state_dict(torch.load(file))
     assert second.done == 2 and torch.equal(second.edited, first.edited)
     assert all(torch.equal(getattr(second.cloud(), name), getattr(first.cloud(), name)) for name in TENSORS)
@@ -301,7 +301,7 @@ def test_splats_that_no_view_shows_follow_their_neighbors(tiny_v_prior, monkeypa
     config = SceneEditConfig(fit_steps=5, details=False)
     editor = SceneEditor(cloud, tiny_v_prior, words(tiny_v_prior), [EDIT], config)
     after = finished(editor)
-    unseen = editor.state_dict()["tensors"]["unseen"]
+    unseen = editor.state_dict()["splats"]["unseen"]
     hidden = unseen[unseen >= 1500]
     assert len(hidden) > 10
     colors = 0.5 + SH_C0 * after.features_dc[hidden]
@@ -330,8 +330,8 @@ def test_stopping_while_views_are_made_leaves_the_editor_as_it_was(tiny_v_prior)
     editor = SceneEditor(scene(60), tiny_v_prior, words(tiny_v_prior), [EDIT], SceneEditConfig(fit_steps=1))
     seen: list[tuple[int, int]] = []
     with pytest.raises(Cancelled):
-        editor.prepare(progress=lambda done, total: seen.append((done, total)), cancelled=lambda: True)
-    assert seen == [(1, 2)] and not editor.prepared and editor.state_dict() == {"version": 1, "done": 0}
+        editor.prepare(progress=lambda done, total: seen.append((done, total)), should_stop=lambda: True)
+    assert seen == [(1, 2)] and not editor.prepared and editor.state_dict() == {"version": 2, "done": 0}
 
 
 def test_splats_come_from_words_alone(tiny_v_prior, monkeypatch) -> None:
@@ -347,25 +347,35 @@ def test_splats_come_from_words_alone(tiny_v_prior, monkeypatch) -> None:
     assert psnr(drawn(after), drawn(truth)) > psnr(drawn(start), drawn(truth)) > 18
     torch.testing.assert_close(after.quats.norm(dim=-1), torch.ones(300))
     with pytest.raises(InputError, match="needs a scene"):
-        SceneEditor.from_words(tiny_v_prior, words(tiny_v_prior), [], SceneEditConfig(box=(0, 0, 0, 1, 1, 1)))
+        SceneEditor.from_words(tiny_v_prior, words(tiny_v_prior), [replace(EDIT, region=Region(relevance="red"))])
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"box": (5.0, 5.0, 5.0, 6.0, 6.0, 6.0)}, "holds no splats"),
-        ({"box": (0.0, 0.0, 0.0, -1.0, 1.0, 1.0)}, "xmin 0 is not below xmax -1"),
         ({"orbits": 0}, "orbits is 0"),
         ({"fit_steps": -1}, "fit-steps is -1"),
         ({"color_rate": float("nan")}, "color-rate is nan"),
         ({"tolerance": 0.5}, "tolerance is 0.5"),
-        ({"relevance": "  "}, "words of the region are empty"),
-        ({"relevance_threshold": 1.5}, "relevance-threshold is 1.5"),
     ],
 )
 def test_bad_settings_are_one_line(tiny_v_prior, options, message) -> None:
     with pytest.raises(InputError, match=message) as caught:
         SceneEditor(scene(60), tiny_v_prior, words(tiny_v_prior), [EDIT], SceneEditConfig(**options))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("region", "message"),
+    [
+        (Region((5.0, 5.0, 5.0, 6.0, 6.0, 6.0)), "holds no splats"),
+        (Region((0.0, 0.0, 0.0, -1.0, 1.0, 1.0)), "xmin 0 is not below xmax -1"),
+        (Region(relevance="  "), "words of the region are empty"),
+    ],
+)
+def test_bad_regions_are_one_line(tiny_v_prior, region, message) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        SceneEditor(scene(60), tiny_v_prior, words(tiny_v_prior), [replace(EDIT, region=region)])
     assert "\n" not in str(caught.value)
 
 

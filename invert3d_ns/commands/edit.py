@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from invert3d_ns.editing.edit import Edit
+    from invert3d_ns.editing.edit import Edit, Region
     from invert3d_ns.prior.multiview import MultiViewPrior
     from invert3d_ns.words.embedding import ObjectEmbedding
 
@@ -36,7 +36,7 @@ class EditViews:
     """What to change: "in van gogh style", "blue instead of red", or a whole prompt such as "a photo of <object> on a
     table"."""
     options: Annotated[EditOptions, tyro.conf.arg(name="")] = field(default_factory=EditOptions)
-    """More about what to change."""
+    """More about what to change, and where; a region needs a scene."""
     scene: Path | None = None
     """The object's splats: a run (its folder or config.yml) or a .ply file. Views then keep its structure, and are
     shown below its own. Without, they are made from noise."""
@@ -62,34 +62,39 @@ class EditViews:
     def run(self) -> int:
         """Generate, write the files, and say what was done and where they are."""
         from invert3d_ns.base.pictures import write_grid
+        from invert3d_ns.editing.composition import with_context
         from invert3d_ns.editing.edit import save_edits
-        from invert3d_ns.editing.sources import check_wanted, find_words, own_prior, scene_edits
+        from invert3d_ns.editing.sources import check_requested, find_words, own_prior, scene_edits
         from invert3d_ns.prior.memory import load_with_options
         from invert3d_ns.words.embedding import ObjectEmbedding
 
         self._check()
         file = find_words(self.embedding)
         embedding = ObjectEmbedding.load(file)
-        wanted = self.options.wanted(self.prompt, embedding)
-        check_wanted(wanted)
+        requested = self.options.requested_edits(self.prompt, embedding)
+        check_requested(requested)
         scene = self.scene if self.scene is not None or self.embedding == file else self.embedding
+        _check_regions(requested, scene)
         before = scene_edits(scene, embedding)
         prior = load_with_options(self.prior or own_prior(file, embedding), self.prior_options)
         embedding.check_prior(prior)
-        originals = None if scene is None else self._originals(scene, prior, embedding, checked=bool(before))
+        edits, applied = with_context(before, requested)
+        originals = masks = None
+        if scene is not None:
+            originals, masks = self._originals(scene, edits[-1].region, prior, embedding, checked=bool(before))
         started = time.perf_counter()
-        edited = self._edited(prior, embedding, [*before, *wanted], originals, applied=len(before))
+        edited = self._edited(prior, embedding, edits, originals, masks, applied)
         seconds = time.perf_counter() - started
         out = self.out or file.parent / "generated" / "edited.png"
         write_grid(out, _rows(originals, edited), columns=min(_COLUMNS, len(edited)))
         for edit in before:
             print(f"before   {edit.label}")
-        for edit in wanted:
+        for edit in requested:
             print(f"edit     {describe(edit)}")
         above = "" if originals is None else ", the scene's own above the edited ones"
         print(f"picture  {out}   ({len(edited)} views in {seconds:.1f} s{above})")
         if self.save_edits is not None:
-            save_edits([*before, *wanted], self.save_edits, embedding)
+            save_edits([*before, *requested], self.save_edits, embedding)
             print(f"edits    {self.save_edits}")
         return 0
 
@@ -114,16 +119,26 @@ class EditViews:
         return torch.tensor(azimuths), torch.full((len(azimuths),), self.elevation)
 
     def _originals(
-        self, scene: Path, prior: MultiViewPrior, embedding: ObjectEmbedding, checked: bool
-    ) -> Float[Tensor, "F 3 H W"]:
-        """The scene's own views; ``checked`` scenes are under edits, which its words do not say."""
+        self, scene: Path, region: Region, prior: MultiViewPrior, embedding: ObjectEmbedding, checked: bool
+    ) -> tuple[Float[Tensor, "F 3 H W"], Float[Tensor, "F 1 H W"] | None]:
+        """Views of the scene, or of the object that its region holds, and masks of where they may change.
+
+        ``checked`` scenes are under edits, which their words do not say.
+        """
+        from invert3d_ns.editing.framing import FramedScene
         from invert3d_ns.editing.sources import check_same_object, read_scene
-        from invert3d_ns.scenes.rendering import render_orbit
+        from invert3d_ns.editing.view_sets import spread_cameras
+        from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world
 
         splats = read_scene(scene, self.up)
+        framed = FramedScene(splats, region, prior, embedding, device=prior.device)
+        if not region.is_whole:
+            around = spread_cameras(orbits=3, views=4)
+            framed.locate(orbit_camera_to_world(*around), camera_condition(*around))
         if self.scene is not None and not checked:
-            check_same_object(prior, embedding, splats)
-        return render_orbit(splats.to(prior.device), *self._angles(), prior.info.image_size)
+            check_same_object(prior, embedding, framed.cloud)
+        poses = orbit_camera_to_world(*self._angles())
+        return framed.render(poses), framed.masks(poses)
 
     def _edited(
         self,
@@ -131,6 +146,7 @@ class EditViews:
         embedding: ObjectEmbedding,
         edits: list[Edit],
         originals: Float[Tensor, "F 3 H W"] | None,
+        masks: Float[Tensor, "F 1 H W"] | None,
         applied: int,
     ) -> Float[Tensor, "F 3 H W"]:
         import torch
@@ -152,6 +168,7 @@ class EditViews:
                     edits,
                     cameras[group][None],
                     originals=None if originals is None else originals[group][None],
+                    masks=None if masks is None else masks[group][None],
                     applied=applied,
                     progress=lambda step, steps, done=done: bar.update(
                         task, completed=done * steps + step, total=len(groups) * steps
@@ -159,6 +176,18 @@ class EditViews:
                 )[0]
                 images.update(zip(group, views.cpu(), strict=True))
         return torch.stack([images[index] for index in range(len(cameras))])
+
+
+def _check_regions(edits: list[Edit], scene: Path | None) -> None:
+    from invert3d_ns.base.errors import InputError
+
+    if scene is None and not all(edit.region.is_whole for edit in edits):
+        raise InputError("a box or a relevance is found in a scene; give --scene, or leave the region out")
+    if any(edit.region != edits[-1].region for edit in edits):
+        raise InputError(
+            "the edits are of several regions, which are not shown at once; carry them out one after another with "
+            "ns-train invert3d-edit --pipeline.edit.edits"
+        )
 
 
 def _rows(originals: Float[Tensor, "F 3 H W"] | None, edited: Float[Tensor, "F 3 H W"]) -> Float[Tensor, "G 3 H W"]:
@@ -177,15 +206,13 @@ def _rows(originals: Float[Tensor, "F 3 H W"] | None, edited: Float[Tensor, "F 3
 
 def describe(edit: Edit) -> str:
     """An edit on one line: its label, and every setting that was chosen."""
-    from dataclasses import fields
-
-    parts = [edit.label]
-    for entry in fields(edit):
-        value = getattr(edit, entry.name)
-        if entry.name in ("prompt", "source", "target"):
+    parts, defaults = [edit.label], type(edit)().to_dict()
+    for name, value in edit.to_dict().items():
+        if name in ("prompt", "source", "target"):
             continue
-        if entry.name == "weights":
+        if name == "weights":
             parts += [f"{phrase}={factor:g}" for phrase, factor in value.items()]
-        elif value != entry.default:
-            parts.append(f"{entry.name.replace('_', ' ')} {value}")
+        elif value != defaults[name]:
+            shown = " ".join(f"{number:g}" for number in value) if name == "box" else value
+            parts.append(f"{name.replace('_', ' ')} {shown}")
     return ", ".join(parts)

@@ -151,7 +151,7 @@ class Image:
             temporary.write_text(json.dumps(document, indent=2) + "\n")
 
     def _say(self, inversion: ImageInversion, figures: dict[str, Any]) -> None:
-        from invert3d_ns.words.photographs.naming import with_article
+        from invert3d_ns.base.english import with_article
 
         print(f"taken for {with_article(inversion.text)} (--init-word if it is something else)")
         for camera in figures["cameras"]:

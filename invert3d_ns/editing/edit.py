@@ -1,4 +1,4 @@
-"""Edits as data: what shall change, in which words, how strongly. They are checked, saved, composed and replayed."""
+"""Edits as data: what shall change, in which words, how strongly and where. They are checked, saved and read back."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+import tyro
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.files import atomic_path
+from invert3d_ns.editing.phrases import find_phrase, place_term
 
 if TYPE_CHECKING:
     from invert3d_ns.words.embedding import ObjectEmbedding
 
 TOKEN = "<object>"
 """The placeholder that stands for the object in an edit's prompt, whatever the embedding calls it."""
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Of files of edits. Version 1 had neither ``change`` nor a region; its files are read as edits of the whole scene."""
 _FORMAT = "invert3d_ns.edits"
 
 Space = Literal["prediction", "encoded", "pooled", "input", "prompt"]
@@ -26,47 +30,112 @@ Space = Literal["prediction", "encoded", "pooled", "input", "prompt"]
 Structure = Literal["flow", "sdedit", "ddim"]
 """How views keep the scene's structure; see :mod:`invert3d_ns.editing.views`."""
 Sampler = Literal["ddim", "dpm++"]
+Change = Literal["colors", "geometry"]
+"""What of the splats may change."""
+BoxHolds = Literal["auto", "object", "part"]
+Box = tuple[float, float, float, float, float, float]
+"""xmin, ymin, zmin, xmax, ymax, zmax in the object frame."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where an edit may change a scene: in a box, in what words are about, in both, or everywhere."""
+
+    box: Box | None = None
+    """Only what lies in this box changes: xmin ymin zmin xmax ymax zmax in the object frame."""
+    box_holds: BoxHolds = "auto"
+    """object: all of what the words describe, in a scene of several; it is shown to the prior alone and as large as
+    the prior knows objects. part: a part of it. auto: whichever the words explain better."""
+    relevance: str | None = None
+    """Only splats that these words are about change, as "wheels"; found by the prior's attention to them."""
+    relevance_threshold: float = 0.5
+    """Share of the greatest relevance from which on a splat changes, between 0 and 1: high chooses few."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all of the scene."""
+        return self.box is None and self.relevance is None
+
+    def covers(self, other: Region) -> bool:
+        """Whether it has all of another region in it for certain, by what the two say and in any scene.
+
+        Words for a region are known to cover only the very same region.
+        """
+        if self.relevance is not None:
+            names = ("box", "relevance", "relevance_threshold")
+            return all(getattr(self, name) == getattr(other, name) for name in names)
+        if self.box is None or other.box is None:
+            return self.box is None
+        pairs = list(zip(self.box, other.box, strict=True))
+        return all(own <= its for own, its in pairs[:3]) and all(own >= its for own, its in pairs[3:])
+
+    def check(self) -> None:
+        """Refuse what is no region.
+
+        Raises:
+            InputError: a box that is none (see :func:`check_box`), words that are empty, a threshold that is not
+                between 0 and 1, or settings of a box or of words that are not given.
+        """
+        if self.box is not None:
+            check_box(self.box)
+        if self.box_holds not in get_args(BoxHolds):
+            raise InputError(f"unknown box-holds {self.box_holds!r}; use one of {', '.join(get_args(BoxHolds))}")
+        if self.box is None and self.box_holds != "auto":
+            raise InputError(f"box-holds is {self.box_holds}, but there is no box; give one, or leave box-holds out")
+        if self.relevance is not None and not self.relevance.strip():
+            raise InputError("the words of the region are empty; name a part, or leave them out")
+        if not _is_number(self.relevance_threshold) or not 0 < self.relevance_threshold < 1:
+            raise InputError(f"relevance-threshold is {self.relevance_threshold}; give a number between 0 and 1")
+        if self.relevance is None and self.relevance_threshold != Region.relevance_threshold:
+            raise InputError("a relevance-threshold is given without words of a region; give --relevance as well")
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One edit of an inverted object.
+    """One edit of an inverted object: what shall change, where, and how the words are followed.
 
-    Invert3D's personalisation, eqs. 9-11: z_edit = z* + amount (E(target) - E(source)), and words of the prompt
-    re-weighted.
+    Invert3D's personalization, eqs. 9-11: z_edit = z* + amount (E(target) - E(source)), and words of the prompt
+    re-weighted. The fields are flags of commands as well; see :class:`~invert3d_ns.editing.options.EditOptions`.
     """
 
-    prompt: str = ""
+    prompt: Annotated[str, tyro.conf.Fixed, tyro.conf.Suppress] = ""
     """Words around the placeholder: "<object> in van gogh style". Empty: the object alone."""
     source: str = ""
-    """What the object is now, as "red" or "with black wheels"; may be empty."""
+    """What the object is now, as "red" or "with black wheels"; together with a target."""
     target: str = ""
     """What it shall be instead, as "blue" or "with white wheels"."""
     noun: str = ""
     """What the object is in plain words, as "car" or, better, "red car with black wheels": the more it says, the less
-    an edit touches besides. The word that its inversion started from if empty."""
+    an edit touches besides. Default: the word that its inversion started from."""
     amount: float = 1.0
-    """Lambda of eq. 9, -5 to 5: 0 changes nothing, negative goes the other way."""
-    weights: Mapping[str, float] = field(default_factory=dict)
+    """How far to go from source to target (lambda of eq. 9), -5 to 5: 0 changes nothing, negative goes the other
+    way."""
+    weights: Annotated[Mapping[str, float], tyro.conf.Fixed, tyro.conf.Suppress] = field(default_factory=dict)
     """Factors c of eq. 11, 0 to 10, by the words of the prompt or of the target that they weigh."""
     negative_prompt: str = ""
     """What to keep away from."""
     guidance_scale: float | None = None
-    """How strongly the words are followed, 1 to 50; the prior's own if None."""
+    """Classifier-free guidance, 1 to 50: higher follows the words more closely. Default: the prior's own."""
     space: Space | None = None
-    """Where the sum of eq. 9 is taken; the best by measurement if None."""
+    """Where source and target are taken from and added to the object's words (eq. 9). Default: the best by
+    measurement."""
     strength: float | None = None
-    """Share of the diffusion that is redone, in (0, 1]: small keeps more of the scene; the structure's own if None."""
+    """Share of the diffusion that is redone, above 0 and up to 1: small keeps more of the scene. Default: the
+    structure's own."""
     structure: Structure | None = None
-    """How the scene's structure is kept; the best by measurement if None."""
+    """How the scene's structure is kept. Default: the best by measurement."""
     keep_silhouette: bool = True
     """Change nothing outside the scene's own silhouette: right for colors, patterns and styles, wrong for shapes."""
     seed: int = 0
-    """Of the noise: same seed, same views."""
+    """Of the noise that views are made from, and of the order in which splats follow them: same seed, same result."""
     steps: int = 20
-    """Denoising steps of a whole diffusion."""
+    """Denoising steps of a whole diffusion, 1 to 1000."""
     sampler: Sampler = "ddim"
-    """dpm++ needs fewer steps."""
+    """How noise is removed; dpm++ needs fewer steps."""
+    change: Change = "colors"
+    """colors: splats stay where they are. geometry: they may move, turn, grow and fade as well."""
+    region: Annotated[Region, tyro.conf.arg(name="")] = Region()
+    """Where the scene may change."""
 
     @property
     def is_identity(self) -> bool:
@@ -84,35 +153,62 @@ class Edit:
         """Refuse what cannot be carried out.
 
         Raises:
-            InputError: by name, whatever is empty, out of range, not a number, or about absent words.
+            InputError: by name, whatever is empty, out of range, not a number, or about absent words; see also
+                :meth:`Region.check`.
         """
         if not (self.prompt.strip() or self.source.strip() or self.target.strip()):
             raise InputError('the edit is empty; give a prompt such as "in van gogh style" or a target such as "blue"')
         if self.prompt and TOKEN not in self.prompt:
             raise InputError(f"the prompt {self.prompt!r} does not mention the object; put {TOKEN} where it belongs")
-        _within("amount", self.amount, -5, 5)
+        _check_within("amount", self.amount, -5, 5)
         if self.guidance_scale is not None:
-            _within("guidance scale", self.guidance_scale, 1, 50)
+            _check_within("guidance scale", self.guidance_scale, 1, 50)
         if self.strength is not None:
-            _within("strength", self.strength, 0, 1)
+            _check_within("strength", self.strength, 0, 1)
             if self.strength == 0:
                 raise InputError("a strength of 0 changes nothing; give more than 0, up to 1")
         for phrase, weight in self.weights.items():
-            _within(f"the weight of {phrase!r}", weight, 0, 10)
+            _check_within(f"the weight of {phrase!r}", weight, 0, 10)
             texts = (self.prompt or TOKEN, self.target)
             if not phrase.strip() or not any(find_phrase(phrase, text) for text in texts):
                 raise InputError(
                     f"the word {phrase!r} has a weight but is not in the edit {self.label!r}; weigh words that are in "
                     "it"
                 )
-        for name, options in (("space", Space), ("structure", Structure)):
+        for name, choices in (("space", Space), ("structure", Structure), ("sampler", Sampler), ("change", Change)):
             value = getattr(self, name)
-            if value is not None and value not in get_args(options):
-                raise InputError(f"unknown {name} {value!r}; use one of {', '.join(get_args(options))}")
-        if self.sampler not in get_args(Sampler):
-            raise InputError(f"unknown sampler {self.sampler!r}; use one of {', '.join(get_args(Sampler))}")
+            if value not in get_args(choices) and not (value is None and getattr(Edit, name) is None):
+                raise InputError(f"unknown {name} {value!r}; use one of {', '.join(get_args(choices))}")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
+            raise InputError(f"seed is {self.seed}; give a whole number from 0 to {2**32 - 1}")
         if self.steps < 1 or self.steps > 1000:
             raise InputError(f"{self.steps} steps cannot be taken; give 1 to 1000")
+        self.region.check()
+
+    def to_dict(self) -> dict[str, Any]:
+        """It as built-in types on one level, for files, checkpoints and reports; :meth:`from_dict` is the way back."""
+        plain = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "region"}
+        region = asdict(self.region)
+        if self.region.box is not None:
+            region["box"] = list(self.region.box)
+        return {**plain, "weights": dict(self.weights), **region}
+
+    @classmethod
+    def from_dict(cls, entries: Mapping[str, Any]) -> Edit:
+        """The edit of :meth:`to_dict`; what is absent has its default. Nothing is checked but names.
+
+        Raises:
+            InputError: an entry is none that an edit has.
+        """
+        own = {entry.name for entry in fields(cls)} - {"region"}
+        where = {entry.name for entry in fields(Region)}
+        unknown = sorted(set(entries) - own - where)
+        if unknown:
+            raise InputError(f"an edit has the unknown entries {unknown}; save it again")
+        region = {name: value for name, value in entries.items() if name in where}
+        if region.get("box") is not None:
+            region["box"] = tuple(region["box"])
+        return cls(**{name: value for name, value in entries.items() if name in own}, region=Region(**region))
 
 
 def parse_edit(text: str, **settings: Any) -> Edit:
@@ -120,10 +216,10 @@ def parse_edit(text: str, **settings: Any) -> Edit:
 
     "blue instead of red", "red -> blue", "replace red with blue" and "turn red into blue" become source and target;
     text with the placeholder is the prompt as it stands; other words are put where they belong around the object (see
-    :func:`place`).
+    :func:`~invert3d_ns.editing.phrases.place_term`).
 
     Args:
-        text: what is wanted.
+        text: what shall change.
         settings: further fields of :class:`Edit`.
 
     Raises:
@@ -149,71 +245,30 @@ def parse_edit(text: str, **settings: Any) -> Edit:
             edit = Edit(source=match["source"], target=match["target"])
             break
     else:
-        edit = Edit(prompt=text if TOKEN in text else place(text, TOKEN))
+        edit = Edit(prompt=text if TOKEN in text else place_term(text, TOKEN))
     edit = replace(edit, **settings)
     edit.check()
     return edit
 
 
-def place(term: str, noun: str) -> str:
-    """Put a term where it belongs beside a noun (or the placeholder).
+def check_box(box: Sequence[float]) -> Box:
+    """The box as six numbers.
 
-    Terms that begin with a preposition or a comma follow it; ones that begin with an article and name a kind of
-    picture take it as "of"; all others are adjectives before it.
-
-    Example:
-        >>> place("in van gogh style", "<object>"), place("a pencil sketch", "<object>"), place("blue", "<object>")
-        ('<object> in van gogh style', 'a pencil sketch of <object>', 'a blue <object>')
+    Raises:
+        InputError: there are not six, one is not finite, or a least coordinate is not below the greatest.
     """
-    term = term.strip()
-    if not term:
-        return noun
-    first = term.split()[0].lower()
-    bare = re.sub(r"^(an?|the) ", "", noun)
-    if term.startswith(","):
-        return f"{noun}{term}"
-    if first in _AFTER:
-        return f"{noun} {term}"
-    if first in ("a", "an", "the"):
-        return f"{term} {noun}" if term.endswith(" of") else f"{term} of {noun}"
-    return with_article(f"{term} {bare}")
-
-
-_AFTER = frozenset(
-    {
-        "in",
-        "with",
-        "as",
-        "at",
-        "on",
-        "of",
-        "by",
-        "from",
-        "made",
-        "painted",
-        "drawn",
-        "wearing",
-        "holding",
-        "that",
-        "which",
-        "like",
-        "under",
-        "without",
-        "covered",
-    }
-)
-"""Words that begin what follows a noun."""
-
-
-def with_article(words: str) -> str:
-    """The words after "a" or "an"."""
-    return f"{'an' if words[:1].lower() in 'aeiou' else 'a'} {words}"
-
-
-def find_phrase(phrase: str, text: str) -> list[tuple[int, int]]:
-    """Where whole words of ``text`` say ``phrase``, as pairs of first and last-plus-one character."""
-    pattern = rf"(?<![\w]){re.escape(phrase.strip())}(?![\w])"
-    return [match.span() for match in re.finditer(pattern, text, re.IGNORECASE)]
+    if len(box) != 6:
+        raise InputError(f"the region has {len(box)} numbers; give six: xmin ymin zmin xmax ymax zmax")
+    if not all(math.isfinite(value) for value in box):
+        raise InputError("the region has a number that is NaN or infinite; give six finite numbers")
+    for axis, low, high in zip("xyz", box[:3], box[3:], strict=True):
+        if not low < high:
+            raise InputError(
+                f"the region is empty: {axis}min {low:g} is not below {axis}max {high:g}; give xmin ymin zmin, then "
+                "xmax ymax zmax"
+            )
+    x0, y0, z0, x1, y1, z1 = map(float, box)
+    return x0, y0, z0, x1, y1, z1
 
 
 def save_edits(edits: Sequence[Edit], path: Path | str, embedding: ObjectEmbedding | None = None) -> None:
@@ -227,7 +282,7 @@ def save_edits(edits: Sequence[Edit], path: Path | str, embedding: ObjectEmbeddi
         "version": FORMAT_VERSION,
         "prior": embedding.prior if embedding else "",
         "fingerprint": embedding.fingerprint if embedding else "",
-        "edits": [{k: dict(v) if k == "weights" else v for k, v in asdict(edit).items()} for edit in edits],
+        "edits": [edit.to_dict() for edit in edits],
     }
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -257,21 +312,21 @@ def load_edits(path: Path | str, embedding: ObjectEmbedding | None = None) -> li
             f"{path} was made with prior {document.get('prior')!r} ({made_for}), the embedding belongs to "
             f"{embedding.prior!r} ({embedding.fingerprint}); edit with words of the same prior"
         )
-    known = {f.name for f in fields(Edit)}
     edits = []
     for entry in document.get("edits", []):
-        unknown = set(entry) - known if isinstance(entry, dict) else {"?"}
-        if unknown:
-            raise InputError(f"{path} is damaged: an edit has the unknown entries {sorted(unknown)}; save it again")
         try:
-            edit = Edit(**entry)
+            edit = Edit.from_dict(entry)
             edit.check()
         except (TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"{path} is damaged: {error}; save the edits again") from error
+            raise InputError(f"{path} is damaged: {error}") from error
         edits.append(edit)
     return edits
 
 
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if not isinstance(value, (int, float)) or math.isnan(value) or not low <= value <= high:
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not math.isnan(value)
+
+
+def _check_within(name: str, value: float, low: float, high: float) -> None:
+    if not _is_number(value) or not low <= value <= high:
         raise InputError(f"{name} is {value}; give a number from {low} to {high}")

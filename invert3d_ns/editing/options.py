@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from invert3d_ns.editing.edit import Edit, Sampler, Space, Structure, load_edits, parse_edit
-from invert3d_ns.live.form import parse_weights
+import tyro
+
+from invert3d_ns.editing.edit import Edit, load_edits, parse_edit
+from invert3d_ns.editing.phrases import parse_weights
 
 if TYPE_CHECKING:
     from invert3d_ns.words.embedding import ObjectEmbedding
@@ -15,45 +17,19 @@ if TYPE_CHECKING:
 
 @dataclass
 class EditOptions:
-    """What shall change, in words: the fields of an :class:`~invert3d_ns.editing.edit.Edit` besides its prompt,
-    which commands take by themselves.
+    """What shall change, where and how: every field of an edit is a flag but its prompt, which commands take by
+    themselves.
     """
 
-    source: str = ""
-    """What the object is now, as "red" or "with black wheels"; together with a target."""
-    target: str = ""
-    """What it shall be instead, as "blue" or "with white wheels"."""
-    noun: str = ""
-    """What the object is in plain words, as "car" or, better, "red car with black wheels": the more it says, the less
-    an edit touches besides. Default: the word that its inversion started from."""
-    amount: float = 1.0
-    """How far to go from source to target, -5 to 5: 0 changes nothing, negative goes the other way."""
+    edit: Annotated[Edit, tyro.conf.arg(name="")] = field(default_factory=Edit)
+    """What shall change. Fields that have their default count as not given."""
     weight: tuple[str, ...] = ()
     """How much words of the prompt or of the target count, 0 to 10 each, as "van gogh=2" "style=0.5"."""
-    negative_prompt: str = ""
-    """What to keep away from."""
-    guidance_scale: float | None = None
-    """Classifier-free guidance, 1 to 50: higher follows the words more closely. Default: the prior's own."""
-    space: Space | None = None
-    """Where source and target are taken from and added to the object's words. Default: the best by measurement."""
-    strength: float | None = None
-    """Share of the diffusion that is redone, above 0 and up to 1: small keeps more of the scene. Default: the
-    structure's own."""
-    structure: Structure | None = None
-    """How the scene's structure is kept. Default: the best by measurement."""
-    keep_silhouette: bool = True
-    """Change nothing outside the scene's own silhouette: right for colors, patterns and styles, wrong for shapes."""
-    seed: int = 0
-    """Of the noise that views are made from: same seed, same views."""
-    steps: int = 20
-    """Denoising steps of edited views."""
-    sampler: Sampler = "ddim"
-    """Sampler; dpm++ needs fewer steps."""
     edits: Path | None = None
     """A file of edits (edits.json) to carry out again; a prompt or a target adds one more after them. Without, other
     settings given here take the place of the last one's."""
 
-    def wanted(self, prompt: str | None, embedding: ObjectEmbedding | None = None) -> list[Edit]:
+    def requested_edits(self, prompt: str | None, embedding: ObjectEmbedding | None = None) -> list[Edit]:
         """The edits that are asked for, oldest first; none if nothing is.
 
         Args:
@@ -68,25 +44,21 @@ class EditOptions:
         before = [] if self.edits is None else load_edits(self.edits, embedding)
         given = self._given()
         if prompt is not None:
-            # Weights last: the words that they weigh may be in the prompt or in the target.
-            weights = given.pop("weights", {})
-            edit = replace(parse_edit(prompt, **given), weights=weights)
-        elif before and not (self.source or self.target):
-            edit = replace(before.pop(), **given)
+            edit = parse_edit(prompt)
+        elif before and not (self.edit.source or self.edit.target):
+            edit = before.pop()
         elif given:
-            edit = Edit(**given)
+            edit = Edit()
         else:
             return before
+        edit = Edit.from_dict({**edit.to_dict(), **given})
         edit.check()
         return [*before, edit]
 
     def _given(self) -> dict[str, Any]:
-        """Fields of an edit that differ from the defaults."""
-        given = {
-            field.name: getattr(self, field.name)
-            for field in fields(self)
-            if field.name not in ("edits", "weight") and getattr(self, field.name) != field.default
-        }
+        """Entries of the edit that differ from the defaults."""
+        defaults = Edit().to_dict()
+        given = {name: value for name, value in self.edit.to_dict().items() if value != defaults[name]}
         if self.weight:
             given["weights"] = parse_weights(",".join(self.weight))
         return given

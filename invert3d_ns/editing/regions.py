@@ -1,8 +1,7 @@
-"""Where an edit may change a scene: boxes and masks of splats, and what they cover in views."""
+"""Regions of a scene as masks of its splats, and what they cover in views."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -11,40 +10,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.editing.edit import check_box
 from invert3d_ns.scenes.cameras import FOV_Y, OBJECT_RADIUS
 from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.scenes.normalization import robust_sphere, similarity
 from invert3d_ns.scenes.rendering import render_channels
-
-Box = tuple[float, float, float, float, float, float]
-"""xmin, ymin, zmin, xmax, ymax, zmax in the object frame."""
-
-
-def check_box(box: Sequence[float]) -> Box:
-    """The box as six numbers.
-
-    Raises:
-        InputError: there are not six, one is not finite, or a least coordinate is not below the greatest.
-    """
-    if len(box) != 6:
-        raise InputError(f"the region has {len(box)} numbers; give six: xmin ymin zmin xmax ymax zmax")
-    if not all(math.isfinite(value) for value in box):
-        raise InputError("the region has a number that is NaN or infinite; give six finite numbers")
-    for axis, low, high in zip("xyz", box[:3], box[3:], strict=True):
-        if not low < high:
-            raise InputError(
-                f"the region is empty: {axis}min {low:g} is not below {axis}max {high:g}; give xmin ymin zmin, then "
-                "xmax ymax zmax"
-            )
-    x0, y0, z0, x1, y1, z1 = map(float, box)
-    return x0, y0, z0, x1, y1, z1
 
 
 def inside_box(cloud: SplatCloud, box: Sequence[float]) -> Bool[Tensor, " N"]:
     """The splats whose centers lie in a box (its faces included).
 
     Raises:
-        InputError: the box is none (see :func:`check_box`), or no splat that can be seen lies in it.
+        InputError: the box is none (see :func:`~invert3d_ns.editing.edit.check_box`), or no splat that can be seen lies
+            in it.
     """
     box = check_box(box)
     low, high = cloud.means.new_tensor(box[:3]), cloud.means.new_tensor(box[3:])

@@ -1,4 +1,4 @@
-"""Which splats are words about? The prior's cross-attention to them over the views, lifted to the splats.
+"""Finds the splats that words are about: the prior's cross-attention to them over the views, lifted to the splats.
 
 Attention maps are read by a processor that wraps each cross-attention layer's own for the time of a call. It records
 in the thread that asked and passes everything on unchanged, so another thread may sample meanwhile.
@@ -48,7 +48,7 @@ def word_maps(
     timesteps: Sequence[float] = TIMESTEPS,
     seed: int = 0,
 ) -> Float[Tensor, "B F h w"]:
-    """How much each place of each view attends to a phrase beside the object, averaged over heads, layers, timesteps.
+    """Maps of how much each place of each view attends to a phrase, averaged over heads, layers and timesteps.
 
     Only the decoder's layers of one resolution are read. On the two held-out objects by which this was chosen they told
     parts from the rest (area under the curve over splats: wheels 0.97, legs 0.90); the encoder's first layer attended
@@ -130,13 +130,13 @@ def relevant_splats(
     eligible = weight > 0
     if among is not None:
         eligible &= among.to(eligible.device)
-    chosen = choose(relevance[:, 0], eligible, threshold)
+    chosen = above_threshold(relevance[:, 0], eligible, threshold)
     if not chosen.any():
         raise InputError(f"the words {phrase!r} are about no splat more than about others; name something else")
     return chosen
 
 
-def choose(
+def above_threshold(
     relevance: Float[Tensor, " N"],
     eligible: Bool[Tensor, " N"],
     threshold: float,

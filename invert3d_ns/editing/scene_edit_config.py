@@ -1,12 +1,10 @@
-"""What a user can choose about how splats follow an edit."""
+"""Settings of how splats follow an edit; what is edited, and where, is the edit's own."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.editing.regions import Box
 from invert3d_ns.guidance.sds import ScoreDistillationConfig
 
 
@@ -14,8 +12,6 @@ from invert3d_ns.guidance.sds import ScoreDistillationConfig
 class SceneEditConfig:
     """How splats follow an edit."""
 
-    change: Literal["colors", "geometry"] = "colors"
-    """colors: splats stay where they are. geometry: they may move, turn, grow and fade as well."""
     orbits: int = 3
     """Rings of cameras, at elevations of their own, whose views are edited."""
     views: int = 4
@@ -44,18 +40,18 @@ class SceneEditConfig:
     """Samples along each side of a pixel of the prior's view, as when the words were learned."""
     sds: ScoreDistillationConfig = field(default_factory=lambda: ScoreDistillationConfig(t_max=0.7, t_max_end=0.3))
     """Score distillation."""
-    box: Box | None = None
-    """Only what lies in this box changes: xmin ymin zmin xmax ymax zmax in the object frame."""
-    box_holds: Literal["auto", "object", "part"] = "auto"
-    """object: all of what the words describe, in a scene of several; it is shown to the prior alone and as large as
-    the prior knows objects. part: a part of it. auto: whichever the words explain better."""
-    relevance: str | None = None
-    """Only splats that these words are about change, as "wheels"; found by the prior's attention to them."""
-    relevance_threshold: float = 0.5
-    """Share of the greatest relevance from which on a splat changes, 0 to 1: high chooses few."""
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of fit and refinement."""
+        return self.fit_steps + self.refine_steps
 
     def check(self) -> None:
-        """Raise InputError by name for each setting that is out of range."""
+        """Refuse settings that are out of range.
+
+        Raises:
+            InputError: by name.
+        """
         for name, least in (
             ("orbits", 1),
             ("views", 1),
@@ -71,8 +67,4 @@ class SceneEditConfig:
                 raise InputError(f"{name.replace('_', '-')} is {getattr(self, name)}; give a number of 0 or more")
         if not 1 <= self.tolerance < float("inf"):
             raise InputError(f"tolerance is {self.tolerance:g}; give 1 or more")
-        if not 0 < self.relevance_threshold < 1:
-            raise InputError(f"relevance-threshold is {self.relevance_threshold:g}; give a number between 0 and 1")
-        if self.relevance is not None and not self.relevance.strip():
-            raise InputError("the words of the region are empty; name a part, or leave them out")
         self.sds.check()

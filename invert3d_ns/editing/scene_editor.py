@@ -2,67 +2,72 @@
 
 Views of the scene are edited by the prior all around it, and what changed in them is lifted to the splats at once:
 views are linear in colors, so a single backward pass says what each splat has to become on average. A short fit
-settles what the views disagree about. Splats outside a region keep every bit.
+settles what the views disagree about. Splats outside the edit's region keep every bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional
 
+from invert3d_ns.base.cancellation import Progress, ShouldStop
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing import view_sets
-from invert3d_ns.editing.regions import coverage_masks, inside_box, to_frame
+from invert3d_ns.editing.composition import split_into_passes, with_context
+from invert3d_ns.editing.edit import Change, Edit, Region
+from invert3d_ns.editing.framing import FramedScene, render_each
 from invert3d_ns.editing.scene_edit_config import SceneEditConfig
+from invert3d_ns.editing.splat_following import FollowingSplats
 from invert3d_ns.editing.views import edited_views
 from invert3d_ns.guidance.sds import ScoreDistillation
 from invert3d_ns.prior.conditions import edit_conditions
 from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world, random_orbit
 from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.scenes.fitting import fit_splats
-from invert3d_ns.scenes.normalization import transform_splats
-from invert3d_ns.scenes.rasterization import SH_C0
 from invert3d_ns.scenes.rendering import render_splats
 from invert3d_ns.words.cti import seeded_generator
 
 if TYPE_CHECKING:
-    from invert3d_ns.editing.edit import Edit
     from invert3d_ns.prior.multiview import MultiViewPrior
     from invert3d_ns.words.embedding import ObjectEmbedding
 
 __all__ = ["SceneEditConfig", "SceneEditor"]
 
 _FIT, _REFINE = 40, 41
-_COLORS = ("features_dc", "features_rest")
-_GEOMETRY = ("means", "scales", "quats", "opacities")
-_RATES = {"means": 5e-4, "scales": 5e-3, "quats": 5e-3, "opacities": 2e-2}
-_STATE_VERSION = 1
+_STATE_VERSION = 2
 
 
 class SceneEditor:
-    """Changes splats as edits of their words say.
+    """Changes splats as edits of their words say, in one pass: all new edits are of one region and change the same.
 
     :meth:`prepare` edits views of the scene, each :meth:`step` brings the splats nearer to them, :meth:`cloud` is where
     they are. Every random number depends on the seed and the step alone, so a run that continues from
-    :meth:`state_dict` ends as if it had never stopped.
+    :meth:`state_dict` ends as if it had never stopped. For edits of several regions, see
+    :class:`~invert3d_ns.editing.edit_sequence.EditSequence`.
 
     Args:
         cloud: the scene in the object frame; never written to.
         prior: the prior that the embedding belongs to.
-        edits: what shall change; the last one's sampling settings count.
-        applied: how many of ``edits``, from the first, the scene is under already.
-        seed: of the order of views and of distillation; the edited views have that of the edit.
+        edits: those that the scene is under already, then the new ones; the last one's sampling settings count.
+        applied: how many of ``edits``, from the first, the scene is under already. Of these only the ones that the
+            region is under as a whole (see :func:`~invert3d_ns.editing.composition.edits_within`) have a say in its
+            views.
+        seed: of the order of views and of distillation; the last edit's own if None. The edited views always have
+            the edit's.
         device: where splats are rendered.
 
+    Attributes:
+        edits: those that views are made under.
+        applied: how many of them, from the first, the scene is under already.
+
     Raises:
-        InputError: the embedding is of another prior, an edit cannot be carried out, a setting is out of range, or the
-            region holds no splats.
+        InputError: the embedding is of another prior, an edit cannot be carried out, a setting is out of range, the
+            region holds no splats, or the new edits are of several regions.
     """
 
     def __init__(
@@ -74,34 +79,37 @@ class SceneEditor:
         config: SceneEditConfig | None = None,
         *,
         applied: int = 0,
-        seed: int = 0,
+        seed: int | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.config = config or SceneEditConfig()
         self.config.check()
-        self.prior, self.embedding, self.edits, self.applied = prior, embedding, list(edits), applied
-        self.seed, self.device = seed, torch.device(device)
+        last = edits[-1] if len(edits) > applied else Edit()
+        if len(split_into_passes(edits[applied:])) > 1:
+            raise InputError("the edits are of several regions or change different things; make them one after another")
+        self.edits, self.applied = with_context(edits[:applied], edits[applied:])
+        self.prior, self.embedding = prior, embedding
+        self.seed, self.device = last.seed if seed is None else seed, torch.device(device)
         self.conditions = edit_conditions(prior, embedding, self.edits)
         self.done = 0
-        self._scene = cloud.to("cpu")
-        box = self.config.box
-        self._inside = torch.ones(len(cloud), dtype=torch.bool) if box is None else inside_box(self._scene, box)
+        self._change: Change = last.change
+        self._framed = self._frame(cloud, last.region)
         size, azimuths = prior.info.image_size, view_sets.spread_cameras(self.config.orbits, self.config.views)
         self._size, self._poses = size, orbit_camera_to_world(*azimuths)
         self.cameras: Float[Tensor, "B F 16"] = camera_condition(*azimuths)
         """Camera vectors of the views."""
         self._tensors: dict[str, Tensor] = {}
-        self._leaves: dict[str, Tensor] = {}
+        self._splats: FollowingSplats | None = None
 
     @property
     def total_steps(self) -> int:
         """Steps of fit and refinement."""
-        return self.config.fit_steps + self.config.refine_steps
+        return self.config.total_steps
 
     @property
     def prepared(self) -> bool:
         """Whether there are edited views."""
-        return bool(self._tensors)
+        return self._splats is not None
 
     @property
     def originals(self) -> Float[Tensor, "B F 3 H W"]:
@@ -116,64 +124,38 @@ class SceneEditor:
     @property
     def selected(self) -> Bool[Tensor, " N"]:
         """The splats of the scene that may change; known in full once prepared."""
-        rows = self._inside.clone()
-        if self.prepared:
-            rows[rows.nonzero()[:, 0] if self._is_object else slice(None)] = self._tensors["free"].cpu()
-        return rows
-
-    @property
-    def _is_object(self) -> bool:
-        return bool(self._tensors["is_object"])
+        return self._framed.selected
 
     # What the splats shall look like
 
     @torch.no_grad()
-    def prepare(
-        self, progress: Callable[[int, int], None] | None = None, cancelled: Callable[[], bool] | None = None
-    ) -> None:
+    def prepare(self, progress: Progress | None = None, should_stop: ShouldStop | None = None) -> None:
         """Render the scene all around, have the prior edit these views, and lift what changed in them to the splats.
 
         Args:
             progress: called with the denoising steps done and in all.
-            cancelled: asked after each of them.
+            should_stop: asked after each of them.
 
         Raises:
             InputError: the words of the region are about none of its splats.
-            Cancelled: ``cancelled`` said so; the editor is as it was.
+            Cancelled: ``should_stop`` said so; there are no edited views then.
         """
-        holds = self.config.box_holds
-        is_object = self.config.box is not None and (holds == "object" or (holds == "auto" and self._box_is_object()))
-        base = self._framed(is_object)
-        free = torch.ones(len(base), dtype=torch.bool) if is_object else self._inside.clone()
-        originals = self._render(base, self._poses.flatten(0, 1)).clamp(0, 1).unflatten(0, self.cameras.shape[:2])
-        if self.config.relevance is not None:
-            from invert3d_ns.editing.relevance import relevant_splats
-
-            free &= relevant_splats(
-                self.prior,
-                self.embedding,
-                self.config.relevance,
-                base,
-                self._poses,
-                originals,
-                self.cameras,
-                among=free,
-                threshold=self.config.relevance_threshold,
-                supersampling=self.config.supersampling,
-            ).cpu()
-        masks = None
-        if not free.all():
-            masks = coverage_masks(
-                base,
-                free.to(self.device),
-                self._poses.flatten(0, 1),
-                self._size,
-                supersampling=self.config.supersampling,
-            ).unflatten(0, self.cameras.shape[:2])
-        edited = self._edit(originals, masks, progress, cancelled)
-        wanted = view_sets.wanted_views(self.prior, originals, edited, masks) if self.config.details else edited
-        self._begin(base, is_object, free, originals, edited, wanted)
-        self._lift(base)
+        originals = self._framed.locate(self._poses, self.cameras)
+        masks = self._framed.masks(self._poses.flatten(0, 1))
+        masks = masks if masks is None else masks.unflatten(0, self.cameras.shape[:2])
+        edited = self._edit(originals, masks, progress, should_stop)
+        targets = view_sets.target_views(self.prior, originals, edited, masks) if self.config.details else edited
+        splats = self._begin(originals, edited, targets)
+        # As a start, each splat takes the mean change of the pixels that it makes.
+        change, weight = view_sets.lifted_change(
+            self._framed.cloud,
+            originals.flatten(0, 1),
+            self._tensors["targets"],
+            self._tensors["trust"],
+            self._poses.flatten(0, 1),
+            self.config.supersampling,
+        )
+        splats.lift(change, weight)
 
     @classmethod
     def from_words(
@@ -187,8 +169,8 @@ class SceneEditor:
         device: torch.device | str = "cpu",
         count: int = 1500,
         start_steps: int = 150,
-        progress: Callable[[int, int], None] | None = None,
-        cancelled: Callable[[], bool] | None = None,
+        progress: Progress | None = None,
+        should_stop: ShouldStop | None = None,
     ) -> SceneEditor:
         """An editor without a scene: splats of the object that the words mean, from views made out of noise.
 
@@ -196,27 +178,32 @@ class SceneEditor:
         ``start_steps``; the editor's own steps go on from there, geometry included. It is prepared already.
 
         Raises:
-            InputError: as the constructor; or a region is given, for which there is no scene.
+            InputError: as the constructor; or an edit is of a region, for which there is no scene.
         """
-        config = config or SceneEditConfig()
-        if config.box is not None or config.relevance is not None:
+        if not all(edit.region.is_whole for edit in edits):
             raise InputError("a region needs a scene; leave the box and the relevance out, or give splats")
-        config = replace(config, change="geometry", details=False)
+        edits = [replace(edit, change="geometry") for edit in edits]
+        config = replace(config or SceneEditConfig(), details=False)
         empty = SplatCloud(*(torch.zeros(1, n) for n in (3, 3, 4, 1, 3)), features_rest=torch.zeros(1, 0, 3))
         self = cls(empty, prior, embedding, edits, config, seed=seed, device=device)
-        views = self._edit(None, None, progress, cancelled)
+        views = self._edit(None, None, progress, should_stop)
         cloud = fit_splats(views.flatten(0, 1), self._poses.flatten(0, 1), count=count, steps=start_steps, seed=seed)
         cloud = cloud.to("cpu")
-        self._scene, self._inside = cloud, torch.ones(len(cloud), dtype=torch.bool)
-        self._begin(cloud.to(self.device), False, self._inside, views, views, views)
+        self._change, self._framed = "geometry", self._frame(cloud, Region())
+        self._begin(views, views, views)
         return self
+
+    def _frame(self, cloud: SplatCloud, region: Region) -> FramedScene:
+        return FramedScene(
+            cloud, region, self.prior, self.embedding, supersampling=self.config.supersampling, device=self.device
+        )
 
     def _edit(
         self,
         originals: Float[Tensor, "B F 3 H W"] | None,
         masks: Float[Tensor, "B F 1 H W"] | None,
-        progress: Callable[[int, int], None] | None,
-        cancelled: Callable[[], bool] | None,
+        progress: Progress | None,
+        should_stop: ShouldStop | None,
     ) -> Float[Tensor, "B F 3 H W"]:
 
         def rows(values: Tensor | None) -> Tensor | None:
@@ -233,70 +220,30 @@ class SceneEditor:
             applied=self.applied,
             details=False,
             progress=progress,
-            cancelled=cancelled,
+            should_stop=should_stop,
         )
         return views.flatten(0, 1).unflatten(0, self.cameras.shape[:2]).float().to(self.device)
 
-    def _framed(self, is_object: bool) -> SplatCloud:
-        """The scene as the prior is shown it: whole, or only what is inside the box, at the size of objects."""
-        if not is_object:
-            return self._scene.to(self.device)
-        inside = self._scene.select(self._inside)
-        return transform_splats(inside, to_frame(inside)).to(self.device)
-
-    def _box_is_object(self) -> bool:
-        """Whether the words explain what is in the box, shown alone, better than the scene as a whole."""
-        alone, whole = (
-            view_sets.explained_share(
-                self.prior,
-                self.embedding,
-                self._render(self._framed(is_object), self._poses[0]).clamp(0, 1),
-                self.cameras[0],
-            )
-            for is_object in (True, False)
-        )
-        return alone < whole
-
-    def _begin(
-        self, base: SplatCloud, is_object: bool, free: Tensor, originals: Tensor, edited: Tensor, wanted: Tensor
-    ) -> None:
-        names = _COLORS if self.config.change == "colors" else _COLORS + _GEOMETRY
-        alphas = view_sets.silhouettes(wanted.flatten(0, 1)).to(self.device)
+    def _begin(self, originals: Tensor, edited: Tensor, targets: Tensor) -> FollowingSplats:
+        """Set views [B F 3 H W] and splats up for the first step."""
+        alphas = view_sets.silhouettes(targets.flatten(0, 1)).to(self.device)
         trust = torch.ones_like(alphas)
-        if self.config.change == "colors":
+        if self._change == "colors":
             trust = view_sets.trust(view_sets.silhouettes(originals.flatten(0, 1)).to(self.device), alphas)
         self._tensors = {
-            "is_object": torch.tensor(is_object),
-            "free": free.to(self.device),
             "originals": originals,
             "edited": edited,
-            "wanted": wanted.flatten(0, 1),
+            "targets": targets.flatten(0, 1),
             "alphas": alphas,
             "trust": trust,
             "confidence": torch.ones(len(alphas), device=self.device),
-            "unseen": torch.zeros(0, dtype=torch.long),
-            "neighbors": torch.zeros(0, 4, dtype=torch.long),
-            "start": base.features_dc[free.to(self.device)].clone(),
         }
-        self._set_leaves(base, {name: getattr(base, name)[free.to(self.device)].clone() for name in names})
+        self._splats = self._following()
+        return self._splats
 
-    def _lift(self, base: SplatCloud) -> None:
-        """Give each splat the mean change of the pixels that it makes, as a start."""
-        change, weight = view_sets.lifted_change(
-            base,
-            self.originals.flatten(0, 1),
-            self._tensors["wanted"],
-            self._tensors["trust"],
-            self._poses.flatten(0, 1),
-            self.config.supersampling,
-        )
-        free = self._tensors["free"]
-        change, weight = change[free], weight[free]
-        self._leaves["features_dc"].data += torch.where(weight[:, None] > view_sets.SEEN, change / SH_C0, 0.0)
-        seen, unseen = (weight > view_sets.SEEN).nonzero()[:, 0].cpu(), (weight <= view_sets.SEEN).nonzero()[:, 0].cpu()
-        if len(seen) and len(unseen):
-            self._tensors["unseen"] = unseen
-            self._tensors["neighbors"] = view_sets.neighbors_of_unseen(base.select(free).to("cpu"), seen, unseen)
+    def _following(self) -> FollowingSplats:
+        pixels = min(self.config.batch, self.cameras.shape[:2].numel()) * self._size**2
+        return FollowingSplats(self._framed.cloud, self._framed.free, self._change, self.config, pixels=pixels)
 
     # Steps
 
@@ -306,46 +253,43 @@ class SceneEditor:
         Raises:
             RuntimeError: every step is taken.
         """
-        if not self.prepared:
+        if self._splats is None:
             self.prepare()
+        assert self._splats is not None
         if self.done >= self.total_steps:
             raise RuntimeError(f"all {self.total_steps} steps are taken")
         fitting = self.done < self.config.fit_steps
-        for group in self._optimizer.param_groups:
-            progress = self.done / max(self.config.fit_steps, 1)
-            group["lr"] = group["first"] * (0.1**progress if fitting else self.config.refine_rate)
+        share = self.done / max(self.config.fit_steps, 1)
         with torch.enable_grad():
-            terms = self._fit() if fitting else self._refine()
-            torch.stack(list(terms.values())).sum().backward()
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+            current = self._splats.current()
+            terms = self._fit(current) if fitting else self._refine(current)
+            loss = torch.stack(list(terms.values())).sum()
+            self._splats.descend(loss, 0.1**share if fitting else self.config.refine_rate)
         self.done += 1
         if self.done == max(1, self.config.fit_steps // 3) and fitting:
             self._weigh_views()
         return {name: float(value.detach()) for name, value in terms.items()}
 
-    def _fit(self) -> dict[str, Tensor]:
-        wanted, poses = self._tensors["wanted"], self._poses.flatten(0, 1)
-        order = torch.randperm(len(wanted), generator=seeded_generator(_FIT, self.seed, self.done))
+    def _fit(self, current: SplatCloud) -> dict[str, Tensor]:
+        targets, poses = self._tensors["targets"], self._poses.flatten(0, 1)
+        order = torch.randperm(len(targets), generator=seeded_generator(_FIT, self.seed, self.done))
         picks = order[: self.config.batch].to(self.device)
-        drawn, alphas = render_splats(
-            self._current(), poses[picks.cpu()], self._size, supersampling=self.config.supersampling
-        )
+        drawn, alphas = render_splats(current, poses[picks.cpu()], self._size, supersampling=self.config.supersampling)
         weight = self._tensors["confidence"][picks][:, None, None, None]
-        terms = {"colors": (weight * self._tensors["trust"][picks] * (drawn - wanted[picks]).abs()).mean()}
-        if self.config.change == "geometry":
+        terms = {"colors": (weight * self._tensors["trust"][picks] * (drawn - targets[picks]).abs()).mean()}
+        if self._change == "geometry":
             terms["silhouettes"] = 0.2 * (weight * (alphas - self._tensors["alphas"][picks]).abs()).mean()
         if self.config.latent_weight:
-            both = self.prior.encode_images(torch.cat([drawn, wanted[picks]]).to(self.prior.device))
+            both = self.prior.encode_images(torch.cat([drawn, targets[picks]]).to(self.prior.device))
             distance = (both[: len(picks)] - both[len(picks) :].detach()).square()
             terms["latents"] = self.config.latent_weight * (weight.to(distance) * distance).mean().to(self.device)
         return terms
 
-    def _refine(self) -> dict[str, Tensor]:
+    def _refine(self, current: SplatCloud) -> dict[str, Tensor]:
         generator = seeded_generator(_REFINE, self.seed, self.done)
         azimuths, elevations = random_orbit(1, self.config.views, generator=generator)
         drawn, _ = render_splats(
-            self._current(),
+            current,
             orbit_camera_to_world(azimuths, elevations)[0],
             self._size,
             supersampling=self.config.supersampling,
@@ -362,85 +306,40 @@ class SceneEditor:
 
     @torch.no_grad()
     def _weigh_views(self) -> None:
-        errors = (self.renders().flatten(0, 1) - self._tensors["wanted"]).abs().flatten(1).mean(1)
+        errors = (self.renders().flatten(0, 1) - self._tensors["targets"]).abs().flatten(1).mean(1)
         self._tensors["confidence"] = view_sets.confidences(errors, self.config.tolerance)
 
     # Splats
 
-    def _set_leaves(self, base: SplatCloud, leaves: dict[str, Tensor]) -> None:
-        self._base = base
-        self._leaves = {name: leaf.detach().to(self.device).requires_grad_() for name, leaf in leaves.items()}
-        # A splat of a tenth of one pixel moves at half the rate: Adam would move it as fast as any, by noise.
-        pixel = SH_C0 / (min(self.config.batch, self.cameras.shape[:2].numel()) * 3 * self._size**2)
-        rates = {"features_dc": self.config.color_rate, "features_rest": self.config.color_rate / 20}
-        rates |= {name: rate * self.config.geometry_rate for name, rate in _RATES.items()}
-        epsilons: dict[str, float] = dict.fromkeys(_COLORS, 0.1 * pixel)
-        self._optimizer = torch.optim.Adam(
-            [
-                {"params": [leaf], "lr": rates[name], "first": rates[name], "eps": epsilons.get(name, 1e-15)}
-                for name, leaf in self._leaves.items()
-            ]
-        )
-
-    def _current(self) -> SplatCloud:
-        """All splats of the prior's frame, differentiable in those that may change."""
-        rows = (self._tensors["free"].nonzero()[:, 0],)
-        return replace(
-            self._base, **{name: getattr(self._base, name).index_put(rows, leaf) for name, leaf in self._leaves.items()}
-        )
-
-    @torch.no_grad()
     def cloud(self) -> SplatCloud:
         """The scene as it is now, on the CPU; whatever is not :attr:`selected` has the bits that it came with."""
-        if not self.prepared:
-            return replace(self._scene)
-        leaves = {name: leaf.detach().cpu().clone() for name, leaf in self._leaves.items()}
-        unseen, neighbors = self._tensors["unseen"].cpu(), self._tensors["neighbors"].cpu()
-        if len(unseen):
-            change = leaves["features_dc"] - self._tensors["start"].cpu()
-            leaves["features_dc"][unseen] += change[neighbors].mean(dim=1) - change[unseen]
-        if "quats" in leaves:
-            leaves["quats"] = functional.normalize(leaves["quats"], dim=-1)
-        if self._is_object and "means" in leaves:
-            back = torch.linalg.inv(to_frame(self._scene.select(self._inside)))
-            leaves["means"] = leaves["means"] @ back[:3, :3].T + back[:3, 3]
-            leaves["scales"] = leaves["scales"] + back[0, 0].log()
-        rows = (self.selected.nonzero()[:, 0],)
-        values = {name: getattr(self._scene, name).index_put(rows, leaf) for name, leaf in leaves.items()}
-        return replace(self._scene, **values)
+        return self._framed.scene_with({} if self._splats is None else self._splats.settled())
 
-    def _render(self, cloud: SplatCloud, poses: Float[Tensor, "F 4 4"]) -> Float[Tensor, "F 3 H W"]:
-        # View by view: what a pass keeps grows with the number of views.
-        with torch.no_grad():
-            return torch.cat(
-                [
-                    render_splats(cloud, pose[None], self._size, supersampling=self.config.supersampling)[0]
-                    for pose in poses
-                ]
-            )
-
+    @torch.no_grad()
     def renders(self) -> Float[Tensor, "B F 3 H W"]:
-        """The views of :attr:`originals` as the splats are now."""
-        drawn = self._render(self._current(), self._poses.flatten(0, 1)).clamp(0, 1)
+        """The views of :attr:`originals` as the splats are now, RGB in [0, 1]."""
+        current = self._framed.cloud if self._splats is None else self._splats.current()
+        drawn = render_each(current, self._poses.flatten(0, 1), self._size, self.config.supersampling).clamp(0, 1)
         return drawn.unflatten(0, self.cameras.shape[:2])
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the remaining steps depend on, edited views included; the scene and the words are not in."""
-        if not self.prepared:
+        if self._splats is None:
             return {"version": _STATE_VERSION, "done": 0}
         return {
             "version": _STATE_VERSION,
             "done": self.done,
             "tensors": dict(self._tensors),
-            "leaves": {name: leaf.detach().clone() for name, leaf in self._leaves.items()},
-            "optimizer": self._optimizer.state_dict(),
+            "is_object": self._framed.is_object,
+            "free": self._framed.free,
+            "splats": self._splats.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken, in an editor of the same scene, words, edits and settings.
 
         Raises:
-            InputError: it is of another scene, other settings, or a newer version.
+            InputError: it is of another scene, other settings, or another version.
         """
         if state.get("version") != _STATE_VERSION:
             raise InputError(
@@ -448,13 +347,12 @@ class SceneEditor:
             )
         self.done = int(state["done"])
         if "tensors" not in state:
-            self._tensors, self._leaves = {}, {}
+            self._tensors, self._splats = {}, None
             return
-        tensors = {name: value.to(self.device) for name, value in state["tensors"].items()}
-        base = self._framed(bool(tensors["is_object"]))
-        names = _COLORS if self.config.change == "colors" else _COLORS + _GEOMETRY
-        if len(tensors["free"]) != len(base) or tuple(state["leaves"]) != names:
+        self._framed.frame(state["is_object"], state["free"])
+        if len(self._framed.free) != len(self._framed.cloud):
             raise InputError("the saved edit is of another scene or has other settings; start it again")
-        self._tensors = tensors
-        self._set_leaves(base, state["leaves"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        splats = self._following()
+        splats.load_state_dict(state["splats"])
+        self._tensors = {name: value.to(self.device) for name, value in state["tensors"].items()}
+        self._splats = splats

@@ -1,4 +1,4 @@
-"""Where an edit's words and splats come from, and whether they belong together."""
+"""Finds and reads an edit's words, splats and earlier edits, and checks that words and splats belong together."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing.edit import Edit, load_edits
 from invert3d_ns.scenes.axes import UpAxis
 from invert3d_ns.scenes.runs import is_run, read_run_object, run_settings
+from invert3d_ns.words.embedding import EMBEDDING
 
 if TYPE_CHECKING:
     from invert3d_ns.prior.multiview import MultiViewPrior
     from invert3d_ns.scenes.cloud import SplatCloud
     from invert3d_ns.words.embedding import ObjectEmbedding
 
-EMBEDDING = "embedding.safetensors"
-"""What the words of a run are called in its folder."""
 EDITS = "edits.json"
 """What the edits that a run's splats are under are called in its folder."""
 _ORBITS, _DRAWS = 2, 4
@@ -139,7 +138,7 @@ def check_same_object(prior: MultiViewPrior, embedding: ObjectEmbedding, splats:
     return own, plain
 
 
-def check_wanted(edits: Sequence[Edit]) -> None:
+def check_requested(edits: Sequence[Edit]) -> None:
     """Refuse edits that ask for no change.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What splats are fitted to: cameras around the object, the views wanted from them, and how far each is believed."""
+"""The views that splats are fitted to: cameras around the object, target views, and weights of views and pixels."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def spread_cameras(orbits: int, views: int) -> tuple[Float[Tensor, "B F"], Float
 
 
 @torch.no_grad()
-def wanted_views(
+def target_views(
     prior: MultiViewPrior,
     originals: Float[Tensor, "B F 3 H W"],
     edited: Float[Tensor, "B F 3 H W"],
@@ -85,7 +85,8 @@ def explained_share(
 def trust(before: Float[Tensor, "V 1 H W"], after: Float[Tensor, "V 1 H W"]) -> Float[Tensor, "V 1 H W"]:
     """Weights of pixels for splats that stay in place, from silhouettes before and after an edit.
 
-    Where a view lost the object, the background that it shows says little about the color of what is there.
+    Where a view lost the object, the background that it shows says little about the color of what is there: such
+    pixels weigh :data:`LOST`, all others 1.
     """
     return torch.where(before > after, LOST, 1.0)
 
@@ -93,13 +94,13 @@ def trust(before: Float[Tensor, "V 1 H W"], after: Float[Tensor, "V 1 H W"]) -> 
 def lifted_change(
     cloud: SplatCloud,
     originals: Float[Tensor, "V 3 H W"],
-    wanted: Float[Tensor, "V 3 H W"],
+    targets: Float[Tensor, "V 3 H W"],
     trust: Float[Tensor, "V 1 H W"],
     camera_to_world: Float[Tensor, "V 4 4"],
     supersampling: int,
 ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, " N"]]:
     """The mean change of the pixels that each splat makes, weighted by ``trust``; and its contribution in pixels."""
-    maps = torch.cat([trust * (wanted - originals), trust], dim=1)
+    maps = torch.cat([trust * (targets - originals), trust], dim=1)
     lifted, weight = lift_to_splats(cloud, maps, camera_to_world, supersampling=supersampling)
     return lifted[:, :3] / lifted[:, 3:].clamp_min(1e-6), weight
 

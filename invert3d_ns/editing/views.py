@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from invert3d_ns.base.cancellation import Cancelled, Progress, ShouldStop
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing.edit import Edit, Structure
 from invert3d_ns.prior.conditions import Conditions, edit_conditions, without_edit
@@ -36,10 +37,6 @@ DEFAULT_STRENGTH: dict[Structure, float] = {"flow": 1.0, "sdedit": 0.8, "ddim": 
 """Share of the diffusion that is redone when an edit does not say."""
 
 
-class Cancelled(Exception):
-    """Raised between two denoising steps when the caller no longer wants the result."""
-
-
 @torch.no_grad()
 def edited_views(
     prior: MultiViewPrior,
@@ -51,8 +48,8 @@ def edited_views(
     masks: Float[Tensor, "B F 1 H W"] | None = None,
     applied: int = 0,
     details: bool = True,
-    progress: Callable[[int, int], None] | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    progress: Progress | None = None,
+    should_stop: ShouldStop | None = None,
 ) -> Float[Tensor, "B F 3 H W"]:
     """Generate the edited object from F cameras, B times, RGB in [0, 1] at the prior's size.
 
@@ -69,11 +66,11 @@ def edited_views(
         applied: how many of ``edits``, from the first, the originals show already: only the others move them.
         details: keep what the autoencoder cannot show: the change of the decoded views is applied to the originals.
         progress: called with the steps done and the steps in all.
-        cancelled: asked after each step.
+        should_stop: asked after each step.
 
     Raises:
         InputError: an edit cannot be carried out, the embedding is of another prior, or sizes do not fit.
-        Cancelled: ``cancelled`` said so.
+        Cancelled: ``should_stop`` said so.
     """
     last = edits[-1] if edits else Edit()
     structure = last.structure or DEFAULT_STRUCTURE
@@ -107,7 +104,7 @@ def edited_views(
     def observe(index: int, latents: Tensor) -> None:
         if progress is not None:
             progress(index + 1, total)
-        if cancelled is not None and cancelled():
+        if should_stop is not None and should_stop():
             raise Cancelled
 
     with explain_out_of_memory("sampling", prior.options):

@@ -1,16 +1,12 @@
-"""What a person fills in, as text and numbers, and the edit that it means."""
+"""A form of text fields and numbers, as people fill it in, and the edit that it stands for."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
 
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.editing.edit import Edit, parse_edit
-
-if TYPE_CHECKING:
-    from invert3d_ns.editing.regions import Box
+from invert3d_ns.editing.edit import Box, Change, Edit, Region, parse_edit
+from invert3d_ns.editing.phrases import parse_weights
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,7 @@ class EditForm:
     """Share of the diffusion that is redone, up to 1; 0: the best for the way in which structure is kept."""
     seed: int = 0
     """Of the noise."""
-    change: Literal["colors", "geometry"] = "colors"
+    change: Change = "colors"
     """What of the splats may change."""
     box: Box | None = None
     """Only what lies in it changes; everything if None."""
@@ -43,7 +39,7 @@ class EditForm:
     """What the object is in plain words: "red car with black wheels"."""
 
     def edit(self) -> Edit:
-        """The edit.
+        """The edit that the fields stand for, checked.
 
         Raises:
             InputError: nothing is asked for, a field is out of range, the weights cannot be read, the box is no box.
@@ -55,6 +51,8 @@ class EditForm:
             "guidance_scale": self.guidance_scale or None,
             "strength": self.strength or None,
             "seed": self.seed,
+            "change": self.change,
+            "region": Region(box=self.box),
         }
         terms = {"source": self.source.strip(), "target": self.target.strip()}
         if self.words.strip():
@@ -66,33 +64,4 @@ class EditForm:
         edit.check()
         if edit.is_identity:
             raise InputError("an amount of 0 changes nothing; give another one")
-        if self.box is not None:
-            from invert3d_ns.editing.regions import check_box
-
-            check_box(self.box)
         return edit
-
-
-def parse_weights(text: str) -> dict[str, float]:
-    """Factors of words, from "van gogh=2, style=0.5"; semicolons and line ends separate too.
-
-    Raises:
-        InputError: a part is not ``word=number``.
-
-    Example:
-        >>> parse_weights("van gogh=2, style=0.5")
-        {'van gogh': 2.0, 'style': 0.5}
-    """
-    weights = {}
-    for part in re.split(r"[,;\n]", text):
-        if not part.strip():
-            continue
-        phrase, equals, number = part.rpartition("=")
-        try:
-            value = float(number)
-        except ValueError:
-            equals = ""
-        if not equals or not phrase.strip():
-            raise InputError(f"the weight {part.strip()!r} cannot be read; write words and numbers as in van gogh=2")
-        weights[phrase.strip()] = value
-    return weights

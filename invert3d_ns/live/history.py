@@ -9,7 +9,6 @@ from invert3d_ns.base.errors import InputError
 
 if TYPE_CHECKING:
     from invert3d_ns.editing.edit import Edit
-    from invert3d_ns.editing.regions import Box
     from invert3d_ns.scenes.cloud import SplatCloud
 
 
@@ -21,16 +20,10 @@ class Version:
     """As they are after the edits."""
     edits: tuple[Edit, ...] = ()
     """Oldest first."""
-    boxes: tuple[Box | None, ...] = ()
-    """Where each of the edits was let in."""
 
-    def then(self, edit: Edit, box: Box | None, splats: SplatCloud) -> Version:
+    def then(self, edit: Edit, splats: SplatCloud) -> Version:
         """The version that one more edit leads to."""
-        return Version(splats, (*self.edits, edit), (*self.boxes, box))
-
-    def edits_of(self, box: Box | None) -> tuple[Edit, ...]:
-        """The edits that the contents of ``box`` are under as a whole: those with the same box."""
-        return tuple(edit for edit, own in zip(self.edits, self.boxes, strict=True) if own == box)
+        return Version(splats, (*self.edits, edit))
 
 
 class History:

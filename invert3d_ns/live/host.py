@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +108,7 @@ class EditableScene:
         """What checkpoints hold besides the tensors of splats and words."""
         return {
             "origin": dict(self._origin),
-            "edits": [{**asdict(edit), "weights": dict(edit.weights)} for edit in self.edits],
+            "edits": [edit.to_dict() for edit in self.edits],
             "prior": self.prior_name,
             "folder": None if self.output_folder is None else str(self.output_folder.resolve()),
             "object": self._rows,
@@ -118,6 +117,6 @@ class EditableScene:
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`get_extra_state` gave."""
         self._origin, self.prior_name, self._rows = dict(state["origin"]), state["prior"], state["object"]
-        self.edits = [Edit(**entry) for entry in state["edits"]]
+        self.edits = [Edit.from_dict(entry) for entry in state["edits"]]
         folder = None if state["folder"] is None else Path(state["folder"])
         self.output_folder = folder if folder is not None and folder.is_dir() else None

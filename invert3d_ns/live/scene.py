@@ -14,7 +14,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from invert3d_ns.base.cancellation import Cancelled, Progress, ShouldStop
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.editing.composition import with_context
 from invert3d_ns.editing.edit import Edit, save_edits
 from invert3d_ns.live.form import EditForm
 from invert3d_ns.live.history import History, Version
@@ -31,11 +33,6 @@ PREVIEW_ELEVATION = 15.0
 """Elevation of previews, in degrees."""
 SHOWN_EVERY = 0.4
 """Seconds between two looks at splats that are changing. Rendering them takes time from the fit."""
-
-Progress = Callable[[int, int], None]
-"""Called with what is done and the total."""
-Cancelled = Callable[[], bool]
-"""Asked whether to give up."""
 
 
 class EditHost(Protocol):
@@ -92,7 +89,7 @@ class LiveScene:
         return tuple(edit.label for edit in edits)
 
     def preview(
-        self, edit: Edit, form: EditForm, progress: Progress, cancelled: Cancelled, *, in_training: bool = False
+        self, edit: Edit, form: EditForm, progress: Progress, should_stop: ShouldStop, *, in_training: bool = False
     ) -> UInt8[np.ndarray, "h w 3"]:
         """Views of the scene as it is, above views under the edit.
 
@@ -101,19 +98,21 @@ class LiveScene:
 
         Raises:
             InputError: there are no words yet, or the edit cannot be carried out.
-            Cancelled: ``cancelled`` said so.
+            Cancelled: ``should_stop`` said so.
         """
         if in_training:
             splats, edits = self.host.splats(), list(self.host.edits)
         else:
             current = self._opened().current
-            splats, edits = current.splats, [*current.edits_of(form.box)]
+            splats, edits = current.splats, list(current.edits)
         embedding, prior = self.host.embedding(), self.host.prior()
         quick = replace(edit, steps=PREVIEW_STEPS, sampler="dpm++")
-        views = self.make_views(splats, prior, embedding, [*edits, quick], form, progress, cancelled)
+        views = self.make_views(splats, prior, embedding, [*edits, quick], form, progress, should_stop)
         return before_and_after(*views)
 
-    def apply(self, edit: Edit, form: EditForm, progress: Progress, cancelled: Cancelled) -> UInt8[np.ndarray, "h w 3"]:
+    def apply(
+        self, edit: Edit, form: EditForm, progress: Progress, should_stop: ShouldStop
+    ) -> UInt8[np.ndarray, "h w 3"]:
         """Let the splats follow the edit, on top of the edits before. Whatever goes wrong leaves the scene as it was.
 
         Returns:
@@ -121,10 +120,8 @@ class LiveScene:
 
         Raises:
             InputError: there are no words yet, or the edit cannot be carried out.
-            Cancelled: ``cancelled`` said so.
+            Cancelled: ``should_stop`` said so.
         """
-        from invert3d_ns.editing import views
-
         history = self._opened()
         before = history.current
         if self.comparing:
@@ -132,18 +129,18 @@ class LiveScene:
             self.comparing = False
         embedding, prior = self.host.embedding(), self.host.prior()
         try:
-            editor = self.make_editor(before.splats, prior, embedding, [*before.edits_of(form.box), edit], form)
-            editor.prepare(progress=lambda done, total: progress(done, 2 * max(total, 1)), cancelled=cancelled)
+            editor = self.make_editor(before.splats, prior, embedding, [*before.edits, edit], form)
+            editor.prepare(progress=lambda done, total: progress(done, 2 * max(total, 1)), should_stop=should_stop)
             shown = 0.0
             while editor.done < editor.total_steps:
-                if cancelled():
-                    raise views.Cancelled
+                if should_stop():
+                    raise Cancelled
                 editor.step()
                 if time.perf_counter() - shown > SHOWN_EVERY:
                     self._show(editor.cloud())
                     progress(editor.total_steps + editor.done, 2 * editor.total_steps)
                     shown = time.perf_counter()
-            after = before.then(edit, form.box, editor.cloud())
+            after = before.then(edit, editor.cloud())
         except BaseException:
             self._show(before.splats)
             raise
@@ -205,25 +202,26 @@ class LiveScene:
         edits: Sequence[Edit],
         form: EditForm,
         progress: Progress,
-        cancelled: Cancelled,
+        should_stop: ShouldStop,
     ) -> tuple[Float[Tensor, "1 4 3 S S"], Float[Tensor, "1 4 3 S S"]]:
-        """Views of the scene, or of what its box holds, as it is and under the edits."""
+        """Views of the scene, or of what the last edit's region holds, as it is and under the edits."""
         from invert3d_ns.editing.views import edited_views
 
-        if form.box is not None:
+        if not edits[-1].region.is_whole:
             editor = self.make_editor(splats, prior, embedding, edits, form, orbits=1)
-            editor.prepare(progress=progress, cancelled=cancelled)
+            editor.prepare(progress=progress, should_stop=should_stop)
             return editor.originals, editor.edited
         originals, cameras = render(splats, prior.info.image_size)
+        edits, applied = with_context(edits[:-1], edits[-1:])
         edited = edited_views(
             prior,
             embedding,
             edits,
             cameras,
             originals=originals,
-            applied=len(edits) - 1,
+            applied=applied,
             progress=progress,
-            cancelled=cancelled,
+            should_stop=should_stop,
         )
         return originals, edited
 
@@ -240,11 +238,8 @@ class LiveScene:
         from invert3d_ns.editing.scene_edit_config import SceneEditConfig
         from invert3d_ns.editing.scene_editor import SceneEditor
 
-        config = SceneEditConfig(change=form.change, box=form.box, **settings)
-        applied = len(edits) - 1
-        return SceneEditor(
-            splats, prior, embedding, edits, config, applied=applied, seed=form.seed, device=prior.device
-        )
+        config, applied = SceneEditConfig(**settings), len(edits) - 1
+        return SceneEditor(splats, prior, embedding, edits, config, applied=applied, device=prior.device)
 
     def _opened(self) -> History:
         """The scene's versions; it is read when they are first asked for."""
@@ -252,7 +247,7 @@ class LiveScene:
             with self.lock:
                 splats = self.host.splats()
             edits = tuple(self.host.edits)
-            self._history = History(Version(splats, edits, (None,) * len(edits)))
+            self._history = History(Version(splats, edits))
         return self._history
 
     def _enter(self, version: Version) -> None:

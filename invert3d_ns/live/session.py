@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import UInt8
 
+from invert3d_ns.base.cancellation import Cancelled
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing.edit import Edit
 from invert3d_ns.live.form import EditForm
@@ -231,8 +232,6 @@ class EditSession:
 
     def _carry_out(self, request: _Request, in_training: bool) -> None:
         """Do what is asked for; whatever goes wrong becomes one line."""
-        from invert3d_ns.editing.views import Cancelled
-
         changes: dict[str, Any] = {}
         try:
             changes = self._do(request, in_training)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from invert3d_ns.base.cancellation import Progress, ShouldStop
+from invert3d_ns.editing.composition import split_into_passes
 from invert3d_ns.editing.edit import Edit
 from invert3d_ns.methods import edit_report
 from invert3d_ns.prior.memory import explain_out_of_memory
@@ -17,6 +19,7 @@ from invert3d_ns.runs.phase import Phase, Run, StepOutput
 from invert3d_ns.scenes.cloud import SplatCloud
 
 if TYPE_CHECKING:
+    from invert3d_ns.editing.edit_sequence import EditSequence
     from invert3d_ns.editing.scene_editor import SceneEditor
     from invert3d_ns.methods.invert3d import InversionPipeline
 
@@ -25,7 +28,7 @@ _VIEW_PIXELS = 192
 
 
 class EditPhase(Phase):
-    """Carries out new edits of the pipeline's scene, step by step.
+    """Carries out new edits of the pipeline's scene, step by step; all randomness is of the edits' own seeds.
 
     Args:
         pipeline: the scene, under :attr:`edits` of its own already, with words.
@@ -36,26 +39,30 @@ class EditPhase(Phase):
 
     def __init__(self, pipeline: InversionPipeline, edits: Sequence[Edit]) -> None:
         self.pipeline, self.edits = pipeline, list(edits)
-        self.steps = pipeline.config.edit.fit_steps + pipeline.config.edit.refine_steps
+        self.steps = len(split_into_passes(self.edits)) * pipeline.config.edit.total_steps
         self.before: list[Edit] = []
         self.start: SplatCloud | None = None
-        self._editor: SceneEditor | None = None
-        self._prepared = False
+        self._sequence: EditSequence | None = None
 
     def settings_key(self) -> dict[str, Any]:
         """The edits, how the splats follow them, and the prior."""
         config = asdict(self.pipeline.config.edit)
         return {
             "--pipeline.prior (its weights)": self.pipeline.embedding().fingerprint,
-            "the edit": [plain(edit) for edit in self.edits],
+            "the edit": [edit.to_dict() for edit in self.edits],
             **{f"--pipeline.edit.{name.replace('_', '-')}": value for name, value in config.items()},
         }
 
     @property
-    def editor(self) -> SceneEditor:
+    def sequence(self) -> EditSequence:
         """What moves the splats; from :meth:`begin` on."""
-        assert self._editor is not None, "begin() comes first"
-        return self._editor
+        assert self._sequence is not None, "begin() comes first"
+        return self._sequence
+
+    @property
+    def editor(self) -> SceneEditor:
+        """The editor at work: of the pass that is being made, if regions take several."""
+        return self.sequence.editor
 
     def begin(self, run: Run, state: dict[str, Any] | None) -> None:
         """Freeze scene and words, and generate the views that the splats shall follow, unless that is done.
@@ -65,24 +72,23 @@ class EditPhase(Phase):
             InputError: words and splats are of different objects, or the region holds no splats.
         """
         with run.lock:
-            self._make_editor(run.seed, state)
-        if not self._prepared:
+            self._make_sequence(state)
+        if not self.editor.prepared:
             label = ", ".join(edit.label for edit in self.edits)
             with run.timed("views"), run.progress(f"Generating views of the edit: {label}") as progress:
                 self.prepare(progress, run.should_stop)
         run.show_picture(edit_report.PICTURE, self.picture())
 
-    def prepare(self, progress: Callable[[int, int], None], should_stop: Callable[[], bool]) -> None:
+    def prepare(self, progress: Progress, should_stop: ShouldStop) -> None:
         """Generate the views that the splats shall follow.
 
         Raises:
             Cancelled: ``should_stop`` said so.
         """
-        self.editor.prepare(progress=progress, cancelled=should_stop)
-        self._prepared = True
+        self.sequence.prepare(progress, should_stop)
 
-    def _make_editor(self, seed: int, state: dict[str, Any] | None) -> None:
-        from invert3d_ns.editing.scene_editor import SceneEditor
+    def _make_sequence(self, state: dict[str, Any] | None) -> None:
+        from invert3d_ns.editing.edit_sequence import EditSequence
 
         pipeline = self.pipeline
         prior = pipeline.freeze_for_editing()
@@ -90,28 +96,26 @@ class EditPhase(Phase):
             pipeline.check_words_describe_splats()
             self.before, self.start = list(pipeline.edits), pipeline.splats()
         else:
-            self.before = [Edit(**entry) for entry in state["before"]]
+            self.before = [Edit.from_dict(entry) for entry in state["before"]]
             self.start = SplatCloud(**state["start"])
-        self._editor = SceneEditor(
+        self._sequence = EditSequence(
             self.start,
             prior,
             pipeline.embedding(),
             [*self.before, *self.edits],
             pipeline.config.edit,
             applied=len(self.before),
-            seed=seed,
             device=prior.device,
         )
-        if state is not None and state["editor"] is not None:
-            self._editor.load_state_dict(state["editor"])
-            self._prepared = True
+        if state is not None:
+            self._sequence.load_state_dict(state["sequence"])
 
     def step(self, run: Run, index: int) -> StepOutput:
         """Take one step and show its splats; after the last one the edits count among the scene's own."""
         with explain_out_of_memory("inversion", self.pipeline.config.prior_options):
-            losses = self.editor.step()
-        self.pipeline.set_splats(self.editor.cloud())
-        if self.editor.done == self.editor.total_steps:
+            losses = self.sequence.step()
+        self.pipeline.set_splats(self.sequence.cloud())
+        if self.sequence.done == self.steps:
             self.pipeline.edits = [*self.before, *self.edits]
         return StepOutput(torch.tensor(sum(losses.values())), losses)
 
@@ -131,7 +135,7 @@ class EditPhase(Phase):
     def changed(self) -> int:
         """Number of splats that differ from what they were."""
         assert self.start is not None, "begin() comes first"
-        after = self.editor.cloud()
+        after = self.sequence.cloud()
         differs = torch.zeros(len(after), dtype=torch.bool)
         before = self.start.tensors()
         for name, new in after.tensors().items():
@@ -139,7 +143,7 @@ class EditPhase(Phase):
         return int(differs.sum())
 
     def picture(self) -> UInt8[np.ndarray, "h w 3"]:
-        """Views of the scene as it was, above the edited views, above what the splats have become."""
+        """Views of the scene before the pass at work, above the edited views, above what the splats have become."""
         from invert3d_ns.base.pictures import to_pixels
 
         rows = [self.editor.originals, self.editor.edited, self.editor.renders()]
@@ -150,15 +154,10 @@ class EditPhase(Phase):
         """The scene before, the edits that it was under, and the editor's state."""
         assert self.start is not None, "begin() comes first"
         return {
-            "before": [plain(edit) for edit in self.before],
+            "before": [edit.to_dict() for edit in self.before],
             "start": {
                 **{name: tensor.clone() for name, tensor in self.start.tensors().items()},
                 "rasterize_mode": self.start.rasterize_mode,
             },
-            "editor": self.editor.state_dict() if self._prepared else None,
+            "sequence": self.sequence.state_dict(),
         }
-
-
-def plain(edit: Edit) -> dict[str, Any]:
-    """An edit as built-in types, for files and checkpoints; ``Edit(**plain(edit))`` is equal to it."""
-    return {**asdict(edit), "weights": dict(edit.weights)}

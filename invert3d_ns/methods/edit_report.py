@@ -13,10 +13,10 @@ from jaxtyping import UInt8
 from invert3d_ns.base.files import atomic_path
 from invert3d_ns.base.metrics import psnr
 from invert3d_ns.base.provenance import provenance
-from invert3d_ns.editing.edit import save_edits
+from invert3d_ns.editing.edit import Edit, save_edits
 from invert3d_ns.editing.sources import EDITS
-from invert3d_ns.methods.words_report import EMBEDDING
 from invert3d_ns.runs.report import print_lines, write_metrics
+from invert3d_ns.words.embedding import EMBEDDING
 
 if TYPE_CHECKING:
     from invert3d_ns.methods.edit_phase import EditPhase
@@ -55,8 +55,6 @@ def write_outputs(pipeline: InversionPipeline, phase: EditPhase, run: Run) -> Ed
     """
     from PIL import Image
 
-    from invert3d_ns.methods.edit_phase import plain
-
     embedding = pipeline.embedding()
     edits_path, embedding_path, views_path = (run.folder / name for name in (EDITS, EMBEDDING, "edited.png"))
     embedding.save(embedding_path)
@@ -65,14 +63,11 @@ def write_outputs(pipeline: InversionPipeline, phase: EditPhase, run: Run) -> Ed
     with atomic_path(views_path) as temporary:
         Image.fromarray(picture).save(temporary)
     figures = {
-        "edits": [plain(edit) for edit in pipeline.edits],
+        "edits": [edit.to_dict() for edit in pipeline.edits],
         "new": len(phase.edits),
-        "change": settings.change,
-        "box": settings.box,
-        "relevance": settings.relevance,
         "steps": {"fit": settings.fit_steps, "refine": settings.refine_steps},
         "views": phase.editor.cameras.shape[:2].numel(),
-        "splats": len(phase.editor.cloud()),
+        "splats": len(phase.sequence.cloud()),
         "changed_splats": phase.changed(),
         "psnr": {"splats_to_edited_views": psnr(phase.editor.renders(), phase.editor.edited)},
         "seconds": {name: round(run.seconds.get(name, 0.0), 2) for name in ("views", "edit")},
@@ -87,11 +82,12 @@ def write_outputs(pipeline: InversionPipeline, phase: EditPhase, run: Run) -> Ed
 def announce(outputs: EditOutputs) -> None:
     """Say what changed, and where the files are."""
     figures = outputs.figures
-    seconds = figures["seconds"]
+    seconds, edits = figures["seconds"], [Edit.from_dict(entry) for entry in figures["edits"]]
+    change = " and ".join(sorted({edit.change for edit in edits[len(edits) - figures["new"] :]}))
     print_lines(
         "",
         f"[bold green]The splats are edited.[/bold green]  {figures['changed_splats']:,} of {figures['splats']:,} "
-        f"splats changed ({figures['change']}), views in {seconds['views']:.1f} s, splats in {seconds['edit']:.1f} s",
+        f"splats changed ({change}), views in {seconds['views']:.1f} s, splats in {seconds['edit']:.1f} s",
         f"  picture    {outputs.views}   (the scene above, edited views, edited splats below)",
         f"  edits      {outputs.edits}",
         f"  embedding  {outputs.embedding}",
@@ -102,10 +98,13 @@ def announce(outputs: EditOutputs) -> None:
 def next_commands(outputs: EditOutputs, folder: Path) -> Sequence[str]:
     """Commands that come next after an edit."""
     config = folder / "config.yml"
+    edits = [Edit.from_dict(entry) for entry in outputs.figures["edits"]]
+    again = f"invert3d edit {outputs.embedding} --edits {outputs.edits} --out grid.png"
+    whole = all(edit.region.is_whole for edit in edits)  # without splats there are no regions
     return (
         f"ns-viewer --load-config {config}",
         f"ns-render interpolate --load-config {config} --output-path {folder / 'render.mp4'}",
         f"invert3d export {folder} --out {folder / 'edited.ply'}",
         f'ns-train invert3d-edit --data {folder} --prompt "blue instead of red"   (on top of this edit)',
-        f"invert3d edit {outputs.embedding} --edits {outputs.edits} --out grid.png",
+        *([again] if whole else []),
     )

@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.editing.composition import split_into_passes, with_context
 from invert3d_ns.editing.edit import Edit
 from invert3d_ns.editing.options import EditOptions
 from invert3d_ns.editing.scene_edit_config import SceneEditConfig
-from invert3d_ns.editing.sources import check_same_object, check_wanted, find_words, own_prior, scene_edits
+from invert3d_ns.editing.sources import check_requested, check_same_object, find_words, own_prior, scene_edits
 from invert3d_ns.live.host import EditableScene
 from invert3d_ns.live.panels.edit_panel import EditPanel
 from invert3d_ns.live.panels.inversion_panel import InversionPanel
@@ -86,8 +87,8 @@ class InversionPipelineConfig(PhasedPipelineConfig):
     embedding: Path | None = None
     """Words that exist already: an embedding.safetensors, or the run that learned it. Phase 2 is skipped then. If
     --pipeline.steps is 0 and --data is a run, its words are taken."""
-    wanted: Annotated[EditOptions, tyro.conf.arg(name="edit")] = field(default_factory=EditOptions)
-    """What to change besides --prompt, and how the splats follow."""
+    edit_options: Annotated[EditOptions, tyro.conf.arg(name="edit")] = field(default_factory=EditOptions)
+    """What to change besides --prompt, where, and how the splats follow."""
     edit: SceneEditConfig = field(default_factory=SceneEditConfig)
     """How the splats follow an edit."""
 
@@ -95,9 +96,9 @@ class InversionPipelineConfig(PhasedPipelineConfig):
         """The edits that --prompt and its companions ask for; none if nothing does.
 
         Raises:
-            InputError: see :meth:`EditOptions.wanted`.
+            InputError: see :meth:`EditOptions.requested_edits`.
         """
-        return self.wanted.wanted(self.model.prompt, embedding)
+        return self.edit_options.requested_edits(self.model.prompt, embedding)
 
 
 class InversionPipeline(EditableScene, PhasedPipeline):
@@ -159,7 +160,10 @@ class InversionPipeline(EditableScene, PhasedPipeline):
             vectors = self.inversion.initial_words(config.vectors, self.init_word())
             given = ObjectEmbedding.for_prior(prior, vectors, init_word=self.init_word(), steps=config.steps)
             self.belong(given)
-        edit_conditions(prior, given, edits)
+        before = list(self.edits)
+        for some in split_into_passes(edits):
+            edit_conditions(prior, given, with_context(before, some)[0])
+            before += some
         config.prior = self.prior_name  # that of words which are edited, for whoever looks at the run later
         self.phases = [SplatFit(self, self.splat_steps)] if self.splat_steps else []
         if self.word_steps or not edits:
@@ -193,9 +197,9 @@ class InversionPipeline(EditableScene, PhasedPipeline):
         config = self.config
         only_edits = config.steps == config.splat_steps == 0
         if (only_edits and given is not None) or edits:
-            check_wanted(edits)
+            check_requested(edits)
             config.edit.check()
-            if config.edit.fit_steps + config.edit.refine_steps == 0:
+            if config.edit.total_steps == 0:
                 raise InputError("the edit has no steps to take; give --pipeline.edit.fit-steps 1 or more")
         if given is None and self.word_steps == 0 and (only_edits or edits):
             raise InputError(

@@ -18,14 +18,13 @@ from invert3d_ns.base.metrics import psnr
 from invert3d_ns.base.provenance import provenance
 from invert3d_ns.runs.report import print_lines, write_metrics
 from invert3d_ns.words.cti import TOKEN
+from invert3d_ns.words.embedding import EMBEDDING
 
 if TYPE_CHECKING:
     from invert3d_ns.methods.invert3d import InversionPipeline
     from invert3d_ns.runs.phase import Run
     from invert3d_ns.words.bank import LatentBank
 
-EMBEDDING = "embedding.safetensors"
-"""What a run calls its words."""
 PICTURE = "Held-out views (truth above, generated below)"
 """What a run's events call pictures of what its words generate."""
 _GENERATED_GROUPS = 2

@@ -105,7 +105,7 @@ class EditCase:
 
 
 def _with_part(color: str, part: str) -> str:
-    from invert3d_ns.world.captions import with_article
+    from invert3d_ns.base.english import with_article
 
     words = f"{color} {part}"
     return f"with {words if part.endswith('s') else with_article(words)}"

@@ -97,6 +97,7 @@ def evaluate_splats(
     """
     from invert3d_ns.base.metrics import psnr
     from invert3d_ns.base.pictures import write_grid
+    from invert3d_ns.editing.edit import Region
     from invert3d_ns.editing.scene_editor import SceneEditConfig, SceneEditor
     from invert3d_ns.editing.view_sets import spread_cameras
     from invert3d_ns.scenes.cameras import orbit_camera_to_world
@@ -150,8 +151,9 @@ def evaluate_splats(
                     row |= {"psnr": psnr(made, true), "psnr_splats": psnr(before, true)}
                 elif case == LOCAL:
                     reach = 1e3
-                    local = replace(config, box=(-reach, -reach, 0.0, reach, reach, reach), box_holds="part")
-                    edited = finished(SceneEditor(cloud, prior, embedding, [edit], local, seed=seed))
+                    upper = Region(box=(-reach, -reach, 0.0, reach, reach, reach), box_holds="part")
+                    local = replace(edit, region=upper)
+                    edited = finished(SceneEditor(cloud, prior, embedding, [local], config, seed=seed))
                     made = draw(edited)
                     row |= local_change(cloud, edited)
                 else:

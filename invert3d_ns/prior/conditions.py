@@ -23,8 +23,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from invert3d_ns.base.english import with_article
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.editing.edit import TOKEN, Edit, Space, find_phrase, place, with_article
+from invert3d_ns.editing.edit import TOKEN, Edit, Space
+from invert3d_ns.editing.phrases import find_phrase, place_term
 from invert3d_ns.prior.prompts import columns_of, token_count
 
 if TYPE_CHECKING:
@@ -156,7 +158,7 @@ def _worded(edit: Edit) -> str:
     words = edit.prompt or TOKEN
     weighed = any(find_phrase(phrase, edit.target) and not find_phrase(phrase, words) for phrase in edit.weights)
     if edit.target and (weighed or edit.space == "prompt"):
-        words = words.replace(TOKEN, place(edit.target, TOKEN), 1)
+        words = words.replace(TOKEN, place_term(edit.target, TOKEN), 1)
     return words
 
 
@@ -179,7 +181,7 @@ def _plain(edit: Edit, init_word: str, suffix: str) -> tuple[str, str]:
         article = towards.split()[0]
         towards = with_article(towards.removeprefix(f"{article} ")) if article in ("a", "an") else towards
     else:
-        away, towards = place(edit.source, noun), place(edit.target, noun)
+        away, towards = place_term(edit.source, noun), place_term(edit.target, noun)
     if edit.prompt:
         towards = edit.prompt.replace(TOKEN, towards)
     return towards + suffix, away + suffix

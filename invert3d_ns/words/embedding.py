@@ -17,6 +17,8 @@ from invert3d_ns.base.files import atomic_path
 if TYPE_CHECKING:
     from invert3d_ns.prior.multiview import MultiViewPrior
 
+EMBEDDING = "embedding.safetensors"
+"""What the words of a run are called in its folder."""
 FORMAT_VERSION = 1
 CAMERA_FRAME = "z-up, azimuth 0 at -y, OpenGL camera-to-world, unit translation (MVDream)"
 _FORMAT = "invert3d_ns.embedding"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from jaxtyping import Bool, Int
 from torch import Tensor, isin, ones_like, tensor
 
-from invert3d_ns.world.captions import PATTERNS, SYNONYMS, with_article
+from invert3d_ns.base.english import with_article
+from invert3d_ns.world.captions import PATTERNS, SYNONYMS
 from invert3d_ns.world.data import WorldViews
 from invert3d_ns.world.objects import COLORS
 from invert3d_ns.world.shapes import CLASSES

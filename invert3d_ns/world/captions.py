@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from invert3d_ns.base.english import with_article
 from invert3d_ns.world.styles import STYLES
 
 if TYPE_CHECKING:
@@ -44,11 +45,6 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "lamp": ("lamp", "table lamp"),
 }
 """Other words for a class; the class's own name where none is given."""
-
-
-def with_article(words: str) -> str:
-    """The words after "a" or "an"."""
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def describe(item: WorldObject) -> str:

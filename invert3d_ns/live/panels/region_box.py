@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from viser import SceneNodeHandle, TransformControlsHandle, ViserServer
 
-    from invert3d_ns.editing.regions import Box
+    from invert3d_ns.editing.edit import Box
 
 _COLOR = (255, 211, 105)  # nerfstudio's brand color
 _NAME = "/edit_region"

@@ -17,13 +17,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from invert3d_ns.base.english import with_article
 from invert3d_ns.scenes.cameras import camera_condition
 from invert3d_ns.words.bank import LatentBank
 from invert3d_ns.words.cti import CameraTextInversion, Objective, fit_words, seeded_generator
 from invert3d_ns.words.embedding import ObjectEmbedding
 from invert3d_ns.words.photographs.image_settings import ImageSettings
 from invert3d_ns.words.photographs.imagined import imagine_bank
-from invert3d_ns.words.photographs.naming import name_object, vocabulary, with_article
+from invert3d_ns.words.photographs.naming import name_object, vocabulary
 from invert3d_ns.words.photographs.object_views import framed
 
 if TYPE_CHECKING:

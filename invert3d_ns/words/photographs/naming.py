@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from invert3d_ns.base.english import with_article
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -36,11 +38,6 @@ def vocabulary(prior: MultiViewPrior) -> list[str]:
         return []
     words = (token.removesuffix("</w>") for token in tokens if token.endswith("</w>"))
     return sorted(word for word in words if word.isalpha() and word.islower() and len(word) >= _LEAST_LETTERS)
-
-
-def with_article(words: str) -> str:
-    """The words as captions have them: after "a" or "an"."""
-    return f"{'an' if words[0].lower() in 'aeiou' else 'a'} {words}"
 
 
 @torch.no_grad()
