@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_scene_editor import EDIT, FIELDS, finished, scene, words
+from test_scene_editor import EDIT, finished, scene, words
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing.composition import edits_within, split_into_passes, with_context
@@ -15,7 +15,7 @@ from invert3d_ns.editing.edit import Edit, Region
 from invert3d_ns.editing.edit_sequence import EditSequence
 from invert3d_ns.editing.scene_edit_config import SceneEditConfig
 from invert3d_ns.editing.scene_editor import SceneEditor
-from invert3d_ns.scenes.cloud import SplatCloud
+from invert3d_ns.scenes.cloud import TENSORS, SplatCloud
 
 TOP = Region((-2.0, -2.0, 0.2, 2.0, 2.0, 2.0), "part")
 BOTTOM = Region((-2.0, -2.0, -2.0, 2.0, 2.0, -0.2), "part")
@@ -25,7 +25,7 @@ CONFIG = SceneEditConfig(orbits=1, fit_steps=3)
 
 
 def same(one: SplatCloud, other: SplatCloud) -> bool:
-    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in FIELDS)
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in TENSORS)
 
 
 @pytest.mark.parametrize(

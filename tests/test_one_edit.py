@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
+from runs import QuietRun
 from test_composition import BOTTOM, TOP, same
 from test_scene_editor import drawn, scene, words
 
+from invert3d_ns.base.metrics import psnr
 from invert3d_ns.editing.edit import Edit, load_edits, save_edits
 from invert3d_ns.editing.options import EditOptions
 from invert3d_ns.editing.scene_edit_config import SceneEditConfig
 from invert3d_ns.live.form import EditForm
 from invert3d_ns.live.scene import LiveScene
 from invert3d_ns.methods.edit_phase import EditPhase
-from invert3d_ns.runs.report import psnr
 from invert3d_ns.scenes.cloud import SplatCloud
 
 FORM = EditForm(words="blue instead of red", box=TOP.box, seed=7)
@@ -43,14 +45,22 @@ class Host:
     def set_splats(self, cloud: SplatCloud) -> None:
         self._cloud = cloud
 
+    # What a phase asks of its pipeline
+
+    config = SimpleNamespace(edit=SceneEditConfig(), prior_options=None)
+
+    def freeze_for_editing(self) -> Any:
+        return self._prior
+
+    def check_words_describe_splats(self) -> None: ...
+
 
 def trained(host: Host, edits: list[Edit]) -> SplatCloud:
     """What ns-train makes of edits."""
-    phase = EditPhase(host, edits, SceneEditConfig())
-    phase.prepare()
-    for _ in range(phase.total_steps):
-        phase.step()
-    phase.finish()
+    phase, run = EditPhase(cast(Any, host), edits), cast(Any, QuietRun())
+    phase.begin(run, None)
+    for index in range(phase.steps):
+        phase.step(run, index)
     return host.splats()
 
 

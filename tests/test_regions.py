@@ -68,8 +68,6 @@ def test_a_box_of_invisible_splats_holds_none() -> None:
         inside_box(cloud, (-1, -1, -1, 1, 1, 1))
 
 
-
-
 def test_an_object_far_away_comes_to_the_object_frame() -> None:
     cloud = wall(0.0, 0.1)
     cloud.means = cloud.means * 0.5 + torch.tensor([3.0, -2.0, 1.0])

@@ -71,7 +71,6 @@ def write_outputs(pipeline: InversionPipeline, phase: EditPhase, run: Run) -> Ed
         "changed_splats": phase.changed(),
         "psnr": {"splats_to_edited_views": psnr(phase.editor.renders(), phase.editor.edited)},
         "seconds": {name: round(run.seconds.get(name, 0.0), 2) for name in ("views", "edit")},
-        "seed": run.seed,
         "prior": {"name": embedding.prior, "fingerprint": embedding.fingerprint},
         **provenance(str(pipeline.device)),
     }

@@ -19,8 +19,8 @@ from nerfstudio.utils.misc import step_check
 from nerfstudio.utils.writer import EventName, TimeWriter
 
 from invert3d_ns import compat
-from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.cancellation import Cancelled
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.runs.checkpoints import (
     FORMAT_VERSION,
     checkpoint_path,
