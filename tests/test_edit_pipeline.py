@@ -170,11 +170,11 @@ def test_a_run_is_looked_at_with_its_words_and_edits(edited, material, monkeypat
     from nerfstudio.utils.eval_utils import all_methods, eval_setup
 
     from invert3d_ns.configs import invert3d_edit
-    from invert3d_ns.live import host
+    from invert3d_ns.prior import shared
 
     loaded = []
-    load = host.load_with_options
-    monkeypatch.setattr(host, "load_with_options", lambda *given: (loaded.append(given[0]), load(*given))[1])
+    load = shared.load_with_options
+    monkeypatch.setattr(shared, "load_with_options", lambda *given: (loaded.append(given[0]), load(*given))[1])
     monkeypatch.setitem(all_methods, "invert3d-edit", invert3d_edit.config)
     _, pipeline, _, _ = eval_setup(edited / "config.yml", test_mode="inference")
     assert isinstance(pipeline, module.InversionPipeline)
@@ -183,7 +183,8 @@ def test_a_run_is_looked_at_with_its_words_and_edits(edited, material, monkeypat
     saved = ObjectEmbedding.load(edited / "embedding.safetensors")
     assert torch.equal(words.vectors, saved.vectors) and words.fingerprint == saved.fingerprint
     assert loaded == [], "only asking for the prior loads it"
-    assert pipeline.prior() is pipeline.prior() and loaded == [str(material / "prior")]
+    with pipeline.prior.use() as prior, pipeline.prior.use() as again:
+        assert prior is again and loaded == [str(material / "prior")]
     assert not any("unet" in name for name in pipeline.state_dict())
 
     cloud = pipeline.splats()
@@ -216,17 +217,17 @@ def test_before_there_are_words_an_edit_is_told_so(material):
 
 
 def test_people_are_served_between_steps_and_see_splats_change(run, tmp_path, monkeypatch):
-    from invert3d_ns.live.session import EditSession
+    from invert3d_ns.live.queue import ActionQueue
 
     served, shown = [], []
-    monkeypatch.setattr(EditSession, "run_pending", lambda self, limit=1: served.append(limit) or 0)
+    monkeypatch.setattr(ActionQueue, "run_pending", lambda self, limit=1: served.append(limit) or 0)
     monkeypatch.setattr(module, "_SHOWN_EVERY", -1.0)
     setup = module.InversionTrainer.setup
 
     def watched(self, test_mode: Any = "val") -> None:
         setup(self, test_mode)
         self.viewer_state = None
-        self.pipeline.edit_panel.session.scene.rerender = lambda: shown.append(self.pipeline.splats().features_dc)
+        self.pipeline.rerender = lambda: shown.append(self.pipeline.splats().features_dc)
 
     monkeypatch.setattr(module.InversionTrainer, "setup", watched)
     train(edit(run, tmp_path, prompt=BLUE))

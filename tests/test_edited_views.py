@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from invert3d_ns.base.cancellation import Cancelled
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing.edit import TOKEN, Edit
-from invert3d_ns.editing.views import Cancelled, coverage, edited_views
+from invert3d_ns.editing.views import coverage, edited_views
 from invert3d_ns.prior.conditions import edit_conditions
 from invert3d_ns.prior.prompts import columns_of
 from invert3d_ns.scenes.cameras import camera_condition

@@ -10,12 +10,12 @@ import pytest
 import torch
 from synthetic import make_cloud
 
+from invert3d_ns.base.cancellation import Cancelled
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing import scene_editor as module
 from invert3d_ns.editing.edit import Edit
 from invert3d_ns.editing.scene_editor import SceneEditConfig, SceneEditor
 from invert3d_ns.editing.view_sets import confidences, neighbors_of_unseen, spread_cameras, wanted_views
-from invert3d_ns.editing.views import Cancelled
 from invert3d_ns.runs.report import psnr
 from invert3d_ns.scenes.cameras import orbit_camera_to_world
 from invert3d_ns.scenes.fitting import render_splats

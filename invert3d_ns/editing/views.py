@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from invert3d_ns.base.cancellation import Cancelled
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing.edit import Edit, Structure
 from invert3d_ns.prior.conditions import Conditions, edit_conditions, without_edit
@@ -34,10 +35,6 @@ if TYPE_CHECKING:
 DEFAULT_STRUCTURE: Structure = "flow"
 DEFAULT_STRENGTH: dict[Structure, float] = {"flow": 1.0, "sdedit": 0.8, "ddim": 1.0}
 """Share of the diffusion that is redone when an edit does not say."""
-
-
-class Cancelled(Exception):
-    """Raised between two denoising steps when the caller no longer wants the result."""
 
 
 @torch.no_grad()

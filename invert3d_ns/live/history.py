@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from invert3d_ns.base.errors import InputError
 
 if TYPE_CHECKING:
-    from invert3d_ns.editing.edit import Edit
     from invert3d_ns.editing.regions import Box
-    from invert3d_ns.scenes.ply import SplatCloud
 
 
 @dataclass(frozen=True)
 class Version:
-    """A scene under some edits. Nobody changes its tensors."""
+    """A scene under some edits. Nobody changes its snapshot."""
 
-    splats: SplatCloud
-    """As they are after the edits."""
-    edits: tuple[Edit, ...] = ()
-    """Oldest first."""
+    snapshot: Any
+    """What :meth:`invert3d_ns.live.host.Host.snapshot` gave after the edits."""
+    edits: tuple[Any, ...] = ()
+    """Oldest first; each has a ``label``."""
     boxes: tuple[Box | None, ...] = ()
     """Where each of the edits was let in."""
 
-    def then(self, edit: Edit, box: Box | None, splats: SplatCloud) -> Version:
+    def then(self, edit: Any, box: Box | None, snapshot: Any) -> Version:
         """The version that one more edit leads to."""
-        return Version(splats, (*self.edits, edit), (*self.boxes, box))
+        return Version(snapshot, (*self.edits, edit), (*self.boxes, box))
 
-    def edits_of(self, box: Box | None) -> tuple[Edit, ...]:
+    def edits_of(self, box: Box | None) -> tuple[Any, ...]:
         """The edits that the contents of ``box`` are under as a whole: those with the same box."""
         return tuple(edit for edit, own in zip(self.edits, self.boxes, strict=True) if own == box)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Labels of the edits, oldest first."""
+        return tuple(edit.label for edit in self.edits)
 
 
 class History:
@@ -38,8 +41,8 @@ class History:
 
     Args:
         first: the scene as it was found.
-        limit: versions that are kept besides ``first``; each costs a copy of the splats (236 bytes a splat with
-            harmonics of degree 3).
+        limit: versions that are kept besides ``first``; each costs a snapshot (236 bytes a splat with harmonics of
+            degree 3).
     """
 
     def __init__(self, first: Version, limit: int = 20) -> None:

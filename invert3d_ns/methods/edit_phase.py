@@ -15,7 +15,7 @@ from invert3d_ns.scenes.ply import SplatCloud
 
 if TYPE_CHECKING:
     from invert3d_ns.editing.scene_edit_config import SceneEditConfig
-    from invert3d_ns.live.scene import EditHost
+    from invert3d_ns.live.host import EditHost
 
 _SHOWN_ORBITS = 2
 _VIEW_PIXELS = 192
@@ -52,17 +52,17 @@ class EditPhase:
         else:
             self.before, self.edits = ([Edit(**entry) for entry in state[name]] for name in ("before", "edits"))
             self.start = SplatCloud(**state["start"])
-        prior = host.prior()
-        self.editor = SceneEditor(
-            self.start,
-            prior,
-            host.embedding(),
-            [*self.before, *self.edits],
-            config,
-            applied=len(self.before),
-            seed=seed,
-            device=prior.device,
-        )
+        with host.prior.use() as prior:
+            self.editor = SceneEditor(
+                self.start,
+                prior,
+                host.embedding(),
+                [*self.before, *self.edits],
+                config,
+                applied=len(self.before),
+                seed=seed,
+                device=prior.device,
+            )
         self.prepared = False
         """Whether there are edited views for the splats to follow."""
         if state is not None and state["editor"] is not None:
@@ -83,12 +83,14 @@ class EditPhase:
             Cancelled: ``cancelled`` said so.
         """
         if not self.prepared:
-            self.editor.prepare(progress=progress, cancelled=cancelled)
+            with self.host.prior.use():
+                self.editor.prepare(progress=progress, cancelled=cancelled)
             self.prepared = True
 
     def step(self) -> dict[str, float]:
         """Take one step and show its splats; returns losses."""
-        figures = self.editor.step()
+        with self.host.prior.use():
+            figures = self.editor.step()
         self.host.set_splats(self.editor.cloud())
         return figures
 

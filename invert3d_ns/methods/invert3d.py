@@ -23,10 +23,11 @@ from invert3d_ns.editing.edit import Edit
 from invert3d_ns.editing.options import EditOptions
 from invert3d_ns.editing.scene_edit_config import SceneEditConfig
 from invert3d_ns.editing.sources import check_same_object, check_wanted, find_words, own_prior, scene_edits
-from invert3d_ns.live.host import EditableScene
+from invert3d_ns.live.edit_actions import EditActions
+from invert3d_ns.live.editable_scene import EditableScene
 from invert3d_ns.live.panels.edit_panel import EditPanel
 from invert3d_ns.live.panels.inversion_panel import InversionPanel
-from invert3d_ns.live.session import EditSession
+from invert3d_ns.live.queue import ActionQueue
 from invert3d_ns.methods.edit_phase import EditPhase
 from invert3d_ns.prior.memory import PriorOptions, apply, check_options, preferred_dtype
 from invert3d_ns.scenes.datasets import SceneDatamanagerConfig
@@ -127,6 +128,7 @@ class InversionPipeline(EditableScene, VanillaPipeline):
         inversion: the CTI objective, from :meth:`load_prior` on.
         bank: latents of the frozen scene, from :meth:`begin_words` on.
         editing: phase 3, from :meth:`begin_edit` on.
+        queue: what people who watch ask for.
     """
 
     config: InversionPipelineConfig
@@ -138,7 +140,7 @@ class InversionPipeline(EditableScene, VanillaPipeline):
             raise InputError("invert3d runs on one device; leave --machine.num-devices at 1")
         super().__init__(config, device, **kwargs)
         self.register_parameter("words", None)
-        self.begin_hosting(config.prior, config.prior_options)
+        self.begin_editing(config.prior, config.prior_options)
         self.splat_steps = 0 if self._is_splats() else config.splat_steps
         self.word_steps = config.steps if config.embedding is None else 0
         self.phase: Phase = "splats" if self.splat_steps else "words"
@@ -147,7 +149,8 @@ class InversionPipeline(EditableScene, VanillaPipeline):
         self.editing: EditPhase | None = None
         self._wanted: list[Edit] = []
         self.panel = InversionPanel()
-        self.edit_panel = EditPanel(EditSession(self))
+        self.queue = ActionQueue(self)
+        self.edit_panel = EditPanel(EditActions(self, self.queue))
 
     def _is_splats(self) -> bool:
         outputs = getattr(self.datamanager, "train_dataparser_outputs", None)
@@ -214,11 +217,11 @@ class InversionPipeline(EditableScene, VanillaPipeline):
             config.per_view_timesteps, config.timestep_range or prior.info.inversion_timesteps, config.norm_penalty
         )
         self.inversion = CameraTextInversion(prior, objective, seed=seed)
-        self._priors = [prior]
+        self.prior.provide(prior)
         if given is None:
             vectors = self.inversion.initial_words(config.vectors, self.init_word())
             given = ObjectEmbedding.for_prior(prior, vectors, init_word=self.init_word(), steps=config.steps)
-            self.belong(given)
+            self.adopt_origin(given)
         edit_conditions(prior, given, self._wanted)
 
     def _read_words(self) -> None:
@@ -230,7 +233,7 @@ class InversionPipeline(EditableScene, VanillaPipeline):
         file = find_words(path)
         embedding = ObjectEmbedding.load(file)
         self.words = Parameter(embedding.vectors.to(self.device), requires_grad=False)
-        self.belong(embedding)
+        self.adopt_origin(embedding)
         self.edits = scene_edits(data, embedding)
         if config.prior == "bundled":
             self.prior_name = own_prior(file, embedding)

@@ -21,8 +21,8 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.utils.writer import EventName, TimeWriter
 from rich.progress import Progress
 
+from invert3d_ns.base.cancellation import Cancelled
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.editing.views import Cancelled
 from invert3d_ns.methods import edit_report
 from invert3d_ns.methods.invert3d import InversionPipeline, InversionPipelineConfig, Phase
 from invert3d_ns.prior.memory import explain_out_of_memory
@@ -226,7 +226,7 @@ class InversionTrainer(Trainer):
             self.optimizers = self.setup_optimizers()
         CONSOLE.print(f"Generating views of the edit: {editing.label}", highlight=False, markup=False)
         started = time.perf_counter()
-        pipeline.panel.show(f"**Generating views**: {editing.label}")
+        pipeline.panel.show("Generating views", editing.label)
         with Progress(console=CONSOLE, transient=True, disable=not CONSOLE.is_terminal) as bar:
             task = bar.add_task("Generating edited views")
             with suppress(Cancelled):
@@ -266,15 +266,15 @@ class InversionTrainer(Trainer):
                 self._show_picture(report.preview(pipeline), step)
         if step_check(step, self.config.logging.steps_per_log, run_at_zero=True):
             self._show_status(step)
-        pipeline.edit_panel.session.run_pending()
+        pipeline.queue.run_pending()
 
     def _show_status(self, step: int) -> None:
         phase = self.pipeline.phase
         first, last = self.pipeline.steps_of(phase)
-        lines = [f"**{_TITLES[phase]}**: step {step + 1 - first} of {last - first}", f"Loss {self._loss:.4f}"]
+        lines = [f"Loss {self._loss:.4f}"]
         if self._heldout_loss is not None:
             lines.append(f"Held-out loss {self._heldout_loss:.4f}")
-        self.pipeline.panel.show("  \n".join(lines))
+        self.pipeline.panel.show(_TITLES[phase], f"step {step + 1 - first} of {last - first}", lines)
 
     def _show_picture(self, picture: UInt8[np.ndarray, "H W 3"], step: int, name: str = report.PICTURE) -> None:
         writer.put_image(name, torch.from_numpy(picture) / 255, step)
@@ -289,7 +289,7 @@ class InversionTrainer(Trainer):
         if self.viewer_state is not None and self.pipeline.phase == "splats":
             super()._update_viewer_state(step)
         if self.pipeline.phase == "edit" and time.monotonic() - self._shown_at > _SHOWN_EVERY:
-            self.pipeline.edit_panel.session.scene.rerender()
+            self.pipeline.rerender()
             self._shown_at = time.monotonic()
 
     def _progress(self, phase: Phase) -> None:
@@ -315,7 +315,7 @@ class InversionTrainer(Trainer):
                 self.save_checkpoint(self.step)
             self._finish_words()
             report.say_what_next(self.base_dir)
-        pipeline.panel.show("**Done.**")
+        pipeline.panel.show("Done.")
 
     def _finish_edit(self) -> None:
         editing = self.pipeline.editing
@@ -326,7 +326,7 @@ class InversionTrainer(Trainer):
         with self.train_lock:
             outputs = edit_report.write_outputs(self.pipeline, editing, self.config, self.base_dir, self.seconds)
         self._show_picture(outputs.picture, self.step, edit_report.PICTURE)
-        self.pipeline.edit_panel.session.scene.rerender()
+        self.pipeline.rerender()
         edit_report.announce(outputs, self.base_dir)
 
     def _stay_open(self) -> None:
