@@ -80,7 +80,7 @@ class Watcher:
 class StandInPrior:
     """Counts who uses it."""
 
-    name = "stand-in"
+    name, device = "stand-in", "cpu"
 
     def __init__(self) -> None:
         self.uses, self.users = 0, 0

@@ -11,9 +11,11 @@ import torch
 from live_stage import BLUE, PATIENCE, STYLE, SplatHost, Stage
 
 from invert3d_ns.editing.edit import load_edits
+from invert3d_ns.editing.scene_edit_config import SceneEditConfig
 from invert3d_ns.live.form import EditForm
 from invert3d_ns.live.host import EditHost, HasEdits, HasPrior, HasSplats, HasWords, Host
 from invert3d_ns.live.pictures import before_and_after
+from invert3d_ns.methods.edit_phase import EditPhase
 from invert3d_ns.scenes.ply import read_splats
 
 
@@ -231,6 +233,34 @@ def test_the_prior_is_warmed_up_once_when_there_is_nothing_else_to_do(stage):
         stage.actions.request_warm_up()
         stage.watcher.until_idle()
     assert stage.host.prior.uses == 1 and stage.queue.state.message == ""
+
+
+def test_the_edit_phase_of_a_run_uses_the_prior_as_people_do(monkeypatch):
+    """A preview in a pause may still run when the training goes on."""
+    host, used = SplatHost(), []
+
+    class Editor:
+        def __init__(self, cloud, prior, *given, **named) -> None:
+            self.note("made")
+
+        def note(self, what: str) -> None:
+            used.append((what, host.prior.users))
+
+        def prepare(self, **callbacks) -> None:
+            self.note("prepared")
+
+        def step(self) -> dict[str, float]:
+            self.note("step")
+            return {}
+
+        def cloud(self):
+            return host.splats()
+
+    monkeypatch.setattr("invert3d_ns.editing.scene_editor.SceneEditor", Editor)
+    phase = EditPhase(host, [BLUE.edit()], SceneEditConfig())
+    phase.prepare()
+    phase.step()
+    assert used == [("made", 1), ("prepared", 1), ("step", 1)] and host.prior.users == 0
 
 
 @pytest.mark.parametrize(

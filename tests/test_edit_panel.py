@@ -129,7 +129,7 @@ class Queue(ActionQueue):
         super().__init__(host)
         self.asked: list[str] = []
 
-    def ask(self, action) -> None:
+    def ask(self, action: Any) -> None:
         self.asked.append(action().label)
 
     def ask_when_idle(self, action) -> bool:

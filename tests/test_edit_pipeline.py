@@ -15,6 +15,7 @@ from synthetic import make_cloud
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing.edit import Edit, load_edits, save_edits
+from invert3d_ns.editing.scene_edit_config import SceneEditConfig
 from invert3d_ns.editing.sources import check_same_object, read_scene
 from invert3d_ns.prior.checkpoints import save_prior
 from invert3d_ns.runs import trainer as module
@@ -196,6 +197,40 @@ def test_a_run_is_looked_at_with_its_words_and_edits(edited, material, monkeypat
     assert torch.equal(now["features_dc"][:3], cloud.features_dc[:3])
     assert torch.equal(now["features_dc"][3:], raw["features_dc"][3:])
     assert all(torch.equal(now[name], raw[name]) for name in SAME)
+
+
+def test_a_finished_run_is_edited_by_those_who_look_at_it(edited, tmp_path, monkeypatch):
+    from live_stage import Watcher
+    from nerfstudio.utils.eval_utils import all_methods, eval_setup
+
+    from invert3d_ns.configs import invert3d_edit
+
+    monkeypatch.setitem(all_methods, "invert3d-edit", invert3d_edit.config)
+    _, pipeline, _, _ = eval_setup(edited / "config.yml", test_mode="inference")
+    assert isinstance(pipeline, module.InversionPipeline)
+    pipeline.output_folder = tmp_path
+    queue, actions, watcher = pipeline.queue, pipeline.edit_panel.actions, Watcher(pipeline.queue)
+    box = (-1.0, -1.0, 0.0, 1.0, 1.0, 1.0)
+    some = SceneEditConfig(orbits=1, fit_steps=2, supersampling=1, box=box)
+    found = pipeline.splats()
+    queue.start()
+    try:
+        queue.ask(actions.preview_edit(Edit(target="a cube"), some))
+        watcher.until(lambda state: state.picture is not None or state.error)
+        assert not queue.state.error and not differs(found, pipeline.splats()).any()
+        queue.ask(actions.apply_edit(Edit(target="a cube"), some))
+        watcher.until(lambda state: "Applied 'a cube'" in state.message or state.error)
+        changed = differs(found, pipeline.splats())
+        assert changed.any() and (found.means[changed, 2] >= 0).all()
+        assert [e.label for e in pipeline.edits] == ["red -> blue", "a cube"] == list(actions.versions.labels)
+        queue.ask(actions.save)
+        watcher.until(lambda state: "Saved to" in state.message or state.error)
+        assert load_edits(tmp_path / "edits" / "001" / "edits.json") == pipeline.edits
+        queue.ask(actions.versions.undo)
+        watcher.until(lambda state: "Undid 'a cube'" in state.message or state.error)
+        assert not differs(found, pipeline.splats()).any() and len(pipeline.edits) == 1
+    finally:
+        queue.close()
 
 
 def test_exported_splats_are_the_edited_ones(run, edited, tmp_path):

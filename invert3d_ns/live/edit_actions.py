@@ -130,7 +130,7 @@ class EditActions:
                     progress(editor.total_steps + editor.done, 2 * editor.total_steps)
                     shown = time.perf_counter()
             after = before.then(edit, config.box, editor.cloud())
-        picture = before_and_after(*(render_sides(version.snapshot, size)[0] for version in (before, after)))
+        picture = before_and_after(render_sides(before.snapshot, size)[0], render_sides(after.snapshot, size)[0])
         self.versions.add(after)  # last: until then the scene is taken back if anything goes wrong
         seconds = time.perf_counter() - started
         message = f"Applied {edit.label!r} in {seconds:.1f} s."
