@@ -13,14 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from live_stage import Actions, SplatHost
 from PIL import Image
 from runs import tiny_config, train
 from synthetic import make_cloud
 
+from invert3d_ns.editing.edit import Edit
 from invert3d_ns.live.form import EditForm
-from invert3d_ns.live.panels.edit_panel import EditPanel, picture_text, status_text
-from invert3d_ns.live.panels.markdown import plain
-from invert3d_ns.live.session import EditSession, SessionState
+from invert3d_ns.live.panels.edit_panel import EditPanel
+from invert3d_ns.live.panels.markdown import escape_markdown
+from invert3d_ns.live.panels.widgets import picture_text, status_text
+from invert3d_ns.live.queue import ActionQueue, LiveState
 from invert3d_ns.prior.checkpoints import save_prior
 from invert3d_ns.scenes.ply import write_splats
 from invert3d_ns.words.embedding import ObjectEmbedding
@@ -118,39 +121,57 @@ class Server:
         return self.nodes[name]
 
 
-class Session(EditSession):
+class Queue(ActionQueue):
     """Keeps what it is asked for and does none of it."""
 
-    def __init__(self) -> None:
-        super().__init__(SimpleNamespace(edits=[]))  # type: ignore[arg-type]
-        self.asked: list[Any] = []
+    def __init__(self, host: Any) -> None:
+        super().__init__(host)
+        self.asked: list[str] = []
 
-    def _ask(self, kind, form=None) -> None:
-        self.asked.append(kind if form is None else (kind, form))
+    def ask(self, action: Any) -> None:
+        self.asked.append(action().label)
+
+    def ask_when_idle(self, action) -> bool:
+        self.asked.append(action.label)
+        return False
 
     def stop(self) -> None:
-        self.asked.append("stop")
-
-    def warm_up(self) -> None:
-        self.asked.append("warm up")
+        self.asked.append("Stop")
 
 
 @pytest.fixture
 def panel():
-    """An installed panel, its stand-in of a server, and the session that it talks to."""
-    session = Session()
-    panel, server = EditPanel(session), Server()
+    """An installed panel, its stand-in of a server, and the queue that it asks."""
+    host = SplatHost()
+    queue = Queue(host)
+    panel, server = EditPanel(Actions(host, queue)), Server()
     panel.install(server)  # type: ignore[arg-type]
-    return panel, server, session
+    return panel, server, queue
 
 
 def test_an_untouched_panel_is_the_empty_form(panel):
-    panel, _server, _session = panel
+    panel, _server, _queue = panel
     assert panel.form() == EditForm(strength=panel.strength.value)
 
 
-def test_widgets_become_the_form(panel):
-    panel, server, session = panel
+def test_a_host_without_words_gets_no_panel():
+    host: Any = SplatHost()
+    del host.prior
+    panel, server = EditPanel(Actions(host, ActionQueue(host))), Server()
+    panel.install(server)  # type: ignore[arg-type]
+    assert not server.by_label and not server.markdowns and not server.nodes
+
+
+def test_widgets_become_the_form(panel, monkeypatch):
+    panel, server, queue = panel
+    previewed: list[Any] = []
+    preview_edit = panel.actions.preview_edit
+
+    def record(*given):
+        previewed.extend(given)
+        return preview_edit(*given)
+
+    monkeypatch.setattr(panel.actions, "preview_edit", record)
     values = {
         "Words": "in van gogh style",
         "From": "red",
@@ -169,28 +190,29 @@ def test_widgets_become_the_form(panel):
     for label, value in values.items():
         server.by_label[label].person_sets(value)
     server.by_label["Preview"].person_clicks()
-    (preview,) = [asked for asked in session.asked if asked != "warm up"]
-    assert preview == (
-        "preview",
-        EditForm(
-            "in van gogh style",
-            "red",
-            "blue",
-            1.5,
-            "van gogh=2",
-            "blurry",
-            7.5,
-            0.6,
-            3,
-            "geometry",
-            (-0.5, 0.0, -1.0, 0.5, 1.0, 1.0),
-        ),
+    form = panel.form()
+    assert form == EditForm(
+        "in van gogh style",
+        "red",
+        "blue",
+        1.5,
+        "van gogh=2",
+        "blurry",
+        7.5,
+        0.6,
+        3,
+        "geometry",
+        (-0.5, 0.0, -1.0, 0.5, 1.0, 1.0),
     )
-    assert session.asked.count("warm up") == 3, "the prior loads while somebody types"
+    assert previewed == [form.edit()] and form.edit().change == "geometry" and form.edit().region.box == form.box
+    assert queue.asked == ["Warm up"] * 3 + ["Preview"], "the prior loads while somebody types"
 
 
-def test_every_button_reaches_the_session_each_time(panel):
-    panel, server, session = panel
+def test_every_button_reaches_the_queue_each_time(panel):
+    _panel, server, queue = panel
+    server.by_label["Words"].person_sets("blue")
+    queue.asked.clear()
+    server.by_label["Apply"].person_clicks()
     for row, label in (
         ("Versions", "Undo"),
         ("Versions", "Undo"),
@@ -201,11 +223,11 @@ def test_every_button_reaches_the_session_each_time(panel):
     ):
         server.by_label[row].person_sets(label)
     server.by_label["Stop"].person_clicks()
-    assert session.asked == ["undo", "undo", "redo", "compare", "save", "save", "stop"]
+    assert queue.asked == ["Apply", "Undo", "Undo", "Redo", "Compare", "Save", "Save", "Stop"]
 
 
 def test_the_box_is_drawn_and_dragged(panel):
-    panel, server, _session = panel
+    panel, server, _queue = panel
     handle, edges = server.nodes["/edit_region/handle"], server.nodes["/edit_region/edges"]
     assert not handle.visible and not edges.visible and panel.region.value is None
     server.by_label["Only here"].person_sets(True)
@@ -224,27 +246,33 @@ def test_the_box_is_drawn_and_dragged(panel):
 
 
 def test_a_state_is_shown(panel):
-    panel, server, session = panel
+    panel, server, queue = panel
     status, picture = server.markdowns
     assert "press Preview" in status.content and picture.content == ""
     shown = np.random.default_rng(0).integers(0, 255, (8, 4, 3), dtype=np.uint8)
-    session._publish(task="Preview of 'x'", progress=0.42, picture=shown, caption="a, above b", edits=("blue",))
-    assert r"Preview of \'x\' \.\.\. 42 \%" in status.content and "**Edits:** blue" in status.content
+    panel.actions.host.edits = [Edit(target="blue"), Edit(prompt="<object> in {x}")]
+    queue._publish(task="Preview of 'x'", progress=0.42, picture=shown, caption="a, above b")
+    assert r"Preview of \'x\' \.\.\. 42 \%" in status.content and "before all edits" not in status.content
+    assert r"**Edits:** blue\; in \{x\}" in status.content
     assert server.by_label["Stop"].visible and server.by_label["progress"].value == pytest.approx(42)
     (data,) = re.findall(r'<img src="data:image/png;base64,([^"]*)"', picture.content)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), shown)
-    session._publish(task="", message="Done.")
+    panel.actions.versions.comparing = True
+    queue._publish(task="", message="Done.")
+    assert "**Shown:** before all edits" in status.content
     assert not server.by_label["Stop"].visible and not server.by_label["progress"].visible
     assert data in picture.content, "the picture stays"
 
 
 def test_what_people_type_is_shown_and_not_run():
-    state = SessionState(message="a <object> {alert(1)}", error="import *x*\nfrom `y`", edits=("<b>",))
-    text = status_text(state)
+    state = LiveState(message="a <object> {alert(1)}", error="import *x*\nfrom `y`")
+    text = status_text(state, notes={"Edits": "<b>"})
     assert not re.search(r"(?<!\\)\{(?!\{)alert", text) and r"\<object\> \{alert\(1\)\}" in text
     assert r"import \*x\* from \`y\`" in text and r"\<b\>" in text
     assert not any(line.startswith(("import", "export")) for line in text.splitlines())
-    assert plain("a\n b") == "a b" and picture_text("", "x") == ""
+    assert r"{1\+1}" not in picture_text("data:", "{1+1}") and r"\{1\+1\}" in picture_text("data:", "{1+1}")
+    assert escape_markdown("a\n b") == "a b" and picture_text("", "x") == ""
+    assert status_text(LiveState(), "Hello {x}") == r"**»** Hello \{x\}"
 
 
 def test_a_run_with_a_viewer_serves_previews_and_learns_the_same(tiny_prior, tmp_path, monkeypatch):
@@ -261,21 +289,24 @@ def test_a_run_with_a_viewer_serves_previews_and_learns_the_same(tiny_prior, tmp
     monkeypatch.setattr(EditPanel, "_setup", keep)
     words = {}
     for name, asks in (("asked", True), ("left alone", False)):
-        served: list[SessionState] = []
-        run_pending = EditSession.run_pending
+        served: list[LiveState] = []
+        run_pending = ActionQueue.run_pending
 
         def serve(self, limit=1, asks=asks, served=served, run_pending=run_pending):
             if asks and not served:
-                self.preview(EditForm(words="in a red cube"))
-                self.apply(EditForm())
+                (panel,) = panels
+                panel.words.value = ""
+                self.ask(panel._apply)
                 assert self.state.error, "an empty form is refused at once"
-                self.preview(EditForm(words="in a red cube"))
+                panel.words.value = "in a red cube"
+                self.ask(panel._preview)
+                assert not self.state.error and self.state.waiting == 1
             done = run_pending(self, limit)
             served.append(self.state)
             return done
 
         with monkeypatch.context() as patch:
-            patch.setattr(EditSession, "run_pending", serve)
+            patch.setattr(ActionQueue, "run_pending", serve)
             try:
                 folder = train(
                     tiny_config(
@@ -289,11 +320,12 @@ def test_a_run_with_a_viewer_serves_previews_and_learns_the_same(tiny_prior, tmp
                 )
             finally:
                 for panel in panels:
-                    panel.session.close()
+                    panel.queue.close()
                     panel.viser_server.stop()
         assert len(panels) == 1
         panel = panels.pop()
-        assert panel.session.scene.folder == folder and panel.viewer.train_lock is panel.session.scene.lock
+        host = panel.actions.host
+        assert host.output_folder == folder and panel.viewer.train_lock is host.lock
         assert (served[0].picture is not None) == asks and not served[0].error
         words[name] = ObjectEmbedding.load(folder / "embedding.safetensors").vectors
     assert torch.equal(words["asked"], words["left alone"])

@@ -15,6 +15,7 @@ from synthetic import make_cloud
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing.edit import Edit, Region, load_edits, save_edits
+from invert3d_ns.editing.scene_edit_config import SceneEditConfig
 from invert3d_ns.editing.sources import check_same_object, read_scene
 from invert3d_ns.methods.invert3d import InversionPipeline
 from invert3d_ns.prior.checkpoints import save_prior
@@ -182,11 +183,11 @@ def test_a_run_is_looked_at_with_its_words_and_edits(edited, material, monkeypat
     from nerfstudio.utils.eval_utils import all_methods, eval_setup
 
     from invert3d_ns.configs import invert3d_edit
-    from invert3d_ns.live import host
+    from invert3d_ns.prior import shared
 
     loaded = []
-    load = host.load_with_options
-    monkeypatch.setattr(host, "load_with_options", lambda *given: (loaded.append(given[0]), load(*given))[1])
+    load = shared.load_with_options
+    monkeypatch.setattr(shared, "load_with_options", lambda *given: (loaded.append(given[0]), load(*given))[1])
     monkeypatch.setitem(all_methods, "invert3d-edit", invert3d_edit.config)
     _, pipeline, _, _ = eval_setup(edited / "config.yml", test_mode="inference")
     assert isinstance(pipeline, InversionPipeline)
@@ -195,7 +196,8 @@ def test_a_run_is_looked_at_with_its_words_and_edits(edited, material, monkeypat
     saved = ObjectEmbedding.load(edited / "embedding.safetensors")
     assert torch.equal(words.vectors, saved.vectors) and words.fingerprint == saved.fingerprint
     assert loaded == [], "only asking for the prior loads it"
-    assert pipeline.prior() is pipeline.prior() and loaded == [str(material / "prior")]
+    with pipeline.prior.use() as prior, pipeline.prior.use() as again:
+        assert prior is again and loaded == [str(material / "prior")]
     assert not any("unet" in name for name in pipeline.state_dict())
 
     cloud = pipeline.splats()
@@ -207,6 +209,40 @@ def test_a_run_is_looked_at_with_its_words_and_edits(edited, material, monkeypat
     assert torch.equal(now["features_dc"][:3], cloud.features_dc[:3])
     assert torch.equal(now["features_dc"][3:], raw["features_dc"][3:])
     assert all(torch.equal(now[name], raw[name]) for name in SAME)
+
+
+def test_a_finished_run_is_edited_by_those_who_look_at_it(edited, tmp_path, monkeypatch):
+    from live_stage import Watcher
+    from nerfstudio.utils.eval_utils import all_methods, eval_setup
+
+    from invert3d_ns.configs import invert3d_edit
+
+    monkeypatch.setitem(all_methods, "invert3d-edit", invert3d_edit.config)
+    _, pipeline, _, _ = eval_setup(edited / "config.yml", test_mode="inference")
+    assert isinstance(pipeline, InversionPipeline)
+    pipeline.output_folder = tmp_path
+    queue, actions, watcher = pipeline.queue, pipeline.edit_panel.actions, Watcher(pipeline.queue)
+    box = (-1.0, -1.0, 0.0, 1.0, 1.0, 1.0)
+    some, cube = SceneEditConfig(orbits=1, fit_steps=2, supersampling=1), Edit(target="a cube", region=Region(box))
+    found = pipeline.splats()
+    queue.start()
+    try:
+        queue.ask(actions.preview_edit(cube, some))
+        watcher.until(lambda state: state.picture is not None or state.error)
+        assert not queue.state.error and not differs(found, pipeline.splats()).any()
+        queue.ask(actions.apply_edit(cube, some))
+        watcher.until(lambda state: "Applied 'a cube'" in state.message or state.error)
+        changed = differs(found, pipeline.splats())
+        assert changed.any() and (found.means[changed, 2] >= 0).all()
+        assert [e.label for e in pipeline.edits] == ["red -> blue", "a cube"] == list(actions.versions.labels)
+        queue.ask(actions.save)
+        watcher.until(lambda state: "Saved to" in state.message or state.error)
+        assert load_edits(tmp_path / "edits" / "001" / "edits.json") == pipeline.edits
+        queue.ask(actions.versions.undo)
+        watcher.until(lambda state: "Undid 'a cube'" in state.message or state.error)
+        assert not differs(found, pipeline.splats()).any() and len(pipeline.edits) == 1
+    finally:
+        queue.close()
 
 
 def test_exported_splats_are_the_edited_ones(run, edited, tmp_path):
@@ -228,17 +264,17 @@ def test_before_there_are_words_an_edit_is_told_so(material):
 
 
 def test_people_are_served_between_steps_and_see_splats_change(run, tmp_path, monkeypatch):
-    from invert3d_ns.live.session import EditSession
+    from invert3d_ns.live.queue import ActionQueue
 
     served, shown = [], []
-    monkeypatch.setattr(EditSession, "run_pending", lambda self, limit=1: served.append(limit) or 0)
+    monkeypatch.setattr(ActionQueue, "run_pending", lambda self, limit=1: served.append(limit) or 0)
     monkeypatch.setattr(services, "_REDRAWN_EVERY", -1.0)
     setup = module.PhasedTrainer.setup
 
     def watched(self, test_mode: Any = "val") -> None:
         setup(self, test_mode)
         self.viewer_state = None
-        self.pipeline.edit_panel.session.scene.rerender = lambda: shown.append(self.pipeline.splats().features_dc)
+        self.pipeline.rerender = lambda: shown.append(self.pipeline.splats().features_dc)
 
     monkeypatch.setattr(module.PhasedTrainer, "setup", watched)
     train(edit(run, tmp_path, prompt=BLUE))

@@ -43,15 +43,16 @@ def embedded_picture(content: str) -> np.ndarray:
 def test_what_is_shown_before_and_after_the_viewer_starts_is_there():
     picture = np.random.default_rng(0).integers(0, 255, (4, 6, 3), dtype=np.uint8)
     panel, server = InversionPanel(), Server()
-    panel.show("before")
+    panel.show("Before", "1 of {2}", ["loss <3>", "rest"])
     panel.install(server)  # type: ignore[arg-type]
     (markdown,) = server.handles
-    assert markdown.content == "before"
+    before = "**Before**: 1 of \\{2\\}  \nloss \\<3\\>  \nrest"
+    assert markdown.content == before, "whatever people called things is shown and not run"
     panel.show(picture=picture)
-    assert markdown.content.startswith("before")
+    assert markdown.content.startswith(before)
     assert np.array_equal(embedded_picture(markdown.content), picture)
-    panel.show("after")
-    assert markdown.content.startswith("after")
+    panel.show("After")
+    assert markdown.content.startswith("**After**\n")
     assert np.array_equal(embedded_picture(markdown.content), picture), "a new text keeps the picture"
 
 
@@ -62,8 +63,8 @@ def test_a_run_with_a_viewer_fills_the_panel(tiny_prior, tmp_path, monkeypatch):
     texts, servers = [], []
     show, install = InversionPanel.show, InversionPanel.install
 
-    def record(self, text=None, picture=None):
-        show(self, text, picture)
+    def record(self, *given, **named):
+        show(self, *given, **named)
         texts.append(self._markdown.content)
 
     def keep(self, server):
@@ -88,7 +89,7 @@ def test_a_run_with_a_viewer_fills_the_panel(tiny_prior, tmp_path, monkeypatch):
             server.stop()
     assert len(servers) == 1
     assert texts[0].startswith(f"**Learning words**: step 1 of {STEPS}")
-    assert any("Held-out loss" in text for text in texts)
-    assert texts[-1].startswith("**Done.**")
+    assert any(r"Held\-out loss" in text for text in texts)
+    assert texts[-1].startswith(r"**Done\.**")
     picture = embedded_picture(texts[-1])
     assert picture.shape[1] == pytest.approx(4 * picture.shape[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,8 +18,9 @@ from invert3d_ns.base.metrics import psnr
 from invert3d_ns.editing.edit import Edit, load_edits, save_edits
 from invert3d_ns.editing.options import EditOptions
 from invert3d_ns.editing.scene_edit_config import SceneEditConfig
+from invert3d_ns.live.edit_actions import EditActions
 from invert3d_ns.live.form import EditForm
-from invert3d_ns.live.scene import LiveScene
+from invert3d_ns.live.queue import ActionQueue
 from invert3d_ns.methods.edit_phase import EditPhase
 from invert3d_ns.scenes.cloud import SplatCloud
 
@@ -33,8 +35,12 @@ class Host:
     def __init__(self, prior, edits: list[Edit] | None = None, cloud: SplatCloud | None = None) -> None:
         self._prior, self.edits, self._cloud = prior, edits or [], scene(80) if cloud is None else cloud
 
+    @property
     def prior(self) -> Any:
-        return self._prior
+        return self
+
+    def use(self) -> Any:
+        return nullcontext(self._prior)
 
     def embedding(self):
         return words(self._prior)
@@ -44,6 +50,10 @@ class Host:
 
     def set_splats(self, cloud: SplatCloud) -> None:
         self._cloud = cloud
+
+    snapshot = splats
+    restore = set_splats
+    lock, rerender = nullcontext(), staticmethod(lambda: None)
 
     # What a phase asks of its pipeline
 
@@ -66,9 +76,13 @@ def trained(host: Host, edits: list[Edit]) -> SplatCloud:
 
 def applied(host: Host, form: EditForm) -> SplatCloud:
     """What a browser makes of an edit."""
-    live = LiveScene(host)
-    live.apply(quick(form.edit()), form, lambda done, total: None, lambda: False)
+    actions = EditActions(cast(Any, host), ActionQueue(cast(Any, host)))
+    apply_in_browser(actions, form)
     return host.splats()
+
+
+def apply_in_browser(actions: EditActions, form: EditForm) -> None:
+    actions.apply_edit(quick(form.edit())).run(lambda done, total: None, lambda: False)
 
 
 def quick(edit: Edit) -> Edit:
@@ -119,9 +133,9 @@ def test_edits_of_several_parts_are_carried_out_again_one_after_another(tiny_v_p
     """A file that a browser saved after two edits, of the top and of the bottom."""
     top, bottom = (replace(FORM, box=region.box) for region in (TOP, BOTTOM))
     host = Host(tiny_v_prior)
-    live = LiveScene(host)
+    actions = EditActions(cast(Any, host), ActionQueue(cast(Any, host)))
     for form in (top, bottom):
-        live.apply(quick(form.edit()), form, lambda done, total: None, lambda: False)
+        apply_in_browser(actions, form)
     again = Host(tiny_v_prior)
     assert same(trained(again, list(host.edits)), host.splats())
     middle = scene(80).means[:, 2].abs() < 0.2

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 from invert3d_ns.base.errors import InputError
-
-if TYPE_CHECKING:
-    from invert3d_ns.editing.edit import Edit
-    from invert3d_ns.scenes.cloud import SplatCloud
 
 
 @dataclass(frozen=True)
 class Version:
-    """A scene under some edits. Nobody changes its tensors."""
+    """A scene under some edits. Nobody changes its snapshot."""
 
-    splats: SplatCloud
-    """As they are after the edits."""
-    edits: tuple[Edit, ...] = ()
-    """Oldest first."""
+    snapshot: Any
+    """What :meth:`invert3d_ns.live.host.Host.snapshot` gave after the edits."""
+    edits: tuple[Any, ...] = ()
+    """Oldest first; each has a ``label``."""
 
-    def then(self, edit: Edit, splats: SplatCloud) -> Version:
+    def then(self, edit: Any, snapshot: Any) -> Version:
         """The version that one more edit leads to."""
-        return Version(splats, (*self.edits, edit))
+        return Version(snapshot, (*self.edits, edit))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Labels of the edits, oldest first."""
+        return tuple(edit.label for edit in self.edits)
 
 
 class History:
@@ -31,8 +32,8 @@ class History:
 
     Args:
         first: the scene as it was found.
-        limit: versions that are kept besides ``first``; each costs a copy of the splats (236 bytes a splat with
-            harmonics of degree 3).
+        limit: versions that are kept besides ``first``; each costs a snapshot (236 bytes a splat with harmonics of
+            degree 3).
     """
 
     def __init__(self, first: Version, limit: int = 20) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from invert3d_ns.editing.edit_sequence import EditSequence
     from invert3d_ns.editing.scene_editor import SceneEditor
     from invert3d_ns.methods.invert3d import InversionPipeline
+    from invert3d_ns.prior.multiview import MultiViewPrior
 
 _SHOWN_ORBITS = 2
 _VIEW_PIXELS = 192
@@ -71,8 +72,8 @@ class EditPhase(Phase):
             Cancelled: the run was asked to stop.
             InputError: words and splats are of different objects, or the region holds no splats.
         """
-        with run.lock:
-            self._make_sequence(state)
+        with run.lock, self.pipeline.prior.use():
+            self._make_sequence(self.pipeline.freeze_for_editing(), state)
         if not self.editor.prepared:
             label = ", ".join(edit.label for edit in self.edits)
             with run.timed("views"), run.progress(f"Generating views of the edit: {label}") as progress:
@@ -85,13 +86,13 @@ class EditPhase(Phase):
         Raises:
             Cancelled: ``should_stop`` said so.
         """
-        self.sequence.prepare(progress, should_stop)
+        with self.pipeline.prior.use():
+            self.sequence.prepare(progress, should_stop)
 
-    def _make_sequence(self, state: dict[str, Any] | None) -> None:
+    def _make_sequence(self, prior: MultiViewPrior, state: dict[str, Any] | None) -> None:
         from invert3d_ns.editing.edit_sequence import EditSequence
 
         pipeline = self.pipeline
-        prior = pipeline.freeze_for_editing()
         if state is None:
             pipeline.check_words_describe_splats()
             self.before, self.start = list(pipeline.edits), pipeline.splats()
@@ -112,7 +113,7 @@ class EditPhase(Phase):
 
     def step(self, run: Run, index: int) -> StepOutput:
         """Take one step and show its splats; after the last one the edits count among the scene's own."""
-        with explain_out_of_memory("inversion", self.pipeline.config.prior_options):
+        with explain_out_of_memory("inversion", self.pipeline.config.prior_options), self.pipeline.prior.use():
             losses = self.sequence.step()
         self.pipeline.set_splats(self.sequence.cloud())
         if self.sequence.done == self.steps:

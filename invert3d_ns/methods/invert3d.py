@@ -5,12 +5,14 @@ Up to three phases: fit splats to images, learn the words that stand for the obj
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -20,10 +22,11 @@ from invert3d_ns.editing.edit import Edit
 from invert3d_ns.editing.options import EditOptions
 from invert3d_ns.editing.scene_edit_config import SceneEditConfig
 from invert3d_ns.editing.sources import check_requested, check_same_object, find_words, own_prior, scene_edits
-from invert3d_ns.live.host import EditableScene
+from invert3d_ns.live.edit_actions import EditActions
+from invert3d_ns.live.editable_scene import EditableScene
 from invert3d_ns.live.panels.edit_panel import EditPanel
 from invert3d_ns.live.panels.inversion_panel import InversionPanel
-from invert3d_ns.live.session import EditSession
+from invert3d_ns.live.queue import ActionQueue
 from invert3d_ns.methods.edit_phase import EditPhase
 from invert3d_ns.methods.words_phase import WordsPhase
 from invert3d_ns.prior.memory import PriorOptions, apply, check_options, preferred_dtype
@@ -117,13 +120,14 @@ class InversionPipeline(EditableScene, PhasedPipeline):
     def __init__(self, config: InversionPipelineConfig, device: str, **kwargs: Any) -> None:
         super().__init__(config, device, **kwargs)
         self.register_parameter("words", None)
-        self.begin_hosting(config.prior, config.prior_options)
+        self.begin_editing(config.prior, config.prior_options)
         self.splat_steps = 0 if self.starts_from_splats() else config.splat_steps
         self.word_steps = config.steps if config.embedding is None else 0
         self.inversion: CameraTextInversion | None = None
         self.panel = InversionPanel()
-        self.edit_panel = EditPanel(EditSession(self))
-        self.observers = [_Panels(self.panel, self.edit_panel)]
+        self.queue = ActionQueue(self)
+        self.edit_panel = EditPanel(EditActions(self, self.queue))
+        self.observers = [_Watchers(self)]
 
     # Phases
 
@@ -155,11 +159,11 @@ class InversionPipeline(EditableScene, PhasedPipeline):
             config.per_view_timesteps, config.timestep_range or prior.info.inversion_timesteps, config.norm_penalty
         )
         self.inversion = CameraTextInversion(prior, objective, seed=seed)
-        self._priors = [prior]
+        self.prior.provide(prior)
         if given is None:
             vectors = self.inversion.initial_words(config.vectors, self.init_word())
             given = ObjectEmbedding.for_prior(prior, vectors, init_word=self.init_word(), steps=config.steps)
-            self.belong(given)
+            self.adopt_origin(given)
         before = list(self.edits)
         for some in split_into_passes(edits):
             edit_conditions(prior, given, with_context(before, some)[0])
@@ -181,7 +185,7 @@ class InversionPipeline(EditableScene, PhasedPipeline):
         file = find_words(path)
         embedding = ObjectEmbedding.load(file)
         self.words = Parameter(embedding.vectors.to(self.device), requires_grad=False)
-        self.belong(embedding)
+        self.adopt_origin(embedding)
         self.edits = scene_edits(data, embedding)
         if config.prior == "bundled":
             self.prior_name = own_prior(file, embedding)
@@ -253,14 +257,15 @@ class InversionPipeline(EditableScene, PhasedPipeline):
     ) -> Float[Tensor, "B F 3 H W"]:
         """Views that the prior generates from the words, RGB in [0, 1]; ``prompt`` may do without the placeholder."""
         assert self.words is not None, "there are no words yet"
-        return self.inversion_of_prior().prior.sample(
-            prompt,
-            cameras,
-            words={TOKEN: self.words.detach()} if TOKEN in prompt else None,
-            guidance_scale=self.config.guidance_scale,
-            steps=steps or self.config.sampling_steps,
-            seed=seed,
-        )
+        with self.prior.use() as prior:
+            return prior.sample(
+                prompt,
+                cameras,
+                words={TOKEN: self.words.detach()} if TOKEN in prompt else None,
+                guidance_scale=self.config.guidance_scale,
+                steps=steps or self.config.sampling_steps,
+                seed=seed,
+            )
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
         """Restore splats, words where the checkpoint has them, and the edits they are under."""
@@ -273,17 +278,20 @@ class InversionPipeline(EditableScene, PhasedPipeline):
             self.prior_name = asked_for
 
 
-class _Panels(RunObserver):
-    """The viewer's panels as watchers of a run."""
+class _Watchers(RunObserver):
+    """The panels of a pipeline, and the queue of what people ask for, as watchers of a run."""
 
-    def __init__(self, panel: InversionPanel, edit_panel: EditPanel) -> None:
-        self.panel, self.edit_panel = panel, edit_panel
+    def __init__(self, pipeline: InversionPipeline) -> None:
+        self.pipeline = pipeline
 
-    def show(self, text: str | None = None, picture: Any = None) -> None:
-        self.panel.show(text, picture)
+    def show_status(self, title: str, detail: str = "", lines: Sequence[str] = ()) -> None:
+        self.pipeline.panel.show(title, detail, lines)
+
+    def show_picture(self, picture: UInt8[np.ndarray, "H W 3"]) -> None:
+        self.pipeline.panel.show(picture=picture)
 
     def serve(self) -> None:
-        self.edit_panel.session.run_pending()
+        self.pipeline.queue.run_pending()
 
     def rerender(self) -> None:
-        self.edit_panel.session.scene.rerender()
+        self.pipeline.rerender()

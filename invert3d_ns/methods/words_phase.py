@@ -76,7 +76,7 @@ class WordsPhase(Phase):
         pipeline, config = self.pipeline, self.pipeline.config
         inversion = pipeline.inversion_of_prior()
         title = "Rendering and encoding the scene's orbits"
-        with run.timed("bank"), run.lock, run.progress(title) as progress:
+        with run.timed("bank"), run.lock, pipeline.prior.use(), run.progress(title) as progress:
             pipeline.eval()
             pipeline.model.freeze()
             apply(inversion.prior, config.prior_options, pipeline.device)
@@ -119,7 +119,7 @@ class WordsPhase(Phase):
 
     def step(self, run: Run, index: int) -> StepOutput:
         """One of nerfstudio's iterations; the backward pass runs in its code, outside what the prior guards."""
-        with explain_out_of_memory("inversion", self.pipeline.config.prior_options):
+        with explain_out_of_memory("inversion", self.pipeline.config.prior_options), self.pipeline.prior.use():
             return run.iterate(index)
 
     def observe(self, run: Run, index: int) -> None:
@@ -127,8 +127,9 @@ class WordsPhase(Phase):
         pipeline, config, done = self.pipeline, self.pipeline.config, index + 1
         assert self.bank is not None and pipeline.words is not None
         if config.heldout_every and done % config.heldout_every == 0:
-            words = pipeline.words
-            self._heldout_loss = pipeline.inversion_of_prior().heldout_loss(words, self.bank, groups=2)
+            with pipeline.prior.use():
+                objective = pipeline.inversion_of_prior()
+                self._heldout_loss = objective.heldout_loss(pipeline.words, self.bank, groups=2)
             run.log_scalar("Held-out Loss", self._heldout_loss)
         if config.preview_every and done % config.preview_every == 0 and done < self.steps:
             run.show_picture(words_report.PICTURE, words_report.preview(pipeline, self.bank))
@@ -140,7 +141,7 @@ class WordsPhase(Phase):
     def finish(self, run: Run) -> Sequence[str]:
         """Write ``embedding.safetensors``, ``views.png`` and ``metrics.json``, and say how good the words are."""
         assert self.bank is not None, "begin() comes first"
-        with run.lock:
+        with run.lock, self.pipeline.prior.use():
             outputs = words_report.write_outputs(self.pipeline, self.bank, self.steps, run, lr=self.learning_rate())
         run.show_picture(words_report.PICTURE, outputs.picture)
         words_report.announce(outputs)

@@ -90,8 +90,8 @@ class Run(Protocol):
         """Show a picture in the viewer and write it to the events under ``name``."""
         ...
 
-    def show_status(self, text: str) -> None:
-        """Show a line of Markdown in the viewer."""
+    def show_status(self, title: str, detail: str = "", lines: Sequence[str] = ()) -> None:
+        """Show in the viewer what is being done, how far it is, and lines of figures; plain text."""
         ...
 
     def update_viewer(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,11 @@ from invert3d_ns.scenes.splats import ObjectSplatModel, ObjectSplatModelConfig
 class RunObserver:
     """Someone who watches a run, such as a panel of the viewer; every method may be left as it is."""
 
-    def show(self, text: str | None = None, picture: UInt8[np.ndarray, "H W 3"] | None = None) -> None:
-        """Show a status (Markdown), a picture, or both."""
+    def show_status(self, title: str, detail: str = "", lines: Sequence[str] = ()) -> None:
+        """Show what is being done, how far it is, and lines of figures; plain text."""
+
+    def show_picture(self, picture: UInt8[np.ndarray, "H W 3"]) -> None:
+        """Show a picture in place of the one before."""
 
     def serve(self) -> None:
         """Do, between two steps, what people asked for meanwhile."""

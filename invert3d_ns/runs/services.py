@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ class RunServices(Trainer):
     def progress(self, title: str) -> Iterator[Callable[[int, int], None]]:
         """A line and a progress bar around a block; gives a function of what is done and the total."""
         CONSOLE.print(f"{title} ...", highlight=False, markup=False)
-        self.show_status(f"**{title}** ...")
+        self.show_status(title)
         with progress_bar(title) as advance:
             yield advance
 
@@ -86,12 +86,12 @@ class RunServices(Trainer):
         """Show a picture in the viewer and write it to the events under ``name``."""
         writer.put_image(name, torch.from_numpy(picture) / 255, max(self.step, 0))
         for observer in self.pipeline.observers:
-            observer.show(picture=picture)
+            observer.show_picture(picture)
 
-    def show_status(self, text: str) -> None:
-        """Show a status in the viewer."""
+    def show_status(self, title: str, detail: str = "", lines: Sequence[str] = ()) -> None:
+        """Show in the viewer what is being done, how far it is, and lines of figures."""
         for observer in self.pipeline.observers:
-            observer.show(text=text)
+            observer.show_status(title, detail, lines)
 
     def update_viewer(self) -> None:
         """Nerfstudio's own update of its viewer, paced by rays a second."""

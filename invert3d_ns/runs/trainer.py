@@ -213,7 +213,7 @@ class PhasedTrainer(RunServices):
             complete = self._run_phases()
         if not complete:
             self._stop_early()
-        self.show_status("**Done.**")
+        self.show_status("Done.")
         self._stay_open()
 
     def _run_phases(self) -> bool:
@@ -283,8 +283,8 @@ class PhasedTrainer(RunServices):
         phase, (first, last) = self.pipeline.phases[self._index], self._spans[self._index]
         phase.observe(self, step - first)
         if step_check(step, self.config.logging.steps_per_log, run_at_zero=True):
-            lines = [f"**{phase.title}**: step {step + 1 - first} of {last - first}", f"Loss {self._loss:.4f}"]
-            self.show_status("  \n".join([*lines, *phase.status()]))
+            how_far = f"step {step + 1 - first} of {last - first}"
+            self.show_status(phase.title, how_far, [f"Loss {self._loss:.4f}", *phase.status()])
         for observer in self.pipeline.observers:
             observer.serve()
 

@@ -1,7 +1,8 @@
-"""A panel in nerfstudio's viewer that shows an inversion while it runs."""
+"""A panel in nerfstudio's viewer that shows a run while it lasts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from nerfstudio.viewer.viewer_elements import ViewerElement
 
-from invert3d_ns.live.panels.markdown import data_url
+from invert3d_ns.live.panels.markdown import data_url, escape_markdown
 
 if TYPE_CHECKING:
     from viser import GuiMarkdownHandle, ViserServer
@@ -35,10 +36,26 @@ class InversionPanel(ViewerElement[str]):
         """Put the panel into the viewer's control tab."""
         self._create_gui_handle(viser_server)
 
-    def show(self, text: str | None = None, picture: UInt8[np.ndarray, "H W 3"] | None = None) -> None:
-        """Replace the text (Markdown), the picture, or both. Safe to call from the training thread."""
-        if text is not None:
-            self._text = text
+    def show(
+        self,
+        heading: str = "",
+        detail: str = "",
+        lines: Sequence[str] = (),
+        picture: UInt8[np.ndarray, "H W 3"] | None = None,
+    ) -> None:
+        """Replace the text, the picture, or both. Safe to call from the training thread.
+
+        All texts are shown as they are, whatever characters they hold.
+
+        Args:
+            heading: what happens, as "Learning words"; the text stays if empty.
+            detail: beside the heading.
+            lines: below it.
+            picture: RGB; the picture stays if None.
+        """
+        if heading:
+            first = f"**{escape_markdown(heading)}**" + (f": {escape_markdown(detail)}" if detail else "")
+            self._text = "  \n".join([first, *map(escape_markdown, lines)])
         if picture is not None:
             self._picture = data_url(picture)
         if self._markdown is not None:

@@ -19,8 +19,8 @@ def data_url(picture: UInt8[np.ndarray, "H W 3"]) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def plain(text: str) -> str:
-    """Text that shows as it is, on one line.
+def escape_markdown(text: str) -> str:
+    """Markdown that shows a text as it is, on one line.
 
     viser's Markdown is MDX: an unescaped ``<object>`` breaks the page of everybody who watches, and what stands in
     braces is run there. A backslash takes the meaning from any punctuation mark; at the start of a line, where
