@@ -10,22 +10,20 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from invert3d_ns.scenes.ply import SplatCloud
+    from invert3d_ns.scenes.cloud import SplatCloud
 
 ELEVATION = 15.0
 """Elevation of the views, in degrees."""
 
 
-@torch.no_grad()
 def render_sides(splats: SplatCloud, size: int) -> tuple[Float[Tensor, "1 4 3 S S"], Float[Tensor, "1 4 16"]]:
     """Four sides of a scene in the object frame, RGB in [0, 1] on white, and the prior's camera vectors."""
-    from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world
-    from invert3d_ns.scenes.fitting import render_splats
+    from invert3d_ns.scenes.cameras import camera_condition
+    from invert3d_ns.scenes.rendering import render_orbit
 
     azimuths = torch.arange(4) * 90.0
     elevations = torch.full((4,), ELEVATION)
-    images, _ = render_splats(splats, orbit_camera_to_world(azimuths, elevations), size, supersampling=2)
-    return images.clamp(0, 1)[None], camera_condition(azimuths, elevations)[None]
+    return render_orbit(splats, azimuths, elevations, size)[None], camera_condition(azimuths, elevations)[None]
 
 
 def before_and_after(
