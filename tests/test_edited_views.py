@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.editing.conditions import edit_conditions
 from invert3d_ns.editing.edit import TOKEN, Edit
 from invert3d_ns.editing.views import Cancelled, coverage, edited_views
-from invert3d_ns.prior.conditions import edit_conditions
 from invert3d_ns.prior.prompts import columns_of
 from invert3d_ns.scenes.cameras import camera_condition
 from invert3d_ns.words.embedding import ObjectEmbedding
@@ -142,6 +142,24 @@ def test_flow_without_change_gives_back_the_scene(tiny_v_prior, embedding, origi
     views = edited_views(tiny_v_prior, embedding, [edit], CAMERAS, originals=originals, details=False)
     expected = tiny_v_prior.decode_latents(tiny_v_prior.encode_images(originals))
     torch.testing.assert_close(views, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_ddim_without_change_gives_back_the_scene(tiny_v_prior, embedding, originals, masked: bool) -> None:
+    """The inversion is a true one: under the same words and without guidance the sampler comes back to the views."""
+    edit = replace(RED_TO_BLUE, amount=0.0, guidance_scale=1.0, structure="ddim", strength=0.6, steps=10)
+    edit = replace(edit, keep_silhouette=masked)
+    views = edited_views(tiny_v_prior, embedding, [edit], CAMERAS, originals=originals, details=False)
+    expected = tiny_v_prior.decode_latents(tiny_v_prior.encode_images(originals))
+    if masked:
+        opaque = coverage(originals)
+        expected = opaque * expected + (1 - opaque) * originals
+    torch.testing.assert_close(views, expected, rtol=0, atol=0.01)
+    # What is kept is put back on the way to the noise that was found: an edit beside it leaves it alone.
+    masks = torch.zeros(1, 4, 1, 32, 32)
+    masks[..., :8, :8] = 1
+    again = edited_views(tiny_v_prior, embedding, [edit], CAMERAS, originals=originals, masks=masks)
+    torch.testing.assert_close(again, originals, rtol=0, atol=0.02)
 
 
 def test_what_the_scene_shows_already_moves_nothing_more(tiny_v_prior, embedding, originals) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from invert3d_ns.editing.options import EditOptions
-from invert3d_ns.prior.memory import PriorOptions
+from invert3d_ns.prior.settings import PriorOptions
 from invert3d_ns.scenes.axes import UpAxis
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class EditViews:
         from invert3d_ns.base.pictures import write_grid
         from invert3d_ns.editing.edit import save_edits
         from invert3d_ns.editing.sources import check_wanted, find_words, own_prior, scene_edits
-        from invert3d_ns.prior.memory import load_with_options
+        from invert3d_ns.prior.checkpoints import load_prior
         from invert3d_ns.words.embedding import ObjectEmbedding
 
         self._check()
@@ -74,7 +74,7 @@ class EditViews:
         check_wanted(wanted)
         scene = self.scene if self.scene is not None or self.embedding == file else self.embedding
         before = scene_edits(scene, embedding)
-        prior = load_with_options(self.prior or own_prior(file, embedding), self.prior_options)
+        prior = load_prior(self.prior or own_prior(file, embedding), options=self.prior_options)
         embedding.check_prior(prior)
         originals = None if scene is None else self._originals(scene, prior, embedding, checked=bool(before))
         started = time.perf_counter()

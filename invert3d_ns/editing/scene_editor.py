@@ -18,11 +18,11 @@ from torch.nn import functional
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing import view_sets
+from invert3d_ns.editing.conditions import edit_conditions
 from invert3d_ns.editing.regions import coverage_masks, inside_box, take, to_frame
 from invert3d_ns.editing.scene_edit_config import SceneEditConfig
 from invert3d_ns.editing.views import edited_views
 from invert3d_ns.guidance.sds import ScoreDistillation
-from invert3d_ns.prior.conditions import edit_conditions
 from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world, random_orbit
 from invert3d_ns.scenes.fitting import fit_splats, render_splats
 from invert3d_ns.scenes.normalization import transform_splats

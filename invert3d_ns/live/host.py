@@ -15,7 +15,7 @@ from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing.edit import Edit
 from invert3d_ns.editing.regions import take
 from invert3d_ns.methods.edit_phase import plain
-from invert3d_ns.prior.memory import PriorOptions, load_with_options
+from invert3d_ns.prior.settings import PriorOptions
 from invert3d_ns.scenes.cameras import OBJECT_RADIUS
 from invert3d_ns.words.embedding import ObjectEmbedding
 
@@ -77,7 +77,9 @@ class EditableScene:
         """The prior; the first call of a run that is only looked at loads it."""
         with self._loading:
             if not self._priors:
-                self._priors = [load_with_options(self.prior_name, self._prior_options, self.device)]
+                from invert3d_ns.prior.checkpoints import load_prior
+
+                self._priors = [load_prior(self.prior_name, self.device, options=self._prior_options)]
             return self._priors[0]
 
     # Splats

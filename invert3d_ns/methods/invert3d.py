@@ -28,7 +28,8 @@ from invert3d_ns.live.panels.edit_panel import EditPanel
 from invert3d_ns.live.panels.inversion_panel import InversionPanel
 from invert3d_ns.live.session import EditSession
 from invert3d_ns.methods.edit_phase import EditPhase
-from invert3d_ns.prior.memory import PriorOptions, apply, check_options, preferred_dtype
+from invert3d_ns.prior.memory import apply_prior_options, preferred_dtype
+from invert3d_ns.prior.settings import PriorOptions
 from invert3d_ns.scenes.datasets import SceneDatamanagerConfig
 from invert3d_ns.scenes.runs import is_run
 from invert3d_ns.scenes.splats import ObjectSplatModel, ObjectSplatModelConfig
@@ -197,18 +198,18 @@ class InversionPipeline(EditableScene, VanillaPipeline):
             InputError: unknown prior, vectors, resolution or timesteps that do not fit it, options that exclude each
                 other, words that are missing or of another prior, or an edit that cannot be carried out.
         """
-        from invert3d_ns.prior.conditions import edit_conditions
-        from invert3d_ns.prior.multiview import MultiViewPrior
+        from invert3d_ns.editing.conditions import edit_conditions
+        from invert3d_ns.prior.checkpoints import load_prior
 
         config = self.config
-        check_options(config.prior_options)
+        config.prior_options.check()
         if not self.knows_words():
             self._read_words()
         given = self.embedding() if self.knows_words() else None
         self._wanted = config.edits(given)
         self._check_wanted(given)
         dtype = preferred_dtype(config.prior_options, self.prior_name, self.device)
-        prior = MultiViewPrior.from_pretrained(self.prior_name, device="cpu", dtype=dtype)
+        prior = load_prior(self.prior_name, "cpu", dtype)
         check_size(config.resolution or prior.info.image_size, prior)
         objective = Objective(
             config.per_view_timesteps, config.timestep_range or prior.info.inversion_timesteps, config.norm_penalty
@@ -262,7 +263,7 @@ class InversionPipeline(EditableScene, VanillaPipeline):
         self.phase = "words"
         self.eval()
         self.model.freeze()
-        apply(inversion.prior, config.prior_options, self.device)
+        apply_prior_options(inversion.prior, config.prior_options, self.device)
         self.bank = build_bank(
             self.model.render,
             inversion.prior,
@@ -295,7 +296,7 @@ class InversionPipeline(EditableScene, VanillaPipeline):
         self.eval()
         if self.words is not None:
             self.words.requires_grad_(False)
-        prior = apply(self._inversion().prior, config.prior_options, self.device)
+        prior = apply_prior_options(self._inversion().prior, config.prior_options, self.device)
         if state is None and config.embedding is not None and not self.edits:
             # Words and splats of one run belong together, and words do not say what edits did to the splats.
             check_same_object(prior, self.embedding(), self.splats())

@@ -18,6 +18,8 @@ import torch
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.prior import layouts
+from invert3d_ns.prior.memory import apply_prior_options, preferred_dtype
+from invert3d_ns.prior.settings import PriorOptions
 from invert3d_ns.prior.storage import load_folder, read_info, save_prior
 from invert3d_ns.weights import download
 from invert3d_ns.weights.hub import HubReference, cache_root, find_local, parse_reference, recorded_hashes
@@ -106,6 +108,8 @@ def load_prior(
     name_or_path: str | Path = "bundled",
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    *,
+    options: PriorOptions | None = None,
 ) -> MultiViewPrior:
     """Load a prior by name, path or hub id; checkpoints are fetched and converted on first use, and cached.
 
@@ -115,19 +119,27 @@ def load_prior(
             repository on the hub, ``org/name`` or ``hf:org/name[@revision][:file]``. A path that exists goes before a
             repository of that name.
         device: CUDA if there is one, else the CPU.
-        dtype: of UNet and autoencoder (the text encoder stays float32). If None, float32 on a CPU and for the bundled
-            prior; else bfloat16, whose range keeps word gradients from vanishing, or float16 on GPUs without it.
+        dtype: of UNet and autoencoder (the text encoder stays float32). If None, what ``options`` say; by default
+            float32 on a CPU and for the bundled prior; else bfloat16, whose range keeps word gradients from vanishing,
+            or float16 on GPUs without it.
+        options: how it shall compute; diffusers' own way if None.
 
     Raises:
-        InputError: unknown name, missing, damaged or exchanged files, weights of another kind, or a hub that cannot be
-            reached.
+        InputError: unknown name, missing, damaged or exchanged files, weights of another kind, a hub that cannot be
+            reached, or options that exclude each other.
     """
+    if options is not None:
+        options.check()
     name = str(name_or_path)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if dtype is None:
-        dtype = torch.float32
-        if device.type == "cuda" and name != "bundled":
-            dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    dtype = dtype or preferred_dtype(options or PriorOptions(), name, device)
+    if options is None:
+        return _load(name, device, dtype)
+    # Into main memory first: what is offloaded need not fit on the GPU.
+    return apply_prior_options(_load(name, torch.device("cpu"), dtype), options, device)
+
+
+def _load(name: str, device: torch.device, dtype: torch.dtype) -> MultiViewPrior:
     place = _locate(name)
     if place.is_converted:
         return load_folder(place.folder, device, dtype)
@@ -141,7 +153,7 @@ def load_prior(
         warnings.warn(
             f"the converted prior is not cached and will be converted again: {error}, by setting XDG_CACHE_HOME, or "
             "convert it once with `invert3d prior convert`",
-            stacklevel=2,
+            stacklevel=3,
         )
     for part in (prior.unet, prior.vae):
         torch.nn.Module.to(part, dtype)  # diffusers' own `to` warns about an empty list of exceptions

@@ -25,7 +25,7 @@ from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing.views import Cancelled
 from invert3d_ns.methods import edit_report
 from invert3d_ns.methods.invert3d import InversionPipeline, InversionPipelineConfig, Phase
-from invert3d_ns.prior.memory import explain_out_of_memory
+from invert3d_ns.prior.out_of_memory import explain_out_of_memory
 from invert3d_ns.runs import report
 from invert3d_ns.runs.checkpoints import (
     clear_leftovers,
