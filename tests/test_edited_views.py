@@ -144,22 +144,28 @@ def test_flow_without_change_gives_back_the_scene(tiny_v_prior, embedding, origi
     torch.testing.assert_close(views, expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_ddim_without_change_gives_back_the_scene(tiny_v_prior, embedding, originals, masked: bool) -> None:
+def test_ddim_without_change_gives_back_the_scene() -> None:
     """The inversion is a true one: under the same words and without guidance the sampler comes back to the views."""
-    edit = replace(RED_TO_BLUE, amount=0.0, guidance_scale=1.0, structure="ddim", strength=0.6, steps=10)
-    edit = replace(edit, keep_silhouette=masked)
-    views = edited_views(tiny_v_prior, embedding, [edit], CAMERAS, originals=originals, details=False)
-    expected = tiny_v_prior.decode_latents(tiny_v_prior.encode_images(originals))
-    if masked:
-        opaque = coverage(originals)
-        expected = opaque * expected + (1 - opaque) * originals
-    torch.testing.assert_close(views, expected, rtol=0, atol=0.01)
-    # What is kept is put back on the way to the noise that was found: an edit beside it leaves it alone.
-    masks = torch.zeros(1, 4, 1, 32, 32)
-    masks[..., :8, :8] = 1
-    again = edited_views(tiny_v_prior, embedding, [edit], CAMERAS, originals=originals, masks=masks)
-    torch.testing.assert_close(again, originals, rtol=0, atol=0.02)
+    from invert3d_ns.metrics.inversion_quality import renderer
+    from invert3d_ns.prior.checkpoints import load_prior
+    from invert3d_ns.scenes.assets import DEMO_SCENE, read_object
+    from invert3d_ns.words.bank import render_views
+
+    prior = load_prior("bundled", "cpu")
+    words = ObjectEmbedding.for_prior(prior, prior.word_vectors("object"), init_word="object", steps=1)
+    render = renderer(read_object(DEMO_SCENE)[0])
+    originals = render_views(render, torch.arange(4) * 90.0, torch.full((4,), 15.0), prior.info.image_size)[None]
+    edit = Edit(source="red", target="blue", amount=0.0, guidance_scale=1.0, structure="ddim", strength=0.6, steps=10)
+
+    def error(edit: Edit, expected: torch.Tensor, **settings) -> float:
+        views = edited_views(prior, words, [edit], CAMERAS, originals=originals, **settings)
+        return (views - expected).square().mean().sqrt().item()
+
+    free = replace(edit, keep_silhouette=False)
+    assert error(free, prior.decode_latents(prior.encode_images(originals)), details=False) < 0.005
+    # What is kept is put back on the way to the noise that was found, and so disturbs nothing, whatever the sampler.
+    assert error(edit, originals) < 0.005
+    assert error(replace(edit, sampler="dpm++", steps=20), originals) < 0.02
 
 
 def test_what_the_scene_shows_already_moves_nothing_more(tiny_v_prior, embedding, originals) -> None:

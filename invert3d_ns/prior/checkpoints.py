@@ -19,11 +19,20 @@ import torch
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.prior import layouts
 from invert3d_ns.prior.memory import apply_prior_options, preferred_dtype
+from invert3d_ns.prior.repository import PRIOR_REPOSITORY
 from invert3d_ns.prior.settings import PriorOptions
 from invert3d_ns.prior.storage import load_folder, read_info, save_prior
 from invert3d_ns.weights import download
-from invert3d_ns.weights.hub import HubReference, cache_root, find_local, parse_reference, recorded_hashes
-from invert3d_ns.weights.manifest import record_files, require_sha256
+from invert3d_ns.weights.formats import WEIGHT_SUFFIXES
+from invert3d_ns.weights.hub import (
+    HubReference,
+    cache_root,
+    check_download,
+    find_local,
+    parse_reference,
+    recorded_hashes,
+)
+from invert3d_ns.weights.manifest import record_files
 from invert3d_ns.weights.tensors import check_finished
 
 if TYPE_CHECKING:
@@ -165,7 +174,7 @@ def open_source(name_or_path: str | Path, *, mirror: str | None = None, sha256: 
 
     Args:
         name_or_path: as for :func:`load_prior`.
-        mirror: see :func:`invert3d_ns.weights.download.fetch`.
+        mirror: see :func:`invert3d_ns.weights.download.fetch_weights`.
         sha256: expected of the source, which then must be a single file.
 
     Raises:
@@ -183,12 +192,12 @@ def open_source(name_or_path: str | Path, *, mirror: str | None = None, sha256: 
     return _convert(source, place)
 
 
-def fetch(name_or_path: str | Path, *, mirror: str | None = None, sha256: str | None = None) -> Path:
+def fetch_checkpoint(name_or_path: str | Path, *, mirror: str | None = None, sha256: str | None = None) -> Path:
     """The checkpoint of a prior on this machine, downloaded if it is not there; for the bundled prior, its folder.
 
     Args:
         name_or_path: as for :func:`load_prior`.
-        mirror: see :func:`invert3d_ns.weights.download.fetch`.
+        mirror: see :func:`invert3d_ns.weights.download.fetch_weights`.
         sha256: expected of the checkpoint, which then must be a single file.
 
     Raises:
@@ -220,7 +229,7 @@ def is_available(name: str) -> bool:
     reference = PRIORS[name].reference
     if reference is None:
         return (BUNDLED_FOLDER / "prior.json").is_file()
-    return (cached_folder(name) / "prior.json").is_file() or find_local(reference) is not None
+    return (cached_folder(name) / "prior.json").is_file() or find_local(reference, PRIOR_REPOSITORY) is not None
 
 
 def knows_sha256(name: str) -> bool:
@@ -230,7 +239,7 @@ def knows_sha256(name: str) -> bool:
         return (BUNDLED_FOLDER / "manifest.json").is_file()
     if source.sha256 or (cached_folder(name) / "manifest.json").is_file():
         return True
-    path = find_local(source.reference)
+    path = find_local(source.reference, PRIOR_REPOSITORY)
     return path is not None and bool(recorded_hashes(path))
 
 
@@ -254,7 +263,7 @@ def _locate(name: str) -> _Place:
 
 def _obtain(place: _Place, mirror: str | None = None) -> Path:
     if isinstance(place.source, HubReference):
-        return download.fetch(place.source, place.name, mirror=mirror, sha256=place.sha256)
+        return download.fetch_weights(place.source, PRIOR_REPOSITORY, place.name, mirror=mirror, sha256=place.sha256)
     assert place.source is not None
     if place.sha256 is not None:
         download.require_file_sha256(place.source, place.sha256)
@@ -265,11 +274,8 @@ def _convert(path: Path, place: _Place) -> MultiViewPrior:
     source = layouts.read_source(path)
     root = path if path.is_dir() else path.parent
     records = record_files(root, source.files)
-    # Stated when it was downloaded; the file may have been damaged or exchanged since.
-    for file, expected in recorded_hashes(path).items():
-        if file in records:
-            require_sha256(root / file, expected, records[file]["sha256"], "when it was downloaded it was")
-    prior = layouts.convert(source, place.name)
+    check_download(path, source.files, {name: record["sha256"] for name, record in records.items()})
+    prior = layouts.convert_source(source, place.name)
     prior.info = replace(prior.info, sources=records)
     return prior
 
@@ -291,7 +297,7 @@ def _not_found(name: str) -> str:
 
 def _stamp(path: Path) -> str:
     # A file's identity without reading gigabytes: where it is, how big, and when it was written.
-    suffixes = (".json", *layouts.WEIGHT_SUFFIXES)
+    suffixes = (".json", *WEIGHT_SUFFIXES)
     files = sorted(f for f in path.rglob("*") if f.suffix in suffixes) if path.is_dir() else [path]
     facts = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
