@@ -333,6 +333,21 @@ def test_an_interrupted_tower_goes_on_and_a_damaged_one_is_refused(hub: FakeHub,
     assert "the hub says" in _refused("hf-hub:someone/tiny")
 
 
+def test_a_tower_with_a_tokenizer_of_transformers_in_its_repository(hub: FakeHub, tmp_path: Path, monkeypatch) -> None:
+    from conftest import tiny_tokenizer
+
+    repository = hub.root / "someone" / "tiny"
+    config = json.loads((repository / CONFIG).read_text())
+    config["model_cfg"]["text_cfg"] |= {"hf_tokenizer_name": "someone/tiny", "tokenizer_kwargs": {}}
+    (repository / CONFIG).write_text(json.dumps(config))
+    assert "has no tokenizer" in _refused("hf-hub:someone/tiny")
+    tiny_tokenizer(tmp_path / "vocabulary").save_pretrained(repository)
+    tokens = load_clip("hf-hub:someone/tiny", "cpu").tokenizer(TEXTS)
+    assert tokens.shape == (3, 24)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert torch.equal(load_clip("hf-hub:someone/tiny", "cpu").tokenizer(TEXTS), tokens)
+
+
 def test_repositories_that_hold_no_towers_are_named(hub: FakeHub) -> None:
     assert "no such repository" in _refused("hf-hub:someone/else")
     assert "no such revision" in _refused("hf-hub:someone/tiny@v9")

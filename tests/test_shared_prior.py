@@ -62,23 +62,25 @@ def test_two_threads_load_it_once_and_never_use_it_together(tiny_prior, monkeypa
     assert max(most) == 1 and len(most) == 6
 
 
-@torch.no_grad()
 def test_two_threads_share_an_offloaded_prior(tiny_v_prior) -> None:
-    """Without a lock, one thread drops the weights that the other one computes with."""
+    """What one thread computes with stays on the device until it is done, whatever the other one wants."""
     prior = copy.deepcopy(tiny_v_prior)
-    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    text, latents = prior.encode_prompt("a red cube"), prior.encode_images(images)
+    at_home = {id(parameter) for parameter in prior.parameters()}
     prior.offload = Offload(prior_networks(prior), torch.device("cpu"), "model")
     shared = SharedPrior("tiny")
     shared.adopt(prior)
 
+    @torch.no_grad()
     def work(index: int) -> None:
-        for _ in range(10):
-            with torch.no_grad(), shared.use() as own:
+        for _ in range(5):
+            with shared.use() as own:
                 if index:
-                    torch.testing.assert_close(own.encode_prompt("a red cube"), text)
+                    own.encode_prompt("a red cube")
                 else:
-                    torch.testing.assert_close(own.encode_images(images), latents)
+                    own.encode_images(torch.zeros(1, 3, 32, 32))
+                time.sleep(0.01)
+                used = own.text_encoder if index else own.vae.encoder
+                assert not any(id(parameter) in at_home for parameter in used.parameters())
 
     in_threads(2, work)
 

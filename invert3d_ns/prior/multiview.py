@@ -120,12 +120,16 @@ class MultiViewPrior(nn.Module):
                     f"{token} has shape {tuple(vectors.shape)}, but the words of prior {self.info.name!r} have shape "
                     f"(N, {self.info.token_dim}); use an embedding that was made for this prior"
                 )
-        tokens = prompting.tokenize(batch, {token: len(v) for token, v in words.items()}, self.tokenizer, self.info)
+        tokens = prompting.tokenize_prompts(
+            batch, {token: len(v) for token, v in words.items()}, self.tokenizer, self.info
+        )
         ids = tokens.ids.to(self.device)
         if not tokens.placeholders:
             return self.text_encoder(ids).last_hidden_state
         vectors = torch.cat([words[token] for token in tokens.placeholders]).to(self.device)
-        with prompting.splice(self.text_encoder, tokens.rows.to(self.device), tokens.columns.to(self.device), vectors):
+        with prompting.splice_vectors(
+            self.text_encoder, tokens.rows.to(self.device), tokens.columns.to(self.device), vectors
+        ):
             return self.text_encoder(ids).last_hidden_state
 
     def word_vectors(self, word: str) -> Float[Tensor, "K D"]:
