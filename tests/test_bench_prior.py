@@ -15,7 +15,8 @@ from invert3d_ns.metrics.bench_prior import VARIANTS, WHAT, bench_prior
 from invert3d_ns.metrics.random_prior import NAME, random_prior
 from invert3d_ns.metrics.tensor_memory import TensorMemory, tensor_bytes
 from invert3d_ns.prior.checkpoints import PRIORS, load_prior
-from invert3d_ns.prior.memory import SAVINGS, PriorOptions
+from invert3d_ns.prior.out_of_memory import SAVINGS
+from invert3d_ns.prior.settings import PriorOptions
 
 
 def test_bytes_of_tensors_are_counted_while_they_live() -> None:

@@ -13,6 +13,7 @@ import invert3d_ns.prior
 from invert3d_ns.metrics.inversion_quality import renderer, unseen_object
 from invert3d_ns.metrics.judge import Judge
 from invert3d_ns.metrics.prior_quality import evaluate_prior, prompts
+from invert3d_ns.prior.checkpoints import load_prior
 from invert3d_ns.prior.multiview import MultiViewPrior
 from invert3d_ns.words.bank import build_bank
 from invert3d_ns.words.cti import CameraTextInversion, fit_words
@@ -22,7 +23,7 @@ FOLDER = Path(invert3d_ns.prior.__file__).parent / "bundled"
 
 @pytest.fixture(scope="module")
 def bundled() -> MultiViewPrior:
-    return MultiViewPrior.from_pretrained("bundled")
+    return load_prior("bundled")
 
 
 def test_shards_are_small_and_name_no_machine() -> None:

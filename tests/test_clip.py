@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import pickle
 import shutil
 import socket
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hub_server import FakeHub, serve_hub
 from torch import Tensor
 
-from invert3d_ns.alignment import checkpoints
-from invert3d_ns.alignment.checkpoints import BUNDLED_FOLDER, CONFIG, MERGES, save_clip
-from invert3d_ns.alignment.clip import ClipTowers, load_clip
+from invert3d_ns.alignment import checkpoints, storage
+from invert3d_ns.alignment.checkpoints import BUNDLED_FOLDER, load_clip
+from invert3d_ns.alignment.clip import ClipTowers
+from invert3d_ns.alignment.storage import CONFIG, MERGES, PICKLED_WEIGHTS, SAFE_WEIGHTS, save_clip
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.training import clip as training
+from invert3d_ns.weights.hub import HubReference
 from invert3d_ns.world.attributes import attribute_labels, attribute_prompts
 from invert3d_ns.world.data import WorldViews, world_views
 from invert3d_ns.world.styles import STYLES
@@ -175,7 +180,7 @@ def test_saved_towers_come_back(towers: ClipTowers, folder: Path) -> None:
 
 
 def test_shards_and_plain_state_dicts_load_too(towers: ClipTowers, folder: Path, monkeypatch) -> None:
-    monkeypatch.setattr(checkpoints, "MAX_SHARD_SIZE", 60_000)
+    monkeypatch.setattr(storage, "MAX_SHARD_SIZE", 60_000)
     save_clip(towers, folder, dtype=torch.float32)
     assert len(list(folder.glob("*.safetensors"))) > 1
     torch.testing.assert_close(load_clip(folder, "cpu").encode_text(TEXTS), towers.encode_text(TEXTS))
@@ -258,7 +263,17 @@ def offline(monkeypatch, tmp_path: Path) -> None:
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr("urllib.request.getproxies", dict)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    _alone(monkeypatch, tmp_path)
+
+
+def _alone(monkeypatch, tmp_path: Path) -> None:
+    """Caches of this test's own, and nothing of the user's settings."""
+    for name in ("HF_ENDPOINT", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "INVERT3D_MIRROR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
 
 
 @pytest.mark.usefixtures("offline")
@@ -269,41 +284,119 @@ def test_without_a_network_the_message_says_what_to_run() -> None:
     assert "hf download someone/clip-of-mine open_clip_config.json" in message and "--local-dir clip-of-mine" in message
 
 
-def test_full_size_models_come_through_the_same_code(towers: ClipTowers, folder: Path, tmp_path: Path, monkeypatch):
-    """A stand-in for the hub: a repository with a tiny model, and a model of open_clip's table that points to it."""
-    import huggingface_hub
-    import open_clip
-    from open_clip.pretrained import _PRETRAINED
+@pytest.fixture
+def hub(folder: Path, tmp_path: Path, monkeypatch) -> Iterator[FakeHub]:
+    """A hub on this machine with one repository, someone/tiny, and its code beside it."""
+    _alone(monkeypatch, tmp_path)
+    shutil.copytree(folder, tmp_path / "hub" / "someone" / "tiny")
+    (tmp_path / "hub" / "someone" / "tiny" / "model.py").write_text("raise SystemExit")
+    with serve_hub(tmp_path / "hub") as served:
+        monkeypatch.setenv("HF_ENDPOINT", served.url)
+        yield served
 
-    asked = []
 
-    def snapshot(repository: str, *, allow_patterns: list[str], local_files_only: bool) -> str:
-        asked.append((repository, local_files_only))
-        if local_files_only and len(asked) == 1:
-            raise FileNotFoundError
-        return str(folder)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    monkeypatch.setattr("urllib.request.getproxies", lambda: {"https": "anything"})
+def test_a_tower_comes_from_the_hub_once_and_without_its_code(towers: ClipTowers, hub: FakeHub, monkeypatch) -> None:
     expected = towers.encode_text(TEXTS)
     torch.testing.assert_close(load_clip("hf-hub:someone/tiny", "cpu").encode_text(TEXTS), expected)
-    assert asked == [("someone/tiny", True), ("someone/tiny", False)]
+    assert {name for name, _ in hub.requests} == {CONFIG, MERGES, SAFE_WEIGHTS}
+    hub.requests.clear()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    torch.testing.assert_close(load_clip("hf-hub:someone/tiny", "cpu").encode_text(TEXTS), expected)
+    assert not hub.requests
 
-    config = json.loads((folder / CONFIG).read_text())["model_cfg"]
-    config["text_cfg"] |= {"vocab_size": 49408, "context_length": 16}
-    config["text_cfg"].pop("tokenizer_kwargs")
-    model = open_clip.CLIP(**config).eval()
+
+@pytest.mark.parametrize("mirror", ["{url}", "file://{root}", "{root}"])
+def test_a_tower_comes_through_a_mirror(towers: ClipTowers, hub: FakeHub, monkeypatch, mirror: str) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")  # where nobody answers
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.setenv("INVERT3D_MIRROR", mirror.format(url=hub.url, root=hub.root))
+    loaded = load_clip("hf-hub:someone/tiny", "cpu")
+    torch.testing.assert_close(loaded.encode_text(TEXTS), towers.encode_text(TEXTS))
+    assert hub.tokens <= {None} and bool(hub.requests) == (mirror == "{url}")
+
+
+def test_an_interrupted_tower_goes_on_and_a_damaged_one_is_refused(hub: FakeHub, tmp_path: Path) -> None:
+    served = hub.root / "someone" / "tiny" / SAFE_WEIGHTS
+    digest = hashlib.sha256(served.read_bytes()).hexdigest()
+    kept = tmp_path / "cache" / "invert3d_ns" / "clip" / HubReference("someone/tiny").folder_name
+    partial = kept / f"{SAFE_WEIGHTS}.{digest[:16]}.incomplete"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(served.read_bytes()[:100])
+    load_clip("hf-hub:someone/tiny", "cpu")
+    assert (SAFE_WEIGHTS, "bytes=100-") in hub.requests
+    changed = bytearray((kept / SAFE_WEIGHTS).read_bytes())
+    changed[-1] ^= 1
+    (kept / SAFE_WEIGHTS).write_bytes(changed)
+    assert "wrong sha256" in _refused("hf-hub:someone/tiny")
+    shutil.rmtree(kept)
+    hub.lies[SAFE_WEIGHTS] = "0" * 64
+    assert "the hub says" in _refused("hf-hub:someone/tiny")
+
+
+def test_a_tower_with_a_tokenizer_of_transformers_in_its_repository(hub: FakeHub, tmp_path: Path, monkeypatch) -> None:
+    from conftest import tiny_tokenizer
+
+    repository = hub.root / "someone" / "tiny"
+    config = json.loads((repository / CONFIG).read_text())
+    config["model_cfg"]["text_cfg"] |= {"hf_tokenizer_name": "someone/tiny", "tokenizer_kwargs": {}}
+    (repository / CONFIG).write_text(json.dumps(config))
+    assert "has no tokenizer" in _refused("hf-hub:someone/tiny")
+    tiny_tokenizer(tmp_path / "vocabulary").save_pretrained(repository)
+    tokens = load_clip("hf-hub:someone/tiny", "cpu").tokenizer(TEXTS)
+    assert tokens.shape == (3, 24)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert torch.equal(load_clip("hf-hub:someone/tiny", "cpu").tokenizer(TEXTS), tokens)
+
+
+def test_repositories_that_hold_no_towers_are_named(hub: FakeHub) -> None:
+    assert "no such repository" in _refused("hf-hub:someone/else")
+    assert "no such revision" in _refused("hf-hub:someone/tiny@v9")
+    assert "names no repository" in _refused("hf-hub:tiny")
+    (hub.root / "someone" / "tiny" / SAFE_WEIGHTS).unlink()
+    assert f"has no {SAFE_WEIGHTS}" in _refused("hf-hub:someone/tiny")
+
+
+@pytest.mark.parametrize("tokenizer", ["own", "someone/words"])
+@pytest.mark.parametrize("pickled", [False, True])
+def test_a_model_of_open_clips_table_comes_from_the_hub(
+    hub: FakeHub, tmp_path: Path, monkeypatch, tokenizer: str, pickled: bool
+) -> None:
+    import open_clip
+    from open_clip.pretrained import _PRETRAINED
     from safetensors.torch import save_file
 
-    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    repository = hub.root / "someone" / "tiny"
+    config = json.loads((repository / CONFIG).read_text())["model_cfg"]
+    config["text_cfg"] |= {"vocab_size": 49408, "context_length": 16}
+    config["text_cfg"].pop("tokenizer_kwargs")
+    if tokenizer != "own":
+        from conftest import tiny_tokenizer
+
+        tiny_tokenizer(tmp_path / "vocabulary").save_pretrained(hub.root / tokenizer)
+        config["text_cfg"]["hf_tokenizer_name"] = tokenizer
+    plain = {**config, "text_cfg": {k: v for k, v in config["text_cfg"].items() if k != "hf_tokenizer_name"}}
+    model = open_clip.CLIP(**plain).eval()
+    (repository / SAFE_WEIGHTS).unlink()
+    if pickled:
+        torch.save(model.state_dict(), repository / PICKLED_WEIGHTS)
+    else:
+        save_file(model.state_dict(), repository / SAFE_WEIGHTS)
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "Tiny", config)
     monkeypatch.setitem(
         _PRETRAINED, "Tiny", {"mine": {"hf_hub": "someone/tiny/", "mean": (0.5,) * 3, "std": (0.5,) * 3}}
     )
     loaded = load_clip("Tiny/mine", "cpu")
-    tokens = open_clip.get_tokenizer("Tiny")(TEXTS)
-    torch.testing.assert_close(loaded.encode_text(TEXTS), model.encode_text(tokens, normalize=True).detach())
+    if tokenizer == "own":
+        tokens = open_clip.get_tokenizer("Tiny")(TEXTS)
+        torch.testing.assert_close(loaded.encode_text(TEXTS), model.encode_text(tokens, normalize=True).detach())
+    else:
+        assert loaded.tokenizer(TEXTS).shape == (3, 16)
     assert loaded.mean.unique().tolist() == [0.5]
+    # Again without a hub, from what was kept.
+    hub.requests.clear()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    torch.testing.assert_close(load_clip("Tiny/mine", "cpu").encode_text(TEXTS), loaded.encode_text(TEXTS))
+    assert not hub.requests
 
 
 def test_a_missing_bundled_model_is_said_to_be_missing(monkeypatch, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from invert3d_ns.alignment import clip
+from invert3d_ns.alignment import checkpoints
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.metrics import clip_quality
 from invert3d_ns.metrics.clip_quality import evaluate_clip, held_out_objects, hits, run
@@ -38,7 +38,7 @@ class _Guess:
 def guess(monkeypatch: pytest.MonkeyPatch) -> _Guess:
     torch.manual_seed(0)
     towers = _Guess()
-    monkeypatch.setattr(clip, "load_clip", lambda name, device: towers)
+    monkeypatch.setattr(checkpoints, "load_clip", lambda name, device: towers)
     return towers
 
 

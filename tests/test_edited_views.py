@@ -9,9 +9,9 @@ import torch
 
 from invert3d_ns.base.cancellation import Cancelled
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.editing.conditions import edit_conditions
 from invert3d_ns.editing.edit import TOKEN, Edit
 from invert3d_ns.editing.views import coverage, edited_views
-from invert3d_ns.prior.conditions import edit_conditions
 from invert3d_ns.prior.prompts import columns_of
 from invert3d_ns.scenes.cameras import camera_condition
 from invert3d_ns.words.embedding import ObjectEmbedding
@@ -143,6 +143,30 @@ def test_flow_without_change_gives_back_the_scene(tiny_v_prior, embedding, origi
     views = edited_views(tiny_v_prior, embedding, [edit], CAMERAS, originals=originals, details=False)
     expected = tiny_v_prior.decode_latents(tiny_v_prior.encode_images(originals))
     torch.testing.assert_close(views, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_ddim_without_change_gives_back_the_scene() -> None:
+    """The inversion is a true one: under the same words and without guidance the sampler comes back to the views."""
+    from invert3d_ns.metrics.inversion_quality import renderer
+    from invert3d_ns.prior.checkpoints import load_prior
+    from invert3d_ns.scenes.assets import DEMO_SCENE, read_object
+    from invert3d_ns.words.bank import render_views
+
+    prior = load_prior("bundled", "cpu")
+    words = ObjectEmbedding.for_prior(prior, prior.word_vectors("object"), init_word="object", steps=1)
+    render = renderer(read_object(DEMO_SCENE)[0])
+    originals = render_views(render, torch.arange(4) * 90.0, torch.full((4,), 15.0), prior.info.image_size)[None]
+    edit = Edit(source="red", target="blue", amount=0.0, guidance_scale=1.0, structure="ddim", strength=0.6, steps=10)
+
+    def error(edit: Edit, expected: torch.Tensor, **settings) -> float:
+        views = edited_views(prior, words, [edit], CAMERAS, originals=originals, **settings)
+        return (views - expected).square().mean().sqrt().item()
+
+    free = replace(edit, keep_silhouette=False)
+    assert error(free, prior.decode_latents(prior.encode_images(originals)), details=False) < 0.005
+    # What is kept is put back on the way to the noise that was found, and so disturbs nothing, whatever the sampler.
+    assert error(edit, originals) < 0.005
+    assert error(replace(edit, sampler="dpm++", steps=20), originals) < 0.02
 
 
 def test_what_the_scene_shows_already_moves_nothing_more(tiny_v_prior, embedding, originals) -> None:

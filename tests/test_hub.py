@@ -18,12 +18,17 @@ from invert3d_ns.base.errors import InputError
 from invert3d_ns.commands.prior import PriorFetch, PriorList
 from invert3d_ns.prior import checkpoints
 from invert3d_ns.prior.checkpoints import PRIORS, is_available, load_prior, open_source
+from invert3d_ns.prior.repository import PRIOR_REPOSITORY
 from invert3d_ns.weights import download
-from invert3d_ns.weights.download import fetch
-from invert3d_ns.weights.hub import HubReference, find_local, parse_reference, wanted_files
+from invert3d_ns.weights.download import fetch_weights
+from invert3d_ns.weights.hub import HubReference, find_local, parse_reference, select_files
 
 MVDREAM = HubReference("MVDream/MVDream", filename="sd-v1.5-4view.pt")
 COMMUNITY = HubReference("ashawkey/mvdream-sd2.1-diffusers")
+
+
+def fetch(reference: HubReference, **settings) -> Path:
+    return fetch_weights(reference, PRIOR_REPOSITORY, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +118,7 @@ def test_half_downloaded_file_goes_on_where_it_ended(hub: FakeHub, alone: Path) 
     partial = alone / MVDREAM.folder_name / f"sd-v1.5-4view.pt.{digest[:16]}.incomplete"
     partial.parent.mkdir(parents=True)
     partial.write_bytes(served[:1000])
-    assert find_local(MVDREAM) is None
+    assert find_local(MVDREAM, PRIOR_REPOSITORY) is None
     assert fetch(MVDREAM).read_bytes() == served
     assert hub.requests == [("sd-v1.5-4view.pt", "bytes=1000-")]
     assert not partial.exists()
@@ -262,16 +267,22 @@ def test_missing_on_the_hub(hub: FakeHub, name: str, says: str) -> None:
     assert_one_line(error, says)
 
 
-def test_wanted_files() -> None:
+def test_selected_files() -> None:
     names = ["README.md", "pipeline.py", "model_index.json", "image_encoder/model.safetensors"]
     names += [f"{part}/config.json" for part in ("unet", "vae", "text_encoder")] + ["unet/mv_unet.py"]
     names += [f"unet/a{half}.{kind}" for half in ("", ".fp16") for kind in ("bin", "safetensors")]
-    reference = HubReference("org/name")
-    assert wanted_files(names, reference) == ["unet/config.json", "unet/a.fp16.safetensors"]
-    assert wanted_files(["prior.json", "unet/a.safetensors", "x.py"], reference) == ["prior.json", "unet/a.safetensors"]
-    assert wanted_files(["a.safetensors", "README.md"], reference) == ["a.safetensors"]
+
+    def select(names: list[str]) -> list[str]:
+        return select_files(names, HubReference("org/name"), PRIOR_REPOSITORY)
+
+    assert select(names) == ["unet/config.json", "unet/a.fp16.safetensors"]
+    assert select(["prior.json", "unet/a.safetensors", "x.py"]) == [
+        "prior.json",
+        "unet/a.safetensors",
+    ]
+    assert select(["a.safetensors", "README.md"]) == ["a.safetensors"]
     with pytest.raises(InputError, match="no weights of a prior"):
-        wanted_files(["README.md"], reference)
+        select(["README.md"])
 
 
 # Disks

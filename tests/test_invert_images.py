@@ -256,7 +256,7 @@ def files(tmp_path: Path) -> tuple[Path, ...]:
 
 @pytest.fixture
 def command(tiny_v_prior, monkeypatch, tmp_path: Path, files) -> Image:
-    monkeypatch.setattr("invert3d_ns.prior.memory.load_with_options", lambda name, options: tiny_v_prior)
+    monkeypatch.setattr("invert3d_ns.prior.checkpoints.load_prior", lambda name, options: tiny_v_prior)
     monkeypatch.setattr("invert3d_ns.commands.invert_images._STEPS", 2)
     return Image(files, out=tmp_path / "out", settings=QUICK)
 
@@ -303,7 +303,7 @@ def test_bad_pictures_are_found_before_the_prior_is_loaded(command: Image, monke
     def load(name, options):
         raise AssertionError("the prior was loaded")
 
-    monkeypatch.setattr("invert3d_ns.prior.memory.load_with_options", load)
+    monkeypatch.setattr("invert3d_ns.prior.checkpoints.load_prior", load)
     command.photographs = (*command.photographs, tmp_path / "absent.png")
     with pytest.raises(InputError, match=r"absent\.png is missing"):
         command.run()

@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.prior.checkpoints import load_prior, open_source
-from invert3d_ns.prior.layouts import LAYOUTS, choose_weights, find_layout, read_source
+from invert3d_ns.prior.layouts import LAYOUTS, find_layout, read_source
+from invert3d_ns.weights.formats import choose_weights
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 KEY = "input_blocks.0.0.weight"

@@ -13,10 +13,12 @@ from synthetic import make_cloud
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.metrics.tensor_memory import TensorMemory
-from invert3d_ns.prior import memory
 from invert3d_ns.prior.attention import PROCESSORS
-from invert3d_ns.prior.memory import SAVINGS, PriorOptions, Work, apply, explain_out_of_memory, preferred_dtype
+from invert3d_ns.prior.conditions import Conditions
+from invert3d_ns.prior.memory import apply_prior_options, preferred_dtype, prior_networks
 from invert3d_ns.prior.offload import Offload
+from invert3d_ns.prior.out_of_memory import SAVINGS, explain_out_of_memory, out_of_memory_message
+from invert3d_ns.prior.settings import PriorOptions, Work
 from invert3d_ns.scenes.cameras import camera_condition
 from invert3d_ns.scenes.ply import write_splats
 
@@ -49,9 +51,8 @@ def outcomes(prior) -> dict[str, torch.Tensor]:
     noisy, context = randn(1, 4, 4, 4, 4), prior.encode_prompt("a red mug")
     changed = noisy.clone()
     changed[0, 3] += 1.0
-    guided = prior.predict(
-        noisy, torch.tensor([500]), context, cameras, negative_context=prior.encode_prompt(""), guidance_scale=5.0
-    )
+    conditions = Conditions(context, prior.encode_prompt(""), guidance_scale=5.0)
+    guided = conditions.predict(prior, noisy, torch.tensor([500]), cameras)
     # The first view's answer to a change of the last view: what cross-view attention is for.
     seen = prior.predict(changed, torch.tensor([500]), context, cameras)[0, 0]
     return {
@@ -93,9 +94,9 @@ def prior(tiny_v_prior):
     ids=str,
 )
 def test_options_change_no_result(options: dict[str, Any], prior, plain) -> None:
-    apply(prior, PriorOptions(**options))
+    apply_prior_options(prior, PriorOptions(**options))
     if "offload" in options:
-        prior.offload = Offload(memory.prior_networks(prior), CPU, options["offload"])
+        prior.offload = Offload(prior_networks(prior), CPU, options["offload"])
     assert not any(module.training for module in prior.modules())
     for name, value in outcomes(prior).items():
         torch.testing.assert_close(value, plain[name], rtol=2e-4, atol=2e-5, msg=lambda text, name=name: name + text)
@@ -111,7 +112,7 @@ def test_compiling_changes_no_result(prior, plain, monkeypatch: pytest.MonkeyPat
         return graph.forward
 
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiler(module, backend=count))
-    apply(prior, PriorOptions(compile=True, gradient_checkpointing=True))
+    apply_prior_options(prior, PriorOptions(compile=True, gradient_checkpointing=True))
     loss, gradient = inversion_step(prior)
     assert graphs
     torch.testing.assert_close(loss, plain["loss"])
@@ -123,7 +124,7 @@ def test_compiling_changes_no_result(prior, plain, monkeypatch: pytest.MonkeyPat
 def test_half_precision_teaches_nearly_the_same(dtype: torch.dtype, checkpointing: bool, prior, plain) -> None:
     prior.unet.to(dtype)
     prior.vae.to(dtype)
-    apply(prior, PriorOptions(gradient_checkpointing=checkpointing))
+    apply_prior_options(prior, PriorOptions(gradient_checkpointing=checkpointing))
     loss, gradient = inversion_step(prior)
     assert gradient.dtype == torch.float32
     assert loss.item() == pytest.approx(plain["loss"].item(), rel=0.02)
@@ -142,7 +143,7 @@ def test_tiles_show_nearly_the_same_pictures() -> None:
     image = torch.stack([torch.ones_like(disc), 1 - disc, 1 - 0.8 * disc])[None]
     with torch.no_grad():
         whole = prior.decode_latents(prior.encode_images(image))
-        apply(prior, PriorOptions(vae_tiling=True))
+        apply_prior_options(prior, PriorOptions(vae_tiling=True))
         tiled = prior.decode_latents(prior.encode_images(image))
     assert tiled.shape == whole.shape and not torch.equal(tiled, whole)
     assert torch.corrcoef(torch.stack([tiled.flatten(), whole.flatten()]))[0, 1] > 0.9
@@ -151,7 +152,7 @@ def test_tiles_show_nearly_the_same_pictures() -> None:
 def test_checkpointing_keeps_less_and_turns_no_dropout_on(prior) -> None:
     peaks = {}
     for on in (False, True):
-        apply(prior, PriorOptions(gradient_checkpointing=on))
+        apply_prior_options(prior, PriorOptions(gradient_checkpointing=on))
         with TensorMemory(prior.parameters()) as counted:
             inversion_step(prior)
         peaks[on] = counted.peak
@@ -164,11 +165,11 @@ def test_options_can_be_taken_back(prior, plain) -> None:
     everything = PriorOptions(
         attention="sliced", vae_slicing=True, vae_tiling=True, gradient_checkpointing=True, compile=True
     )
-    apply(prior, everything)
+    apply_prior_options(prior, everything)
     assert prior.options is everything and prior.unet.is_gradient_checkpointing
     assert isinstance(next(iter(prior.unet.attn_processors.values())), PROCESSORS["sliced"])  # type: ignore[arg-type]
-    prior.offload = Offload(memory.prior_networks(prior), CPU, "model")
-    inversion_step(apply(prior, PriorOptions()))
+    prior.offload = Offload(prior_networks(prior), CPU, "model")
+    inversion_step(apply_prior_options(prior, PriorOptions()))
     assert not prior.unet.is_gradient_checkpointing and prior.offload is None
     assert not prior.vae.use_slicing and not prior.vae.use_tiling
     assert all(weights[name] is parameter for name, parameter in prior.named_parameters())
@@ -186,7 +187,7 @@ def loaded(weights: dict[str, torch.nn.Parameter], prior) -> set[str]:
 
 def test_one_network_at_a_time_is_on_the_device(prior) -> None:
     weights = dict(prior.named_parameters())
-    prior.offload = Offload(memory.prior_networks(prior), CPU, "model")
+    prior.offload = Offload(prior_networks(prior), CPU, "model")
     assert loaded(weights, prior) == set()
     with torch.no_grad():
         prior.encode_images(randn(1, 3, 32, 32))
@@ -205,7 +206,7 @@ def test_one_network_at_a_time_is_on_the_device(prior) -> None:
 def test_one_layer_at_a_time_is_on_the_device(fails: bool, prior) -> None:
     weights = dict(prior.named_parameters())
     layer = prior.vae.decoder.conv_out
-    prior.offload = Offload(memory.prior_networks(prior), CPU, "sequential")
+    prior.offload = Offload(prior_networks(prior), CPU, "sequential")
     seen = []
 
     def watch(*_: Any) -> None:
@@ -229,7 +230,7 @@ def test_layers_come_and_go(prior) -> None:
     cameras = camera_condition(torch.arange(4) * 90.0, torch.tensor(10.0))[None]
     for mode in (None, "sequential", "model"):
         if mode:
-            prior.offload = Offload(memory.prior_networks(prior), CPU, mode)
+            prior.offload = Offload(prior_networks(prior), CPU, mode)
         with torch.no_grad(), TensorMemory(prior.parameters()) as counted:
             prior.predict(randn(1, 4, 4, 4, 4), torch.tensor([3]), randn(1, 7, 24), cameras)
         peaks[mode] = counted.peak
@@ -242,7 +243,7 @@ def test_layers_come_and_go(prior) -> None:
 
 
 def test_on_a_cpu_nothing_is_offloaded(prior) -> None:
-    assert apply(prior, PriorOptions(offload="sequential"), "cpu").offload is None
+    assert apply_prior_options(prior, PriorOptions(offload="sequential"), "cpu").offload is None
 
 
 # Out of memory
@@ -277,9 +278,9 @@ def test_running_out_of_memory_names_what_helps(work: Work, prior, monkeypatch: 
 
 
 def test_what_is_on_already_is_not_advised() -> None:
-    assert "precision" not in memory.out_of_memory_message("inversion", PriorOptions())
-    assert "offload model" not in memory.out_of_memory_message("sampling", PriorOptions(offload="sequential"))
-    assert "offload sequential" in memory.out_of_memory_message("sampling", PriorOptions(offload="model"))
+    assert "precision" not in out_of_memory_message("inversion", PriorOptions())
+    assert "offload model" not in out_of_memory_message("sampling", PriorOptions(offload="sequential"))
+    assert "offload sequential" in out_of_memory_message("sampling", PriorOptions(offload="model"))
     with pytest.raises(InputError) as caught, explain_out_of_memory("decoding", PriorOptions(vae_slicing=True)):
         _fail()
     assert "vae-slicing" not in str(caught.value) and "vae-tiling True" in str(caught.value)
@@ -372,12 +373,14 @@ def test_the_pipeline_applies_its_options(tiny_v_prior, tmp_path) -> None:
 def test_options_that_exclude_each_other_are_refused_at_once(
     prior, tmp_path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from invert3d_ns.prior.checkpoints import load_prior
+
     both = PriorOptions(compile=True, offload="model")
     with pytest.raises(InputError, match="compile does not go with offload model"):
-        apply(prior, both)
+        apply_prior_options(prior, both)
     # Before the prior is looked for.
     with pytest.raises(InputError, match="compile does not go with offload model"):
-        memory.load_with_options("no-such-prior", both)
+        load_prior("no-such-prior", options=both)
     write_splats(tmp_path / "ball.ply", make_cloud(50))
     config = tiny_config(tmp_path / "ball.ply", tmp_path / "nowhere", tmp_path, pipeline__prior_options=both)
     config.pipeline.datamanager.data = config.data
@@ -390,5 +393,5 @@ def test_the_command_line_starts_without_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys, invert3d_ns.prior.memory; assert 'torch' not in sys.modules"
+    code = "import sys, invert3d_ns.prior.settings; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

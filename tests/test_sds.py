@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,26 +10,8 @@ from torch import Tensor
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.guidance.sds import ScoreDistillation, ScoreDistillationConfig, timestep_range
+from invert3d_ns.prior.conditions import Conditions
 from invert3d_ns.scenes.cameras import camera_condition
-
-
-@dataclass(frozen=True)
-class Words:
-    """Conditions of plain words under guidance."""
-
-    positive: Tensor
-    negative: Tensor
-    guidance_scale: float = 3.0
-
-    def predict_noise(self, prior, noisy, t, cameras):
-        return prior.predict_noise(
-            noisy,
-            t,
-            self.positive.expand(len(noisy), -1, -1),
-            cameras,
-            negative_context=self.negative.expand(len(noisy), -1, -1),
-            guidance_scale=self.guidance_scale,
-        )
 
 
 @pytest.fixture(params=["tiny_prior", "tiny_v_prior"])
@@ -37,9 +19,9 @@ def prior(request):
     return request.getfixturevalue(request.param)
 
 
-def words(prior) -> Words:
+def words(prior) -> Conditions:
     with torch.no_grad():
-        return Words(prior.encode_prompt("a red cube"), prior.encode_prompt(""))
+        return Conditions.of_prompt(prior, "a red cube", guidance_scale=3.0, guidance_rescale=0.0)
 
 
 def views(groups: int = 2):

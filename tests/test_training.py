@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from invert3d_ns.cli import main
+from invert3d_ns.prior.checkpoints import load_prior
 from invert3d_ns.prior.info import fingerprint
-from invert3d_ns.prior.multiview import MultiViewPrior
 from invert3d_ns.training.autoencoder import build_autoencoder, finish_decoder, normalize_latents
 from invert3d_ns.training.denoiser import (
     PATTERNED_SHARE,
@@ -40,7 +40,7 @@ def _tiny(out: Path, *extra: str) -> list[str]:
 def test_training_ends_with_a_prior_that_loads_and_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(_tiny(tmp_path)) == 0
     assert str(tmp_path / "prior") in capsys.readouterr().out.replace("\n", "")
-    prior = MultiViewPrior.from_pretrained(tmp_path / "prior")
+    prior = load_prior(tmp_path / "prior")
     assert prior.info.prediction_type == "v_prediction"
     assert prior.info.training["steps"] == 2
     views = prior.sample("a red ball", torch.zeros(1, 4, 16), steps=2)
@@ -52,7 +52,7 @@ def test_training_ends_with_a_prior_that_loads_and_samples(tmp_path: Path, capsy
     assert shards and max(s.stat().st_size for s in shards) <= 16 * 2**20
     # Again: everything is trained already, and more steps go on from there.
     assert _run([*_tiny(tmp_path)[:-1], "3"]) == 0
-    assert MultiViewPrior.from_pretrained(tmp_path / "prior").info.training["steps"] == 3
+    assert load_prior(tmp_path / "prior").info.training["steps"] == 3
 
 
 def test_stages_run_alone_and_a_bad_one_stops_the_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,7 +75,7 @@ def test_a_finished_prior_is_trained_on_with_its_autoencoder_as_it_is(
     assert "no checkpoint" in capsys.readouterr().err
     assert _run([*command, "--stage", "denoiser", "--denoiser-steps", "2"]) == 0
     assert not (tmp_path / "autoencoder.pt").exists()
-    first, start = MultiViewPrior.from_pretrained(tmp_path / "prior"), MultiViewPrior.from_pretrained("bundled")
+    first, start = load_prior(tmp_path / "prior"), load_prior("bundled")
     told = first.info.training
     assert told["started_from"] == start.info.fingerprint != first.info.fingerprint
     assert told["steps"] == 2 and told["steps_before"] >= start.info.training["steps"]
@@ -89,7 +89,7 @@ def test_a_finished_prior_is_trained_on_with_its_autoencoder_as_it_is(
         assert (one - other).norm() <= 0.05 * other.norm() + 1e-2
     # The checkpoint again, as a training that still runs would leave it.
     assert _run([*command, "--stage", "export"]) == 0
-    again = MultiViewPrior.from_pretrained(tmp_path / "prior")
+    again = load_prior(tmp_path / "prior")
     assert again.info.training == told and again.info.fingerprint == first.info.fingerprint
     assert _run([*command, "--stage", "autoencoder"]) == 1
     assert "--start" in capsys.readouterr().err
@@ -101,7 +101,7 @@ def test_the_stage_of_the_denoiser_ends_with_a_prior_that_has_the_finished_decod
     assert _run([*_tiny(tmp_path), "--stage", "denoiser"]) == 0
     finished = torch.load(tmp_path / "decoder.pt", weights_only=True)["model"]["decoder.conv_in.weight"]
     began = torch.load(tmp_path / "autoencoder.pt", weights_only=True)["model"]["decoder.conv_in.weight"]
-    prior = MultiViewPrior.from_pretrained(tmp_path / "prior")
+    prior = load_prior(tmp_path / "prior")
     kept = prior.vae.state_dict()["decoder.conv_in.weight"]
     assert (kept - finished).norm() < (kept - began).norm()
 

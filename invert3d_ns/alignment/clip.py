@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,8 +12,6 @@ from invert3d_ns.base.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-__all__ = ["ClipTowers", "load_clip"]
 
 
 class ClipTowers(nn.Module):
@@ -124,34 +121,3 @@ class ClipTowers(nn.Module):
         """Zero-shot classification: cosine similarity to each class, given as one or more wordings of it."""
         classes = [nn.functional.normalize(self.encode_text(wordings).mean(0), dim=-1) for wordings in prompts]
         return vectors @ torch.stack(classes).T
-
-
-def load_clip(
-    name: str | Path = "bundled",
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
-) -> ClipTowers:
-    """Load a CLIP model, frozen and in evaluation mode. Code from a repository is never run.
-
-    Args:
-        name: "bundled"; a model of open_clip with its pretrained tag, "ViT-B-32/laion2b_s34b_b79k"; a repository of
-            the Hugging Face hub in open_clip's layout, "hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K"; or a folder in
-            that layout (``open_clip_config.json`` beside the weights), as ``save_clip`` writes it.
-        device: CUDA if there is one, else the CPU.
-        dtype: of the towers. If None, float32 on a CPU and for the bundled model, else bfloat16, or float16 on GPUs
-            without it.
-
-    Raises:
-        InputError: unknown name, missing or damaged files, a repository that wants its own code run, or a hub that
-            cannot be reached (the message says what to run on a connected machine).
-    """
-    from invert3d_ns.alignment.checkpoints import open_clip_towers
-
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if dtype is None:
-        dtype = torch.float32
-        if target.type == "cuda" and str(name) != "bundled":
-            dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    towers = open_clip_towers(str(name))
-    towers.model.to(target, dtype)
-    return towers.to(target).freeze()

@@ -53,16 +53,16 @@ class Bench:
             )
         elif self.what == "inversion":
             from invert3d_ns.metrics.bench_inversion import bench_inversion_step
-            from invert3d_ns.prior.multiview import MultiViewPrior
+            from invert3d_ns.prior.checkpoints import load_prior
 
-            prior = MultiViewPrior.from_pretrained(self.prior)
+            prior = load_prior(self.prior)
             rows, device = bench_inversion_step(prior, self.quick), str(prior.device)
             figures = {"step_over_forward": next(row["ratio"] for row in rows if row["what"] == "inversion step")}
         elif self.what == "editing":
             from invert3d_ns.metrics.bench_editing import bench_editing
-            from invert3d_ns.prior.multiview import MultiViewPrior
+            from invert3d_ns.prior.checkpoints import load_prior
 
-            prior = MultiViewPrior.from_pretrained(self.prior)
+            prior = load_prior(self.prior)
             rows, device = bench_editing(prior, self.quick), str(prior.device)
             figures = {row["what"].replace(",", "").replace(" ", "_"): row["ms"] for row in rows}
             figures["weights_ratio"] = rows[1]["ratio"]

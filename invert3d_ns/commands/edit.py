@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from invert3d_ns.editing.options import EditOptions
-from invert3d_ns.prior.memory import PriorOptions
+from invert3d_ns.prior.settings import PriorOptions
 from invert3d_ns.scenes.axes import UpAxis
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class EditViews:
         from invert3d_ns.editing.composition import with_context
         from invert3d_ns.editing.edit import save_edits
         from invert3d_ns.editing.sources import check_requested, find_words, own_prior, scene_edits
-        from invert3d_ns.prior.memory import load_with_options
+        from invert3d_ns.prior.checkpoints import load_prior
         from invert3d_ns.words.embedding import ObjectEmbedding
 
         self._check()
@@ -76,7 +76,7 @@ class EditViews:
         scene = self.scene if self.scene is not None or self.embedding == file else self.embedding
         _check_regions(requested, scene)
         before = scene_edits(scene, embedding)
-        prior = load_with_options(self.prior or own_prior(file, embedding), self.prior_options)
+        prior = load_prior(self.prior or own_prior(file, embedding), options=self.prior_options)
         embedding.check_prior(prior)
         edits, applied = with_context(before, requested)
         originals = masks = None

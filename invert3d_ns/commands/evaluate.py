@@ -77,9 +77,9 @@ class Evaluate:
 
             clip_quality.run(self.out, self.quick, seeds)
             return 0
-        from invert3d_ns.prior.multiview import MultiViewPrior
+        from invert3d_ns.prior.checkpoints import load_prior
 
-        prior = MultiViewPrior.from_pretrained(self.prior)
+        prior = load_prior(self.prior)
         runs = {"prior": self._prior, "inversion": self._inversion, "edit": self._edit}
         return runs[self.what](prior, seeds)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from invert3d_ns.prior.memory import PriorOptions
+from invert3d_ns.prior.settings import PriorOptions
 from invert3d_ns.words.photographs.image_settings import ImageSettings
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Image:
         from rich.progress import Progress
 
         from invert3d_ns.base.errors import InputError
-        from invert3d_ns.prior.memory import load_with_options
+        from invert3d_ns.prior.checkpoints import load_prior
 
         if not self.photographs:
             raise InputError("no photograph is given; give one or more image files")
@@ -59,7 +59,7 @@ class Image:
         started = time.perf_counter()
         # Pictures before the prior: what is wrong with them should not take a download to find out.
         photographs = read_photographs(self.photographs)
-        prior = load_with_options(self.prior, self.prior_options)
+        prior = load_prior(self.prior, options=self.prior_options)
         with Progress(transient=True) as bar:
             embedding, inversion, seconds = self._invert(prior, photographs, bar)
             embedding.save(self.out / "embedding.safetensors")

@@ -46,13 +46,13 @@ class PriorFetch:
 
     def run(self) -> int:
         """Fetch and print where it is."""
-        from invert3d_ns.prior.checkpoints import converted_folder, fetch
+        from invert3d_ns.prior.checkpoints import converted_folder, fetch_checkpoint
 
         folder = converted_folder(self.name)
         if folder is not None and self.sha256 is None:
             print(f"prior {self.name!r} is here, converted: {folder}")
             return 0
-        path = fetch(self.name, mirror=self.mirror, sha256=self.sha256)
+        path = fetch_checkpoint(self.name, mirror=self.mirror, sha256=self.sha256)
         print(f"prior {self.name!r} is here: {path}")
         return 0
 
@@ -71,14 +71,14 @@ class PriorCheck:
     def run(self) -> int:
         """Print one line for each, OK or what is wrong; 0 when all are in order, else 1."""
         from invert3d_ns.base.errors import InputError
-        from invert3d_ns.prior.checks import check
+        from invert3d_ns.prior.checks import check_prior
 
         if not self.names:
             raise InputError("nothing to check is given; run for example `invert3d prior check bundled`")
         failures = 0
         for name in self.names:
             try:
-                print(f"OK {name}: {check(name)}")
+                print(f"OK {name}: {check_prior(name)}")
             except InputError as error:
                 failures += 1
                 print(f"FAILED {name}: {error}")

@@ -91,7 +91,7 @@ class Train:
         return 0
 
     def _clip(self) -> int:
-        from invert3d_ns.alignment.checkpoints import save_clip
+        from invert3d_ns.alignment.storage import save_clip
         from invert3d_ns.training.clip import train_clip
         from invert3d_ns.training.recipe import DATA_SEED, VIEWS
         from invert3d_ns.world.data import world_views

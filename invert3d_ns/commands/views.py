@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from invert3d_ns.prior.memory import PriorOptions
+from invert3d_ns.prior.settings import PriorOptions
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Views:
 
         from invert3d_ns.base.errors import InputError
         from invert3d_ns.base.pictures import write_grid, write_video
-        from invert3d_ns.prior.memory import load_with_options
+        from invert3d_ns.prior.checkpoints import load_prior
         from invert3d_ns.words.embedding import ObjectEmbedding
         from invert3d_ns.words.views import generate_views
 
@@ -59,7 +59,7 @@ class Views:
             if value is not None and value < 1:
                 raise InputError(f"--{name.replace('_', '-')} is {value}; give 1 or more")
         embedding = ObjectEmbedding.load(self.embedding)
-        prior = load_with_options(self.prior or self._own_prior(embedding.prior), self.prior_options)
+        prior = load_prior(self.prior or self._own_prior(embedding.prior), options=self.prior_options)
         azimuths = [i * 360 / self.count for i in range(self.count)] if self.count else list(self.azimuths)
         with Progress(transient=True) as bar:
             task = bar.add_task("generating")

@@ -26,7 +26,7 @@ FORMAT_VERSION = 2
 _FORMAT = "invert3d_ns.edits"
 
 Space = Literal["prediction", "encoded", "pooled", "input", "prompt"]
-"""Where the sum of eq. 9 is taken; see :mod:`invert3d_ns.prior.conditions`."""
+"""Where the sum of eq. 9 is taken; see :mod:`invert3d_ns.editing.conditions`."""
 Structure = Literal["flow", "sdedit", "ddim"]
 """How views keep the scene's structure; see :mod:`invert3d_ns.editing.views`."""
 Sampler = Literal["ddim", "dpm++"]

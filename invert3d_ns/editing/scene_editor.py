@@ -19,13 +19,13 @@ from invert3d_ns.base.cancellation import Progress, ShouldStop
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing import view_sets
 from invert3d_ns.editing.composition import split_into_passes, with_context
+from invert3d_ns.editing.conditions import edit_conditions
 from invert3d_ns.editing.edit import Change, Edit, Region
 from invert3d_ns.editing.framing import FramedScene, render_each
 from invert3d_ns.editing.scene_edit_config import SceneEditConfig
 from invert3d_ns.editing.splat_following import FollowingSplats
 from invert3d_ns.editing.views import edited_views
 from invert3d_ns.guidance.sds import ScoreDistillation
-from invert3d_ns.prior.conditions import edit_conditions
 from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world, random_orbit
 from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.scenes.fitting import fit_splats

@@ -22,10 +22,11 @@ from torch import Tensor
 
 from invert3d_ns.base.cancellation import Cancelled, Progress, ShouldStop
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.editing.conditions import edit_conditions, without_edit
 from invert3d_ns.editing.edit import Edit, Structure
-from invert3d_ns.prior.conditions import Conditions, edit_conditions, without_edit
-from invert3d_ns.prior.memory import explain_out_of_memory
-from invert3d_ns.prior.scheduling import denoise, make_scheduler, start_index
+from invert3d_ns.prior.conditions import Conditions
+from invert3d_ns.prior.out_of_memory import explain_out_of_memory
+from invert3d_ns.prior.sampling import count_steps, ddim_invert, denoise, sampling_timesteps, start_noise
 from invert3d_ns.scenes.silhouettes import alpha_from_background
 
 if TYPE_CHECKING:
@@ -82,10 +83,7 @@ def edited_views(
     cameras = cameras.to(prior.device)
     objects, views = cameras.shape[:2]
     info = prior.info
-    size = (views, info.latent_channels, info.latent_size, info.latent_size)
-    noise = torch.stack(
-        [torch.randn(size, generator=torch.Generator().manual_seed(last.seed + b)) for b in range(objects)]
-    ).to(prior.device)
+    noise = start_noise(prior, views, [last.seed + b for b in range(objects)])
     clean = None
     if originals is not None:
         if originals.shape[:2] != (objects, views) or originals.shape[-1] != info.image_size:
@@ -99,7 +97,7 @@ def edited_views(
     elif masks is not None:
         raise InputError("masks say where the scene's own views may change; give these views as well")
     kept = None if masks is None else 1 - _at_latents(masks.to(prior.device), info.latent_size)
-    total = len(range(start_index(last.steps, strength if clean is not None else 1.0), last.steps))
+    total = count_steps(last.steps, strength if clean is not None else 1.0)
 
     def observe(index: int, latents: Tensor) -> None:
         if progress is not None:
@@ -122,9 +120,10 @@ def edited_views(
             draws = torch.Generator().manual_seed(last.seed)
             latents = _flowed(prior, conditions, plain, clean, draws, cameras, last, strength, kept, observe)
         else:
+            noises = [noise] * total
             if structure == "ddim":
-                noise = _inverted(prior, embedding, edits[:applied], clean, cameras, last, strength)
-            latents = _from_noised(prior, conditions, clean, noise, cameras, last, strength, kept, observe)
+                noises = _inverted(prior, embedding, edits[:applied], clean, cameras, last, strength)
+            latents = _from_noised(prior, conditions, clean, noises, cameras, last, strength, kept, observe)
     images = prior.decode_latents(latents)
     if clean is not None and originals is not None and details:
         images = (originals.to(images) + images - prior.decode_latents(clean)).clamp(0, 1)
@@ -151,17 +150,19 @@ def _from_noised(
     prior: MultiViewPrior,
     conditions: Conditions,
     clean: Tensor,
-    noise: Tensor,
+    noises: Sequence[Tensor],
     cameras: Tensor,
     edit: Edit,
     strength: float,
     kept: Tensor | None,
     observe: Callable[[int, Tensor], None],
 ) -> Float[Tensor, "B F c h w"]:
-    """SDEdit: denoise from the scene's latents with noise added; what is kept is put back after each step."""
-    scheduler = make_scheduler(prior, edit.sampler)
-    scheduler.set_timesteps(edit.steps)
-    times = scheduler.timesteps[start_index(edit.steps, strength) :].to(clean.device)
+    """SDEdit: denoise from the scene's latents with noise added; what is kept is put back after each step.
+
+    Args:
+        noises: what the scene's latents are noised with at each timestep.
+    """
+    times = sampling_timesteps(prior, edit.steps, strength=strength, sampler=edit.sampler)
 
     def after(index: int, latents: Tensor) -> Tensor | None:
         observe(index, latents)
@@ -169,17 +170,17 @@ def _from_noised(
             return None
         at = clean
         if index + 1 < len(times):
-            at = prior.add_noise(clean, noise, times[index + 1].expand(len(clean)))
+            at = prior.add_noise(clean, noises[index + 1], times[index + 1].expand(len(clean)))
         return kept * at + (1 - kept) * latents
 
     return denoise(
         prior,
-        noise,
+        noises[0],
         lambda x, t: conditions.predict(prior, x, t, cameras),
         steps=edit.steps,
         sampler=edit.sampler,
         strength=strength,
-        start=lambda t: prior.add_noise(clean, noise, t),
+        start=lambda t: prior.add_noise(clean, noises[0], t),
         callback=after,
     )
 
@@ -192,21 +193,23 @@ def _inverted(
     cameras: Tensor,
     edit: Edit,
     strength: float,
-) -> Float[Tensor, "B F c h w"]:
-    """The noise from which DDIM under the words of ``clean``, without guidance, would come back to it."""
-    plain = edit_conditions(prior, embedding, applied)
-    scheduler = make_scheduler(prior, "ddim")
-    scheduler.set_timesteps(edit.steps)
-    times = scheduler.timesteps[start_index(edit.steps, strength) :].flip(0).to(clean.device)
-    latents, noise = clean, torch.zeros_like(clean)
-    context = plain.positive.expand(len(clean), -1, -1)
-    for t in times:
-        at = t.expand(len(clean))
-        # The prediction at the noisier end stands for the one at the cleaner end, as in any DDIM inversion.
-        prediction = prior.predict(latents, at, context, cameras)
-        estimate, noise = prior.clean_from(prediction, latents, at), prior.noise_from(prediction, latents, at)
-        latents = prior.add_noise(estimate, noise, at)
-    return noise
+) -> list[Float[Tensor, "B F c h w"]]:
+    """The noise at each timestep from which DDIM under the words of ``clean``, without guidance, comes back to it."""
+    context = edit_conditions(prior, embedding, applied).positive.expand(len(clean), -1, -1)
+    found = ddim_invert(
+        prior,
+        clean,
+        lambda x, t: prior.predict(x, t, context, cameras),
+        steps=edit.steps,
+        strength=strength,
+    )
+    # As noise, which is that of any sampler's own timesteps, not as the latents at those of DDIM.
+    times = sampling_timesteps(prior, edit.steps, strength=strength)
+    noises = []
+    for latents, t in zip(found, times, strict=True):
+        alpha_bar = prior.alpha_bar(t.expand(len(clean)))
+        noises.append((latents - alpha_bar.sqrt() * clean) / (1 - alpha_bar).sqrt())
+    return noises
 
 
 def _flowed(
@@ -226,9 +229,7 @@ def _flowed(
     With sigma = sqrt(1 - alpha_bar) / sqrt(alpha_bar) and r = sigma' / sigma from one timestep to the next, its Euler
     step of the noise difference is: change <- r change + (1 - r) (clean under the edit - clean under the plain words).
     """
-    scheduler = make_scheduler(prior, "ddim")
-    scheduler.set_timesteps(edit.steps)
-    times = scheduler.timesteps[start_index(edit.steps, strength) :].to(clean.device)
+    times = sampling_timesteps(prior, edit.steps, strength=strength)
     alpha_bar = prior.alphas_cumprod[times]
     sigmas = torch.cat([((1 - alpha_bar) / alpha_bar).sqrt(), alpha_bar.new_zeros(1)])
     change = torch.zeros_like(clean)

@@ -7,8 +7,8 @@ rendered images, a prior and conditions. It never knows what a scene is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,8 @@ from torch import Tensor
 from invert3d_ns.base.errors import InputError
 
 if TYPE_CHECKING:
-    from invert3d_ns.prior.multiview import Latents, MultiViewPrior, Timesteps
+    from invert3d_ns.prior.multiview import MultiViewPrior
+    from invert3d_ns.prior.unet import Latents, Timesteps
 
 
 class NoisePredictor(Protocol):
@@ -27,6 +28,10 @@ class NoisePredictor(Protocol):
         self, prior: MultiViewPrior, noisy: Latents, t: Timesteps, cameras: Float[Tensor, "B F 16"]
     ) -> Latents:
         """The guided prediction of the noise in ``noisy``, from noise- and v-predicting priors alike."""
+        ...
+
+    def with_guidance(self, scale: float) -> NoisePredictor:
+        """The same words under another guidance scale."""
         ...
 
 
@@ -94,8 +99,7 @@ class ScoreDistillation:
         self.prior, self.config = prior, config or ScoreDistillationConfig()
         self.config.check()
         if self.config.guidance_scale is not None:
-            changed: Any = conditions
-            conditions = replace(changed, guidance_scale=self.config.guidance_scale)
+            conditions = conditions.with_guidance(self.config.guidance_scale)
         self.conditions = conditions
 
     def loss(

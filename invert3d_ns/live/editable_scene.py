@@ -14,7 +14,7 @@ from torch.nn import Parameter
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing.edit import Edit
-from invert3d_ns.prior.memory import PriorOptions
+from invert3d_ns.prior.settings import PriorOptions
 from invert3d_ns.prior.shared import SharedPrior
 from invert3d_ns.scenes.cameras import OBJECT_RADIUS
 from invert3d_ns.words.embedding import ObjectEmbedding

@@ -14,7 +14,7 @@ from invert3d_ns.base.cancellation import Progress, ShouldStop
 from invert3d_ns.editing.composition import split_into_passes
 from invert3d_ns.editing.edit import Edit
 from invert3d_ns.methods import edit_report
-from invert3d_ns.prior.memory import explain_out_of_memory
+from invert3d_ns.prior.out_of_memory import explain_out_of_memory
 from invert3d_ns.runs.phase import Phase, Run, StepOutput
 from invert3d_ns.scenes.cloud import SplatCloud
 

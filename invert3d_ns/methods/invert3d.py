@@ -29,8 +29,9 @@ from invert3d_ns.live.panels.inversion_panel import InversionPanel
 from invert3d_ns.live.queue import ActionQueue
 from invert3d_ns.methods.edit_phase import EditPhase
 from invert3d_ns.methods.words_phase import WordsPhase
-from invert3d_ns.prior.memory import PriorOptions, apply, check_options, preferred_dtype
+from invert3d_ns.prior.memory import apply_prior_options, preferred_dtype
 from invert3d_ns.prior.multiview import MultiViewPrior
+from invert3d_ns.prior.settings import PriorOptions
 from invert3d_ns.runs.phase import Phase
 from invert3d_ns.runs.pipeline import PhasedPipeline, PhasedPipelineConfig, RunObserver
 from invert3d_ns.runs.splat_fit import SplatFit
@@ -140,11 +141,11 @@ class InversionPipeline(EditableScene, PhasedPipeline):
             InputError: unknown prior, vectors, resolution or timesteps that do not fit it, options that exclude each
                 other, words that are missing or of another prior, or an edit that cannot be carried out.
         """
+        from invert3d_ns.editing.conditions import edit_conditions
         from invert3d_ns.prior.checkpoints import load_prior
-        from invert3d_ns.prior.conditions import edit_conditions
 
         config = self.config
-        check_options(config.prior_options)
+        config.prior_options.check()
         if saved is not None and saved.get("words") is not None:
             self._restore_words(saved)
         else:
@@ -159,7 +160,7 @@ class InversionPipeline(EditableScene, PhasedPipeline):
             config.per_view_timesteps, config.timestep_range or prior.info.inversion_timesteps, config.norm_penalty
         )
         self.inversion = CameraTextInversion(prior, objective, seed=seed)
-        self.prior.provide(prior)
+        self.prior.adopt(prior)
         if given is None:
             vectors = self.inversion.initial_words(config.vectors, self.init_word())
             given = ObjectEmbedding.for_prior(prior, vectors, init_word=self.init_word(), steps=config.steps)
@@ -238,7 +239,7 @@ class InversionPipeline(EditableScene, PhasedPipeline):
         self.eval()
         if self.words is not None:
             self.words.requires_grad_(False)
-        return apply(self.inversion_of_prior().prior, self.config.prior_options, self.device)
+        return apply_prior_options(self.inversion_of_prior().prior, self.config.prior_options, self.device)
 
     def check_words_describe_splats(self) -> None:
         """Refuse words from elsewhere that are of another object.
@@ -272,10 +273,10 @@ class InversionPipeline(EditableScene, PhasedPipeline):
         words = loaded_state.get("words")
         if words is not None:
             self.words = Parameter(words.to(self.device))
-        asked_for = self.prior_name if self.phases else None
+        if self.prior.is_loaded:  # a run goes on with the prior that it has loaded, whatever it was called
+            extra = {**loaded_state["_extra_state"], "prior": self.prior_name}
+            loaded_state = {**loaded_state, "_extra_state": extra}
         super().load_pipeline(loaded_state, step)
-        if asked_for is not None:  # a run goes on with the prior that it has loaded
-            self.prior_name = asked_for
 
 
 class _Watchers(RunObserver):

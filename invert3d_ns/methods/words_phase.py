@@ -14,7 +14,8 @@ from torch.nn import Parameter
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.methods import words_report
-from invert3d_ns.prior.memory import apply, explain_out_of_memory
+from invert3d_ns.prior.memory import apply_prior_options
+from invert3d_ns.prior.out_of_memory import explain_out_of_memory
 from invert3d_ns.runs.phase import Phase, Run, StepOutput
 from invert3d_ns.words.bank import LatentBank, build_bank
 
@@ -79,7 +80,7 @@ class WordsPhase(Phase):
         with run.timed("bank"), run.lock, pipeline.prior.use(), run.progress(title) as progress:
             pipeline.eval()
             pipeline.model.freeze()
-            apply(inversion.prior, config.prior_options, pipeline.device)
+            apply_prior_options(inversion.prior, config.prior_options, pipeline.device)
             self.bank = build_bank(
                 pipeline.model.render,
                 inversion.prior,

@@ -34,7 +34,7 @@ def bench_inversion_step(prior: MultiViewPrior, quick: bool = False, vectors: in
         Rows ``bare forward``, ``inversion step`` and ``inversion step, weights not frozen`` with the median in
         milliseconds and ``ratio``, the median over turns of its time over the bare forward's.
     """
-    from invert3d_ns.prior.multiview import run_unet
+    from invert3d_ns.prior.unet import run_unet
 
     info, device = prior.info, prior.device
     views = info.num_views

@@ -14,8 +14,10 @@ import torch
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.metrics.random_prior import RandomPrior, Size, random_prior
 from invert3d_ns.metrics.tensor_memory import TensorMemory, tensor_bytes
-from invert3d_ns.prior.memory import PriorOptions, Work, apply, prior_networks
+from invert3d_ns.prior.conditions import Conditions
+from invert3d_ns.prior.memory import apply_prior_options, prior_networks
 from invert3d_ns.prior.offload import Offload
+from invert3d_ns.prior.settings import PriorOptions, Work
 from invert3d_ns.scenes.cameras import camera_condition
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -137,7 +139,7 @@ def _measure(
         real = "cuda" if device == "cuda" else "cpu"
         # What is offloaded starts in main memory, as it does when a prior is loaded.
         prior = random_prior(size, "cpu" if options.offload != "none" else real, dtype)
-        apply(prior, options, real)
+        apply_prior_options(prior, options, real)
         if options.offload != "none" and real == "cpu":
             prior.offload = Offload(prior_networks(prior), torch.device("cpu"), options.offload)
         for work, run in _work(prior, vectors).items():
@@ -172,7 +174,7 @@ def _work(prior: RandomPrior, vectors: int) -> dict[Work, Callable[[], Any]]:
 
     @torch.no_grad()
     def sampling() -> None:
-        prior.predict(latents, t, context, cameras, negative_context=context, guidance_scale=info.guidance_scale)
+        Conditions(context, context, info.guidance_scale).predict(prior, latents, t, cameras)
 
     @torch.no_grad()
     def encoding() -> None:

@@ -37,7 +37,7 @@ def run(
         out: the folder.
         quick: one seed and a quarter of the objects.
         seeds: one set of objects each.
-        name: as for :func:`invert3d_ns.alignment.clip.load_clip`.
+        name: as for :func:`invert3d_ns.alignment.checkpoints.load_clip`.
         device: CUDA if there is one, else the CPU.
 
     Returns:
@@ -46,7 +46,7 @@ def run(
     Raises:
         InputError: no seed, a model that cannot be loaded, or a folder that cannot be written.
     """
-    from invert3d_ns.alignment.clip import load_clip
+    from invert3d_ns.alignment.checkpoints import load_clip
     from invert3d_ns.metrics.report import check_folder, spread, write_report
 
     if not seeds:

@@ -7,17 +7,17 @@ changes. Importing this module imports diffusers: import it inside functions.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from invert3d_ns.prior.settings import AttentionKind
+
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
-
-AttentionKind = Literal["fused", "plain", "sliced"]
 
 
 class _CrossView:

@@ -18,10 +18,21 @@ import torch
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.prior import layouts
+from invert3d_ns.prior.memory import apply_prior_options, preferred_dtype
+from invert3d_ns.prior.repository import PRIOR_REPOSITORY
+from invert3d_ns.prior.settings import PriorOptions
 from invert3d_ns.prior.storage import load_folder, read_info, save_prior
 from invert3d_ns.weights import download
-from invert3d_ns.weights.hub import HubReference, cache_root, find_local, parse_reference, recorded_hashes
-from invert3d_ns.weights.manifest import record_files, require_sha256
+from invert3d_ns.weights.formats import WEIGHT_SUFFIXES
+from invert3d_ns.weights.hub import (
+    HubReference,
+    cache_root,
+    check_download,
+    find_local,
+    parse_reference,
+    recorded_hashes,
+)
+from invert3d_ns.weights.manifest import record_files
 from invert3d_ns.weights.tensors import check_finished
 
 if TYPE_CHECKING:
@@ -106,6 +117,8 @@ def load_prior(
     name_or_path: str | Path = "bundled",
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    *,
+    options: PriorOptions | None = None,
 ) -> MultiViewPrior:
     """Load a prior by name, path or hub id; checkpoints are fetched and converted on first use, and cached.
 
@@ -115,19 +128,27 @@ def load_prior(
             repository on the hub, ``org/name`` or ``hf:org/name[@revision][:file]``. A path that exists goes before a
             repository of that name.
         device: CUDA if there is one, else the CPU.
-        dtype: of UNet and autoencoder (the text encoder stays float32). If None, float32 on a CPU and for the bundled
-            prior; else bfloat16, whose range keeps word gradients from vanishing, or float16 on GPUs without it.
+        dtype: of UNet and autoencoder (the text encoder stays float32). If None, what ``options`` say; by default
+            float32 on a CPU and for the bundled prior; else bfloat16, whose range keeps word gradients from vanishing,
+            or float16 on GPUs without it.
+        options: how it shall compute; diffusers' own way if None.
 
     Raises:
-        InputError: unknown name, missing, damaged or exchanged files, weights of another kind, or a hub that cannot be
-            reached.
+        InputError: unknown name, missing, damaged or exchanged files, weights of another kind, a hub that cannot be
+            reached, or options that exclude each other.
     """
+    if options is not None:
+        options.check()
     name = str(name_or_path)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if dtype is None:
-        dtype = torch.float32
-        if device.type == "cuda" and name != "bundled":
-            dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    dtype = dtype or preferred_dtype(options or PriorOptions(), name, device)
+    if options is None:
+        return _load(name, device, dtype)
+    # Into main memory first: what is offloaded need not fit on the GPU.
+    return apply_prior_options(_load(name, torch.device("cpu"), dtype), options, device)
+
+
+def _load(name: str, device: torch.device, dtype: torch.dtype) -> MultiViewPrior:
     place = _locate(name)
     if place.is_converted:
         return load_folder(place.folder, device, dtype)
@@ -141,7 +162,7 @@ def load_prior(
         warnings.warn(
             f"the converted prior is not cached and will be converted again: {error}, by setting XDG_CACHE_HOME, or "
             "convert it once with `invert3d prior convert`",
-            stacklevel=2,
+            stacklevel=3,
         )
     for part in (prior.unet, prior.vae):
         torch.nn.Module.to(part, dtype)  # diffusers' own `to` warns about an empty list of exceptions
@@ -153,7 +174,7 @@ def open_source(name_or_path: str | Path, *, mirror: str | None = None, sha256: 
 
     Args:
         name_or_path: as for :func:`load_prior`.
-        mirror: see :func:`invert3d_ns.weights.download.fetch`.
+        mirror: see :func:`invert3d_ns.weights.download.fetch_weights`.
         sha256: expected of the source, which then must be a single file.
 
     Raises:
@@ -171,12 +192,12 @@ def open_source(name_or_path: str | Path, *, mirror: str | None = None, sha256: 
     return _convert(source, place)
 
 
-def fetch(name_or_path: str | Path, *, mirror: str | None = None, sha256: str | None = None) -> Path:
+def fetch_checkpoint(name_or_path: str | Path, *, mirror: str | None = None, sha256: str | None = None) -> Path:
     """The checkpoint of a prior on this machine, downloaded if it is not there; for the bundled prior, its folder.
 
     Args:
         name_or_path: as for :func:`load_prior`.
-        mirror: see :func:`invert3d_ns.weights.download.fetch`.
+        mirror: see :func:`invert3d_ns.weights.download.fetch_weights`.
         sha256: expected of the checkpoint, which then must be a single file.
 
     Raises:
@@ -208,7 +229,7 @@ def is_available(name: str) -> bool:
     reference = PRIORS[name].reference
     if reference is None:
         return (BUNDLED_FOLDER / "prior.json").is_file()
-    return (cached_folder(name) / "prior.json").is_file() or find_local(reference) is not None
+    return (cached_folder(name) / "prior.json").is_file() or find_local(reference, PRIOR_REPOSITORY) is not None
 
 
 def knows_sha256(name: str) -> bool:
@@ -218,7 +239,7 @@ def knows_sha256(name: str) -> bool:
         return (BUNDLED_FOLDER / "manifest.json").is_file()
     if source.sha256 or (cached_folder(name) / "manifest.json").is_file():
         return True
-    path = find_local(source.reference)
+    path = find_local(source.reference, PRIOR_REPOSITORY)
     return path is not None and bool(recorded_hashes(path))
 
 
@@ -242,7 +263,7 @@ def _locate(name: str) -> _Place:
 
 def _obtain(place: _Place, mirror: str | None = None) -> Path:
     if isinstance(place.source, HubReference):
-        return download.fetch(place.source, place.name, mirror=mirror, sha256=place.sha256)
+        return download.fetch_weights(place.source, PRIOR_REPOSITORY, place.name, mirror=mirror, sha256=place.sha256)
     assert place.source is not None
     if place.sha256 is not None:
         download.require_file_sha256(place.source, place.sha256)
@@ -253,11 +274,8 @@ def _convert(path: Path, place: _Place) -> MultiViewPrior:
     source = layouts.read_source(path)
     root = path if path.is_dir() else path.parent
     records = record_files(root, source.files)
-    # Stated when it was downloaded; the file may have been damaged or exchanged since.
-    for file, expected in recorded_hashes(path).items():
-        if file in records:
-            require_sha256(root / file, expected, records[file]["sha256"], "when it was downloaded it was")
-    prior = layouts.convert(source, place.name)
+    check_download(path, source.files, {name: record["sha256"] for name, record in records.items()})
+    prior = layouts.convert_source(source, place.name)
     prior.info = replace(prior.info, sources=records)
     return prior
 
@@ -279,7 +297,7 @@ def _not_found(name: str) -> str:
 
 def _stamp(path: Path) -> str:
     # A file's identity without reading gigabytes: where it is, how big, and when it was written.
-    suffixes = (".json", *layouts.WEIGHT_SUFFIXES)
+    suffixes = (".json", *WEIGHT_SUFFIXES)
     files = sorted(f for f in path.rglob("*") if f.suffix in suffixes) if path.is_dir() else [path]
     facts = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]

@@ -14,7 +14,7 @@ from invert3d_ns.prior.storage import load_folder
 from invert3d_ns.weights.manifest import check_hashes
 
 
-def check(name_or_path: str) -> str:
+def check_prior(name_or_path: str) -> str:
     """Check a prior, a checkpoint or a golden file; one line for people that says what was found in order.
 
     A folder's files are held against its manifest, a download's against what the hub stated, and everything is loaded.

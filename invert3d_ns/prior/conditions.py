@@ -1,66 +1,110 @@
-"""What edits mean to the prior: contexts, token weights and directions (Invert3D, eqs. 9-11).
-
-Eq. 9 adds lambda (E(target) - E(source)) to z*, and the paper leaves open in which space, since z* is N vectors at the
-text encoder's input and E gives one vector a token at its output. Five readings are built; which one is the default was
-decided by measurement (``invert3d evaluate edit``):
-
-- ``prompt``: no sum; the target's words stand beside z* in the prompt.
-- ``input``: token embeddings; the mean vector of the target's tokens less that of the source's is added to each of z*.
-- ``encoded``: outputs of the encoder, position by position.
-- ``pooled``: outputs of the encoder; the difference at the end token is added to z*'s positions.
-- ``prediction``: what the network makes of them: lambda times the difference of its predictions under the target's and
-  the source's words is added to the prediction under z*, the more so the stronger guidance is. The words are never
-  mixed with z* and so cannot drown in its N vectors; it costs two more predictions a step.
-"""
+"""What a denoising step depends on besides latents and cameras: words under guidance."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
-
-from invert3d_ns.base.english import with_article
-from invert3d_ns.base.errors import InputError
-from invert3d_ns.editing.edit import TOKEN, Edit, Space
-from invert3d_ns.editing.phrases import find_phrase, place_term
-from invert3d_ns.prior.prompts import columns_of, token_count
 
 if TYPE_CHECKING:
     from invert3d_ns.prior.multiview import MultiViewPrior
-    from invert3d_ns.words.embedding import ObjectEmbedding
-
-DEFAULT_SPACE: Space = "prediction"
+    from invert3d_ns.prior.unet import Latents, Timesteps
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """Everything that a denoising step under edits depends on, besides latents and cameras."""
+    """Encoded words, what to keep away from, and how strongly: everything that a prediction is made under.
 
-    positive: Float[Tensor, "1 L C"]
+    The prediction is ``negative + guidance_scale (positive - negative)``, its standard deviation rescaled, plus the
+    directions. For plain words there is :meth:`of_prompt`.
+
+    Example:
+        >>> from invert3d_ns.prior.checkpoints import load_prior
+        >>> conditions = Conditions.of_prompt(load_prior("bundled", "cpu"), "a red car", guidance_scale=3.0)
+        >>> conditions.positive.shape, conditions.with_guidance(5.0).guidance_scale
+        (torch.Size([1, 77, 128]), 5.0)
+    """
+
+    positive: Float[Tensor, "P L C"]
+    """Contexts of :meth:`MultiViewPrior.encode_prompt`: one for each object, or one for all."""
     negative: Float[Tensor, "1 L C"]
-    token_weights: Float[Tensor, "1 L"] | None
+    guidance_scale: float = 1.0
+    """Classifier-free guidance; 1 is none, and costs half."""
+    guidance_rescale: float = 0.0
+    """See :func:`classifier_free_guidance`."""
+    token_weights: Float[Tensor, "1 L"] | None = None
     """Factors on the cross-attention to the tokens of ``positive``, after the softmax."""
-    directions: tuple[tuple[Float[Tensor, "1 L C"], Float[Tensor, "1 L C"], float], ...]
-    """(towards, from, amount): differences of predictions that are added."""
-    guidance_scale: float
-    guidance_rescale: float
+    directions: tuple[tuple[Float[Tensor, "1 L C"], Float[Tensor, "1 L C"], float], ...] = ()
+    """(towards, from, amount): differences of predictions that are added, ``direction_scale`` times the amount."""
     direction_scale: float = 1.0
-    """What the amounts of directions are multiples of."""
 
-    def predict(
-        self,
+    @classmethod
+    def of_prompt(
+        cls,
         prior: MultiViewPrior,
-        noisy: Float[Tensor, "B F c h w"],
-        t: Int[Tensor, " B"],
-        cameras: Float[Tensor, "B F 16"],
-    ) -> Float[Tensor, "B F c h w"]:
-        """The UNet's own prediction (noise or v) under guidance and edits, all conditions in one batch."""
-        from invert3d_ns.prior.multiview import guide
+        prompt: str | Sequence[str],
+        *,
+        words: Mapping[str, Float[Tensor, "N D"]] | None = None,
+        negative_prompt: str = "",
+        guidance_scale: float | None = None,
+        guidance_rescale: float | None = None,
+    ) -> Conditions:
+        """Words under guidance.
 
+        Args:
+            prompt: for all objects, or one for each; :attr:`PriorInfo.prompt_suffix` is not added.
+            words: vectors of each placeholder in the prompt, if any.
+            negative_prompt: what to keep away from.
+            guidance_scale: the prior's default if None.
+            guidance_rescale: the prior's default if None.
+
+        Raises:
+            InputError: see :meth:`MultiViewPrior.encode_prompt`.
+        """
+        return cls.of_context(
+            prior,
+            prior.encode_prompt(prompt, words),
+            negative_prompt=negative_prompt,
+            guidance_scale=guidance_scale,
+            guidance_rescale=guidance_rescale,
+        )
+
+    @classmethod
+    def of_context(
+        cls,
+        prior: MultiViewPrior,
+        context: Float[Tensor, "P L C"],
+        *,
+        negative_prompt: str = "",
+        guidance_scale: float | None = None,
+        guidance_rescale: float | None = None,
+    ) -> Conditions:
+        """As :meth:`of_prompt`, for words that are encoded already."""
+        info = prior.info
+        return cls(
+            context.to(prior.device),
+            prior.encode_prompt(negative_prompt),
+            guidance_scale=info.guidance_scale if guidance_scale is None else guidance_scale,
+            guidance_rescale=info.guidance_rescale if guidance_rescale is None else guidance_rescale,
+        )
+
+    def with_guidance(
+        self, scale: float, *, rescale: float | None = None, direction_scale: float | None = None
+    ) -> Conditions:
+        """The same conditions under another guidance; what is None stays as it is."""
+        return replace(
+            self,
+            guidance_scale=scale,
+            guidance_rescale=self.guidance_rescale if rescale is None else rescale,
+            direction_scale=self.direction_scale if direction_scale is None else direction_scale,
+        )
+
+    def predict(self, prior: MultiViewPrior, noisy: Latents, t: Timesteps, cameras: Float[Tensor, "B F 16"]) -> Latents:
+        """The UNet's own prediction (noise or v) under guidance and directions, all conditions in one batch."""
         guided = self.guidance_scale != 1.0
         contexts = [self.positive, *([self.negative] if guided else [])]
         for towards, away, _ in self.directions:
@@ -74,7 +118,9 @@ class Conditions:
         predictions = prior.predict_each(noisy, t, stacked, cameras, token_weights=weights)
         result = predictions[0]
         if guided:
-            result = guide(predictions[1], predictions[0], self.guidance_scale, self.guidance_rescale)
+            result = classifier_free_guidance(
+                predictions[1], predictions[0], self.guidance_scale, self.guidance_rescale
+            )
         first = 2 if guided else 1
         for index, (_, _, amount) in enumerate(self.directions):
             towards, away = predictions[first + 2 * index], predictions[first + 2 * index + 1]
@@ -82,142 +128,22 @@ class Conditions:
         return result
 
     def predict_noise(
-        self,
-        prior: MultiViewPrior,
-        noisy: Float[Tensor, "B F c h w"],
-        t: Int[Tensor, " B"],
-        cameras: Float[Tensor, "B F 16"],
-    ) -> Float[Tensor, "B F c h w"]:
-        """The noise that :meth:`predict` stands for."""
+        self, prior: MultiViewPrior, noisy: Latents, t: Timesteps, cameras: Float[Tensor, "B F 16"]
+    ) -> Latents:
+        """The noise that :meth:`predict` stands for, from noise- and v-predicting priors alike."""
         return prior.noise_from(self.predict(prior, noisy, t, cameras), noisy, t)
 
 
-@torch.no_grad()
-def edit_conditions(
-    prior: MultiViewPrior, embedding: ObjectEmbedding, edits: Sequence[Edit] = (), *, flow: bool = False
-) -> Conditions:
-    """The conditions under one or more edits; without any, those of the object as it is.
-
-    Several edits compose: their words follow each other in the prompt, their directions add up, and guidance is the
-    last one's.
+def classifier_free_guidance(negative: Latents, positive: Latents, scale: float, rescale: float = 0.0) -> Latents:
+    """``negative + scale (positive - negative)`` of two predictions (Ho and Salimans 2022).
 
     Args:
-        flow: for the structure ``flow``, where guidance goes to directions alone if there are any, and is that which
-            the prior wants for edits.
-
-    Raises:
-        InputError: the embedding is of another prior, an edit cannot be carried out, or the prompt does not fit the
-            context.
+        rescale: how far the result's standard deviation over an object's views is pulled back to that of ``positive``,
+            0 to 1 (Lin et al. 2023, section 3.4).
     """
-    embedding.check_prior(prior)
-    prompt, weights, directions = TOKEN, {}, []
-    vectors = embedding.vectors.to(prior.device)
-    outputs: list[tuple[Space, str, str, float]] = []
-    for edit in edits:
-        edit.check()
-        prompt = _joined(prompt, _worded(edit))
-        weights |= edit.weights
-        towards, away = _plain(edit, embedding.init_word or prior.info.init_word, prior.info.prompt_suffix)
-        space = edit.space or DEFAULT_SPACE
-        if towards == away or edit.amount == 0 or space == "prompt":
-            continue
-        if space == "input":
-            vectors = vectors + edit.amount * _term_difference(prior, edit)
-        elif space == "prediction":
-            directions.append((prior.encode_prompt(towards), prior.encode_prompt(away), edit.amount))
-        else:
-            outputs.append((space, towards, away, edit.amount))
-    if prompt.strip() != TOKEN:
-        prompt += prior.info.prompt_suffix
-    lengths = {TOKEN: len(vectors)}
-    positive = prior.encode_prompt(prompt, {TOKEN: vectors})
-    for space, towards, away, amount in outputs:
-        positive = positive + amount * _output_difference(prior, prompt, lengths, space, towards, away)
-    scales = None
-    if weights:
-        scales = torch.ones(1, positive.shape[1], device=positive.device)
-        for phrase, factor in weights.items():
-            scales[0, columns_of(phrase, prompt, lengths, prior.tokenizer, prior.info)] = factor
-    info, last = prior.info, edits[-1] if edits else Edit()
-    own = info.edit_guidance_scale if flow and info.edit_guidance_scale is not None else info.guidance_scale
-    scale = own if last.guidance_scale is None else last.guidance_scale
-    negative = prior.encode_prompt(", ".join(dict.fromkeys(e.negative_prompt for e in edits if e.negative_prompt)))
-    return Conditions(
-        positive,
-        negative,
-        scales,
-        tuple(directions),
-        guidance_scale=1.0 if flow and directions else scale,
-        guidance_rescale=0.0 if flow else info.guidance_rescale,
-        direction_scale=scale,
-    )
+    guided = negative + scale * (positive - negative)
+    if not rescale:
+        return guided
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
-
-def _worded(edit: Edit) -> str:
-    """The edit's part of the prompt: its words, and the target where it is only words or is weighed."""
-    words = edit.prompt or TOKEN
-    weighed = any(find_phrase(phrase, edit.target) and not find_phrase(phrase, words) for phrase in edit.weights)
-    if edit.target and (weighed or edit.space == "prompt"):
-        words = words.replace(TOKEN, place_term(edit.target, TOKEN), 1)
-    return words
-
-
-def _joined(prompt: str, words: str) -> str:
-    """Words around the placeholder, with what the prompt has come to so far in its place."""
-    if words.strip() == TOKEN:
-        return prompt
-    return words.replace(TOKEN, prompt, 1) if words.count(TOKEN) == 1 else words
-
-
-def _plain(edit: Edit, init_word: str, suffix: str) -> tuple[str, str]:
-    """The edit in plain words: what it leads to, and where it comes from, each with a noun in the object's place."""
-    noun = edit.noun.strip() or init_word
-    noun = noun if noun.split()[0] in ("a", "an", "the") else with_article(noun)
-    named = find_phrase(edit.source, noun) if edit.source.strip() else []
-    if named:
-        # A description that says already what the object is now: only these words change.
-        first, last = named[0]
-        away, towards = noun, " ".join(f"{noun[:first]}{edit.target.strip()}{noun[last:]}".split())
-        article = towards.split()[0]
-        towards = with_article(towards.removeprefix(f"{article} ")) if article in ("a", "an") else towards
-    else:
-        away, towards = place_term(edit.source, noun), place_term(edit.target, noun)
-    if edit.prompt:
-        towards = edit.prompt.replace(TOKEN, towards)
-    return towards + suffix, away + suffix
-
-
-def _term_difference(prior: MultiViewPrior, edit: Edit) -> Float[Tensor, " D"]:
-    """Mean token embedding of the words that come less that of the words that go."""
-    words = f"{edit.prompt.replace(TOKEN, ' ')} {edit.target}".strip(" ,")
-    # An edit that only adds words moves towards them from where the object is, which z* itself says best.
-    coming = prior.word_vectors(words).mean(0) if words else 0.0
-    going = prior.word_vectors(edit.source).mean(0) if edit.source.strip() else 0.0
-    difference = coming - going
-    if not isinstance(difference, Tensor):
-        raise InputError("the edit is empty; give a prompt or a target")
-    return difference
-
-
-def _output_difference(
-    prior: MultiViewPrior, prompt: str, lengths: dict[str, int], space: Space, towards: str, away: str
-) -> Float[Tensor, "1 L C"]:
-    """What is added to the encoded prompt: the difference at every position, or the end tokens' at the object's."""
-    coming, going = prior.encode_prompt(towards), prior.encode_prompt(away)
-    if space == "encoded":
-        return coming - going
-    ends = [1 + token_count(text, {}, prior.tokenizer) for text in (towards, away)]
-    moved = torch.zeros_like(coming)
-    columns = columns_of(TOKEN, prompt, lengths, prior.tokenizer, prior.info)
-    moved[:, columns] = coming[:, ends[0], None] - going[:, ends[1], None]
-    return moved
-
-
-def without_edit(conditions: Conditions, plain: Conditions) -> Conditions:
-    """``plain`` (the object as it is) under the guidance of ``conditions``, to compare the two step by step."""
-    return replace(
-        plain,
-        guidance_scale=conditions.guidance_scale,
-        guidance_rescale=conditions.guidance_rescale,
-        direction_scale=conditions.direction_scale,
-    )
+    return rescale_noise_cfg(guided, positive, rescale)

@@ -41,7 +41,7 @@ def golden_difference(path: Path | str) -> float:
     """
     from invert3d_ns.prior.attention import install_cross_view_attention
     from invert3d_ns.prior.conversion import convert_unet
-    from invert3d_ns.prior.multiview import run_unet
+    from invert3d_ns.prior.unet import run_unet
     from invert3d_ns.weights.tensors import read_safetensors
 
     tensors, metadata = read_safetensors(Path(path))

@@ -6,8 +6,7 @@ Another layout is one entry in :data:`LAYOUTS`. Only tensors and ``config.json``
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +28,9 @@ from invert3d_ns.prior.conversion import (
     load_text_encoder,
 )
 from invert3d_ns.prior.info import PriorInfo
+from invert3d_ns.prior.repository import PARTS
 from invert3d_ns.prior.vocabulary import CLIP_VOCABULARY_SIZE, clip_tokenizer
+from invert3d_ns.weights.formats import WEIGHT_SUFFIXES, choose_weights
 from invert3d_ns.weights.tensors import read_weights
 
 if TYPE_CHECKING:
@@ -39,10 +40,6 @@ if TYPE_CHECKING:
     from invert3d_ns.prior.multiview import MultiViewPrior
 
 MVDREAM_SUFFIX = ", 3d asset"
-PARTS = ("unet", "vae", "text_encoder", "camera_proj")
-"""Folders of a folder layout in which weights are looked for."""
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".ckpt", ".pth")
-"""Files that hold weights, best first."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ class Layout:
         ]
 
 
-def convert(source: Source, name: str) -> MultiViewPrior:
+def convert_source(source: Source, name: str) -> MultiViewPrior:
     """The prior in a source of any layout in :data:`LAYOUTS`, in float32 on the CPU.
 
     Raises:
@@ -148,22 +145,6 @@ def read_source(path: Path) -> Source:
         f"{path} is not a prior: expected prior.json, or {', '.join(f'{part}/*.safetensors' for part in PARTS[:3])}, "
         f"or a single checkpoint; {choice}"
     )
-
-
-def choose_weights(names: Sequence[str], *, half: bool) -> list[str]:
-    """Of the weight files of one folder, those to use: repositories often hold the same weights several times.
-
-    Args:
-        names: file names, without folders.
-        half: whether the copy in half precision is preferred (to download), or the other one (to read).
-    """
-    for suffix in WEIGHT_SUFFIXES:
-        of_kind = sorted(name for name in names if name.endswith(suffix) and "non_ema" not in name)
-        halves = [name for name in of_kind if re.search(r"\.fp16[.-]", name)]
-        wholes = [name for name in of_kind if name not in halves]
-        if of_kind:
-            return (halves or wholes) if half else (wholes or halves)
-    return []
 
 
 def _part_files(folder: Path) -> list[Path]:

@@ -9,27 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.prior import prompts as prompting
 from invert3d_ns.prior.info import PriorInfo, fingerprint
-from invert3d_ns.prior.memory import PriorOptions, explain_out_of_memory
+from invert3d_ns.prior.out_of_memory import explain_out_of_memory
+from invert3d_ns.prior.settings import PriorOptions, Sampler
+from invert3d_ns.prior.unet import Latents, Timesteps, run_unet
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
+    from invert3d_ns.prior.conditions import Conditions
     from invert3d_ns.prior.offload import Offload
-
-Latents = Float[Tensor, "B F c h w"]
-Timesteps = Int[Tensor, " B"] | Int[Tensor, "B F"]
 
 ALPHA_BAR_FLOOR = 1e-6
 """An epsilon prior's clean latents are divided by sqrt(alpha_bar), clamped here; v-prediction never divides."""
@@ -54,7 +53,7 @@ class MultiViewPrior(nn.Module):
 
     alphas_cumprod: Float[Tensor, " T"]
     options: PriorOptions
-    """How it computes; :func:`invert3d_ns.prior.memory.apply` sets them."""
+    """How it computes; :func:`invert3d_ns.prior.memory.apply_prior_options` sets them."""
     offload: Offload | None
     """What brings weights from main memory, if anything does."""
 
@@ -83,18 +82,6 @@ class MultiViewPrior(nn.Module):
             self.requires_grad_(False)
             self.eval()
         self.info = info if info.fingerprint else replace(info, fingerprint=fingerprint([unet, text_encoder]))
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | Path = "bundled",
-        device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> MultiViewPrior:
-        """Load a prior by name, file or folder; see :func:`invert3d_ns.prior.checkpoints.load_prior`."""
-        from invert3d_ns.prior.checkpoints import load_prior
-
-        return load_prior(name_or_path, device=device, dtype=dtype)
 
     def train(self, mode: bool = True) -> MultiViewPrior:
         """A frozen prior stays in eval mode, also as part of a model that trains."""
@@ -133,12 +120,16 @@ class MultiViewPrior(nn.Module):
                     f"{token} has shape {tuple(vectors.shape)}, but the words of prior {self.info.name!r} have shape "
                     f"(N, {self.info.token_dim}); use an embedding that was made for this prior"
                 )
-        tokens = prompting.tokenize(batch, {token: len(v) for token, v in words.items()}, self.tokenizer, self.info)
+        tokens = prompting.tokenize_prompts(
+            batch, {token: len(v) for token, v in words.items()}, self.tokenizer, self.info
+        )
         ids = tokens.ids.to(self.device)
         if not tokens.placeholders:
             return self.text_encoder(ids).last_hidden_state
         vectors = torch.cat([words[token] for token in tokens.placeholders]).to(self.device)
-        with prompting.splice(self.text_encoder, tokens.rows.to(self.device), tokens.columns.to(self.device), vectors):
+        with prompting.splice_vectors(
+            self.text_encoder, tokens.rows.to(self.device), tokens.columns.to(self.device), vectors
+        ):
             return self.text_encoder(ids).last_hidden_state
 
     def word_vectors(self, word: str) -> Float[Tensor, "K D"]:
@@ -191,23 +182,11 @@ class MultiViewPrior(nn.Module):
         t: Timesteps,
         context: Float[Tensor, "B L C"] | Float[Tensor, "B F L C"],
         cameras: Float[Tensor, "B F 16"],
-        *,
-        negative_context: Float[Tensor, "B L C"] | None = None,
-        guidance_scale: float = 1.0,
-        guidance_rescale: float = 0.0,
     ) -> Latents:
-        """The UNet's own prediction (noise or v), under classifier-free guidance when ``negative_context`` is given.
-
-        Guidance is ``negative + scale (positive - negative)``, both in one batch. ``guidance_rescale`` pulls the
-        result's standard deviation over an object's views back to the positive prediction's (Lin et al. 2023, section
-        3.4).
+        """The UNet's own prediction (noise or v), without guidance: that is what
+        :class:`~invert3d_ns.prior.conditions.Conditions` are for.
         """
-        if negative_context is None or guidance_scale == 1.0:
-            return run_unet(self.unet, noisy, t, context, cameras)
-        negative, positive = self.predict_each(
-            noisy, t, torch.stack([negative_context.expand_as(context), context]), cameras
-        )
-        return guide(negative, positive, guidance_scale, guidance_rescale)
+        return run_unet(self.unet, noisy, t, context, cameras)
 
     def predict_each(
         self,
@@ -239,14 +218,13 @@ class MultiViewPrior(nn.Module):
         t: Timesteps,
         context: Float[Tensor, "B L C"],
         cameras: Float[Tensor, "B F 16"],
-        **guidance: Any,
     ) -> Latents:
-        """Predict the noise in ``noisy``; keywords as for :meth:`predict`.
+        """Predict the noise in ``noisy``, without guidance.
 
         From v, noise = sqrt(alpha_bar) v + sqrt(1 - alpha_bar) noisy. No division, so it is finite at zero terminal
         signal-to-noise ratio too; there alpha_bar = 0 and the noise is ``noisy`` itself, whatever the prompt.
         """
-        return self.noise_from(self.predict(noisy, t, context, cameras, **guidance), noisy, t)
+        return self.noise_from(self.predict(noisy, t, context, cameras), noisy, t)
 
     def noise_from(self, prediction: Latents, noisy: Latents, t: Timesteps) -> Latents:
         """The noise that the UNet's own ``prediction`` for ``noisy`` stands for; see :meth:`predict_noise`."""
@@ -261,14 +239,13 @@ class MultiViewPrior(nn.Module):
         t: Timesteps,
         context: Float[Tensor, "B L C"],
         cameras: Float[Tensor, "B F 16"],
-        **guidance: Any,
     ) -> Latents:
-        """Predict the clean latents; keywords as for :meth:`predict`.
+        """Predict the clean latents, without guidance.
 
         From v, latents = sqrt(alpha_bar) noisy - sqrt(1 - alpha_bar) v. From noise, (noisy - sqrt(1 - alpha_bar)
         noise) / sqrt(alpha_bar), with alpha_bar clamped to at least :data:`ALPHA_BAR_FLOOR`.
         """
-        return self.clean_from(self.predict(noisy, t, context, cameras, **guidance), noisy, t)
+        return self.clean_from(self.predict(noisy, t, context, cameras), noisy, t)
 
     def clean_from(self, prediction: Latents, noisy: Latents, t: Timesteps) -> Latents:
         """The clean latents that the UNet's own ``prediction`` for ``noisy`` stands for; see :meth:`predict_clean`."""
@@ -305,7 +282,7 @@ class MultiViewPrior(nn.Module):
     @torch.no_grad()
     def sample(
         self,
-        context_or_prompt: str | Sequence[str] | Float[Tensor, "B L C"],
+        prompt: str | Sequence[str] | Float[Tensor, "P L C"] | Conditions,
         cameras: Float[Tensor, "B F 16"],
         *,
         words: Mapping[str, Float[Tensor, "N D"]] | None = None,
@@ -314,88 +291,63 @@ class MultiViewPrior(nn.Module):
         guidance_rescale: float | None = None,
         steps: int = 30,
         seed: int | Sequence[int] = 0,
-        sampler: Literal["ddim", "dpm++"] = "ddim",
+        sampler: Sampler = "ddim",
         callback: Callable[[int, Latents], None] | None = None,
     ) -> Float[Tensor, "B F 3 H W"]:
         """Generate the F views of B objects, RGB in [0, 1].
 
         Args:
-            context_or_prompt: prompts, encoded here with ``words``, or contexts of :meth:`encode_prompt`; one serves
-                all objects.
+            prompt: words, encoded here with ``words``; or contexts of :meth:`encode_prompt`; or conditions, which bring
+                their own guidance. One for all objects, or one for each.
             guidance_scale: classifier-free guidance; the prior's default if None, no guidance (and half the cost) if 1.
-            guidance_rescale: see :meth:`predict`; the prior's default if None.
+            guidance_rescale: see :func:`~invert3d_ns.prior.conditions.classifier_free_guidance`; the prior's default if
+                None.
             seed: start noise is drawn on the CPU, so a seed means the same on each device. With one number, object b
                 uses ``seed + b`` and does not depend on what else is in the batch.
             callback: called after each step with its index and the latents.
-        """
-        from invert3d_ns.prior.scheduling import sample_latents
 
-        if isinstance(context_or_prompt, Tensor):
-            context = context_or_prompt
+        Raises:
+            InputError: a prompt does not fit the context, or the GPU's memory is full.
+        """
+        from invert3d_ns.prior.conditions import Conditions
+        from invert3d_ns.prior.sampling import denoise, start_noise
+
+        guidance: dict[str, Any] = {
+            "negative_prompt": negative_prompt,
+            "guidance_scale": guidance_scale,
+            "guidance_rescale": guidance_rescale,
+        }
+        if isinstance(prompt, Conditions):
+            conditions = prompt
+        elif isinstance(prompt, Tensor):
+            conditions = Conditions.of_context(self, prompt, **guidance)
         else:
-            context = self.encode_prompt(context_or_prompt, words)
+            conditions = Conditions.of_prompt(self, prompt, words=words, **guidance)
         cameras = cameras.to(self.device)
         objects, views = cameras.shape[:2]
-        scale = self.info.guidance_scale if guidance_scale is None else guidance_scale
-        seeds = [seed + b for b in range(objects)] if isinstance(seed, int) else list(seed)
-        shape = (views, self.info.latent_channels, self.info.latent_size, self.info.latent_size)
-        noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
+        noise = start_noise(self, views, [seed + b for b in range(objects)] if isinstance(seed, int) else seed)
         with explain_out_of_memory("sampling", self.options):
-            latents = sample_latents(
+            latents = denoise(
                 self,
-                noise.to(self.device),
-                context.to(self.device).expand(objects, -1, -1),
-                cameras,
-                negative_context=None if scale == 1.0 else self.encode_prompt(negative_prompt),
-                guidance_scale=scale,
-                guidance_rescale=self.info.guidance_rescale if guidance_rescale is None else guidance_rescale,
+                noise,
+                lambda latents, t: conditions.predict(self, latents, t, cameras),
                 steps=steps,
                 sampler=sampler,
                 callback=callback,
             )
         return self.decode_latents(latents)
 
+    def alpha_bar(self, t: Timesteps) -> Float[Tensor, "B f 1 1 1"]:
+        """Share of the signal's variance at step t, float32, f = 1 or F as ``t`` has it.
+
+        Steps below 0 stand for where sampling ends: 1, or what step 0 has for priors whose scheduler says so
+        (``set_alpha_to_one=False``, as Stable Diffusion's).
+        """
+        t = t.to(self.device)
+        last = 1.0 if self.scheduler.config.get("set_alpha_to_one", True) else self.alphas_cumprod[0]
+        alpha_bar = torch.where(t < 0, last, self.alphas_cumprod[t.clamp_min(0)])
+        return alpha_bar.reshape(len(t), -1, 1, 1, 1)
+
     def _signal_and_noise(self, t: Timesteps) -> tuple[Float[Tensor, "B f 1 1 1"], Float[Tensor, "B f 1 1 1"]]:
-        alpha_bar = self.alphas_cumprod[t.to(self.device)]
-        alpha_bar = alpha_bar.reshape(len(t), -1, 1, 1, 1)
+        alpha_bar = self.alpha_bar(t)
         return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-
-
-def guide(negative: Latents, positive: Latents, scale: float, rescale: float = 0.0) -> Latents:
-    """Classifier-free guidance of predictions; ``rescale`` as in :meth:`MultiViewPrior.predict`."""
-    guided = negative + scale * (positive - negative)
-    if not rescale:
-        return guided
-    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
-
-    return rescale_noise_cfg(guided, positive, rescale)
-
-
-def run_unet(
-    unet: UNet2DConditionModel,
-    sample: Latents,
-    t: Timesteps,
-    context: Float[Tensor, "B L C"] | Float[Tensor, "B F L C"],
-    cameras: Float[Tensor, "B F 16"],
-    token_weights: Float[Tensor, "B L"] | None = None,
-) -> Latents:
-    """One call of a UNet with cross-view attention, in the UNet's own precision; the result has the sample's dtype.
-
-    ``token_weights`` scale cross-attention; see :mod:`invert3d_ns.prior.attention`.
-    """
-    objects, views = sample.shape[:2]
-    dtype = unet.dtype
-    timesteps = t.to(sample.device).reshape(objects, -1).expand(objects, views)
-    attention: dict[str, Any] = {"num_views": views}
-    if token_weights is not None:
-        rows = token_weights.to(sample.device)
-        attention["token_weights"] = rows.repeat_interleave(views, 0) if context.ndim == 4 else rows
-    output = unet(
-        sample.flatten(0, 1).to(dtype),
-        timesteps.flatten(),
-        encoder_hidden_states=(context.flatten(0, 1) if context.ndim == 4 else context).to(dtype),
-        class_labels=cameras.flatten(0, 1).to(dtype),
-        cross_attention_kwargs=attention,
-        return_dict=False,
-    )[0]
-    return output.to(sample.dtype).unflatten(0, (objects, views))

@@ -8,12 +8,12 @@ as long as it needs it, so gradients reach words and images as without offloadin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Mode = Literal["model", "sequential"]
+from invert3d_ns.prior.settings import OffloadMode
 
 
 class Offload:
@@ -26,7 +26,7 @@ class Offload:
             weights as it runs and drops them after it.
     """
 
-    def __init__(self, networks: Sequence[Sequence[nn.Module]], device: torch.device, mode: Mode) -> None:
+    def __init__(self, networks: Sequence[Sequence[nn.Module]], device: torch.device, mode: OffloadMode) -> None:
         self._units: list[list[_Layer]] = []
         self._handles: list[Any] = []
         self._active: list[_Layer] = []
@@ -36,7 +36,7 @@ class Offload:
             for layer in layers:
                 self._hook(layer, layers, mode)
 
-    def _hook(self, layer: _Layer, unit: list[_Layer], mode: Mode) -> None:
+    def _hook(self, layer: _Layer, unit: list[_Layer], mode: OffloadMode) -> None:
         module = layer.module
         if mode == "sequential":
             self._handles.append(module.register_forward_pre_hook(lambda *_: layer.load()))

@@ -1,4 +1,4 @@
-"""Prompts that mix words with pseudo-words: tokenisation, and the splice of learned vectors into a CLIP text encoder.
+"""Prompts that mix words with pseudo-words: tokenization, and the splice of learned vectors into a CLIP text encoder.
 
 A pseudo-word is a placeholder such as ``<object>`` that stands for N learned vectors. It enters at the token-embedding
 level (textual inversion, Gal et al. 2022): the placeholder takes N positions, whose token embeddings are replaced by
@@ -39,10 +39,10 @@ class TokenizedPrompts:
     """The placeholder of each occurrence, in the same order; each stands for N consecutive positions."""
 
 
-def tokenize(
+def tokenize_prompts(
     prompts: Sequence[str], lengths: Mapping[str, int], tokenizer: CLIPTokenizer, info: PriorInfo
 ) -> TokenizedPrompts:
-    """Tokenise prompts, giving every placeholder in ``lengths`` that many positions.
+    """Tokenize prompts, giving every placeholder in ``lengths`` that many positions.
 
     Raises:
         InputError: a prompt is longer than the text encoder takes; the message names the words that would be cut.
@@ -94,10 +94,10 @@ def columns_of(
     if not spans:
         raise InputError(f"the word {phrase!r} is not in the prompt {prompt!r}; weigh words that are in it")
 
-    tokenize([prompt], lengths, tokenizer, info)
+    tokenize_prompts([prompt], lengths, tokenizer, info)
     columns: list[int] = []
     for first, last in spans:
-        # Words are tokenised one by one, so what stands before a phrase has as many tokens with it as without it.
+        # Words are tokenized one by one, so what stands before a phrase has as many tokens with it as without it.
         start = 1 + token_count(prompt[:first], lengths, tokenizer)
         columns += range(start, start + token_count(prompt[first:last], lengths, tokenizer))
     return columns
@@ -170,7 +170,7 @@ _SPLICE = threading.local()
 
 
 def enable_splicing(text_encoder: CLIPTextModel) -> None:
-    """Let :func:`splice` reach this encoder. Idempotent; without an active splice nothing changes."""
+    """Let :func:`splice_vectors` reach this encoder. Idempotent; without an active splice nothing changes."""
     # A permanent hook that looks at a thread-local costs nothing per call and, unlike adding and removing hooks, is
     # safe when the trainer and the viewer encode prompts at the same time. CLIPTextModel itself takes no embeddings
     # as input.
@@ -180,7 +180,7 @@ def enable_splicing(text_encoder: CLIPTextModel) -> None:
 
 
 @contextmanager
-def splice(
+def splice_vectors(
     text_encoder: CLIPTextModel,
     rows: Int[Tensor, " K"],
     columns: Int[Tensor, " K"],

@@ -186,8 +186,8 @@ def build_clip(folder: Path, texts: list[list[str]]) -> ClipTowers:
     from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
     from open_clip.model import CLIP
 
-    from invert3d_ns.alignment.checkpoints import MERGES, build_tokenizer, write_merges
     from invert3d_ns.alignment.clip import ClipTowers
+    from invert3d_ns.alignment.storage import MERGES, build_tokenizer, write_merges
 
     folder.mkdir(parents=True, exist_ok=True)
     load_or_build_tokenizer(folder / "tokenizer", [text for options in texts for text in options])

@@ -129,9 +129,10 @@ def assemble_from(start: str, data: WorldViews, training: dict[str, Any]) -> Mul
     Raises:
         InputError: the prior is not one of this recipe's, or has no tokens for the captions.
     """
+    from invert3d_ns.prior.checkpoints import load_prior
     from invert3d_ns.prior.multiview import MultiViewPrior
 
-    prior = MultiViewPrior.from_pretrained(start, device="cpu", dtype=torch.float32)
+    prior = load_prior(start, "cpu", torch.float32)
     info = prior.info
     size = info.image_size, info.prediction_type, prior.vae.config["scaling_factor"]
     if not info.training.get("steps") or size != (data.rgb.shape[2], "v_prediction", 1.0):

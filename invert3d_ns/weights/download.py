@@ -1,4 +1,4 @@
-"""Checkpoints of full-size priors, brought to this machine: from the hub, a mirror of it, or a folder.
+"""Weights brought to this machine: from the hub, a mirror of it, or a folder.
 
 Every file's size and sha256 are held against what the hub states, and an interrupted download goes on where it ended.
 """
@@ -20,15 +20,28 @@ from typing import Any
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.files import atomic_path
-from invert3d_ns.weights.hub import RECORD, HubReference, download_folder, find_in_folder, find_local, wanted_files
+from invert3d_ns.weights.hub import (
+    RECORD,
+    HubReference,
+    RepositoryKind,
+    download_folder,
+    find_in_folder,
+    find_local,
+    select_files,
+)
 from invert3d_ns.weights.manifest import FileRecord, require_sha256, sha256_of
 
 MIRROR_VARIABLE = "INVERT3D_MIRROR"
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR)
 
 
-def fetch(
-    reference: HubReference, label: str | None = None, *, mirror: str | None = None, sha256: str | None = None
+def fetch_weights(
+    reference: HubReference,
+    kind: RepositoryKind,
+    label: str | None = None,
+    *,
+    mirror: str | None = None,
+    sha256: str | None = None,
 ) -> Path:
     """The file or folder on this machine, downloaded if it is not there; an interrupted download goes on.
 
@@ -36,6 +49,7 @@ def fetch(
 
     Args:
         reference: repository or file.
+        kind: which of the repository's files are fetched.
         label: what messages call it.
         mirror: ``https://`` address of a hub that speaks the same protocol; or a folder or ``file://`` address, in
             which repositories are folders ``org/name`` (used in place). If None, that of ``$INVERT3D_MIRROR``, else
@@ -43,15 +57,16 @@ def fetch(
         sha256: expected hash, for a single file.
 
     Raises:
-        InputError: not here and not to be had: offline, unreachable, no such repository or file, no space, wrong hash.
+        InputError: not here and not to be had: offline, unreachable, no such repository or file (then, where one was
+            reached, :class:`~invert3d_ns.weights.hub.NotInRepositoryError`), no space, wrong hash.
     """
     label = label or str(reference)
     mirror = mirror or os.environ.get(MIRROR_VARIABLE) or None
     folder = _mirror_folder(mirror)
     if folder is not None:
-        path = find_in_folder(reference, folder)
+        path = find_in_folder(reference, kind, folder)
     else:
-        path = find_local(reference) or _download(reference, label, mirror)
+        path = find_local(reference, kind) or _download(reference, kind, label, mirror)
     if sha256 is not None:
         require_file_sha256(path, sha256)
     return path
@@ -78,39 +93,36 @@ def is_offline() -> bool:
     return constants.HF_HUB_OFFLINE or any(value in ("1", "ON", "YES", "TRUE") for value in values)
 
 
-def _download(reference: HubReference, label: str, mirror: str | None) -> Path:
+def _download(reference: HubReference, kind: RepositoryKind, label: str, mirror: str | None) -> Path:
     from huggingface_hub import HfApi, constants, hf_hub_url
     from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
-    folder = download_folder(reference)
-    advice = (
-        f"run `{reference.fetch_command}` on a connected machine and pass the path {reference.local_path} as the "
-        f"prior, name a mirror in {MIRROR_VARIABLE}, or use the prior 'bundled'"
-    )
+    folder = download_folder(reference, kind)
+    advice = f"{kind.by_hand(reference)}, name a mirror in {MIRROR_VARIABLE}, or use the {kind.noun} 'bundled'"
     if is_offline():
         present = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         state = f"only half-downloaded ({present / 1e6:.0f} MB are here)" if present else "not on this machine"
-        raise InputError(f"prior {label!r} is {state} and HF_HUB_OFFLINE is set; unset it, or {advice}")
+        raise InputError(f"{kind.noun} {label!r} is {state} and HF_HUB_OFFLINE is set; unset it, or {advice}")
     endpoint = (mirror or os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
     # A token for the hub is nobody else's business; who sets HF_ENDPOINT says that it is the hub.
     token = False if mirror else None
     headers = {**build_hf_headers(token=token), "Accept-Encoding": "identity"}
-    with _download_errors(folder, f"cannot fetch prior {label!r} from {_host(endpoint)}", advice):
+    with _download_errors(folder, f"cannot fetch {kind.noun} {label!r} from {_host(endpoint)}", advice):
         if not _resolves(endpoint):
             raise OSError("its name does not resolve")
         info = HfApi(endpoint=endpoint, token=token).model_info(
             reference.repository, revision=reference.revision, files_metadata=True
         )
         siblings = {sibling.rfilename: sibling for sibling in info.siblings or []}
-        wanted = wanted_files(list(siblings), reference)
-        _check_space(folder, sum(siblings[name].size or 0 for name in wanted if not (folder / name).is_file()))
+        selected = select_files(list(siblings), reference, kind)
+        _check_space(folder, sum(siblings[name].size or 0 for name in selected if not (folder / name).is_file()))
         folder.mkdir(parents=True, exist_ok=True)
         files: dict[str, FileRecord] = {}
         with WeakFileLock(folder / ".lock"):
-            for name in wanted:
+            for name in selected:
                 url = hf_hub_url(reference.repository, name, revision=info.sha, endpoint=endpoint)
                 files[name] = _download_file(url, headers, folder / name, siblings[name])
-        entry = wanted[0] if reference.filename or len(wanted) == 1 else "."
+        entry = selected[0] if reference.filename or len(selected) == 1 else "."
         document = {"repository": reference.repository, "commit": info.sha, "entry": entry, "files": files}
         with atomic_path(folder / RECORD) as temporary:
             temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

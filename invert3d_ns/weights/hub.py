@@ -1,6 +1,6 @@
-"""Repositories on the Hugging Face hub: how they are named, which of their files are wanted, where they lie here.
+"""Repositories on the Hugging Face hub: how they are named, which of their files are fetched, where they lie here.
 
-Only weights, configs and vocabularies are wanted; a repository's code is neither fetched nor read.
+What is in a repository is for the rooms above to know: they say so as a :class:`RepositoryKind`.
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.prior.layouts import PARTS, WEIGHT_SUFFIXES, choose_weights
+from invert3d_ns.weights.formats import WEIGHT_SUFFIXES
+from invert3d_ns.weights.manifest import require_sha256, sha256_of
 
 RECORD = "download.json"
 """Written beside a finished download: commit, files, their sizes and sha256."""
@@ -46,19 +47,42 @@ class HubReference:
 
     @property
     def fetch_command(self) -> str:
-        """What to run on a connected machine to have the weights as a local file or folder."""
+        """What to run on a connected machine to have the repository or file as a local one."""
         files = f" {self.filename}" if self.filename else ""
         revision = f" --revision {self.revision}" if self.revision else ""
         return f"hf download {self.repository}{files}{revision} --local-dir {self._local_name}"
 
     @property
     def local_path(self) -> str:
-        """What to pass as the prior after :attr:`fetch_command`."""
+        """Where it lies after :attr:`fetch_command`."""
         return f"{self._local_name}/{self.filename}" if self.filename else self._local_name
 
     @property
     def _local_name(self) -> str:
         return self.repository.split("/")[-1].lower()
+
+
+@dataclass(frozen=True)
+class RepositoryKind:
+    """What kind of model a repository holds: which files make it up, and how messages speak of it.
+
+    Only weights, configs and vocabularies should be selected: a repository's code is neither fetched nor read.
+    """
+
+    noun: str
+    """What messages call it, such as "prior"; there is a model 'bundled' of each kind."""
+    select: Callable[[Sequence[str], HubReference], list[str]]
+    """Of all files of a repository, those to fetch; InputError if the model is not there."""
+    is_whole: Callable[[Sequence[str]], bool]
+    """Whether the files that were selected in a folder are all that it takes."""
+    by_hand: Callable[[HubReference], str]
+    """What to do where the hub cannot be reached, as an imperative."""
+    cache: str = "downloads"
+    """Folder in :func:`cache_root`: a repository may hold models of several kinds, each fetched on its own."""
+
+
+class NotInRepositoryError(InputError):
+    """A repository or mirror that can be read has no such file or repository."""
 
 
 def parse_reference(text: str) -> HubReference | None:
@@ -75,19 +99,19 @@ def parse_reference(text: str) -> HubReference | None:
 
 
 def cache_root() -> Path:
-    """Where downloads and converted priors are kept: ``$XDG_CACHE_HOME`` or ``~/.cache``, in a folder of our own."""
+    """Where downloads and converted weights are kept: ``$XDG_CACHE_HOME`` or ``~/.cache``, in a folder of our own."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "invert3d_ns"
 
 
-def find_local(reference: HubReference) -> Path | None:
+def find_local(reference: HubReference, kind: RepositoryKind) -> Path | None:
     """The file or folder if it is whole on this machine: fetched by us, or in the hub's own cache."""
-    folder = download_folder(reference)
+    folder = download_folder(reference, kind)
     record = _read_record(folder)
     if record is not None:
         path = folder / record["entry"]
         if all((folder / name).is_file() for name in record["files"]):
             return path
-    return _find_in_hub_cache(reference)
+    return _find_in_hub_cache(reference, kind)
 
 
 def recorded_hashes(path: Path) -> dict[str, str]:
@@ -105,40 +129,41 @@ def recorded_hashes(path: Path) -> dict[str, str]:
     return known
 
 
-def wanted_files(names: Sequence[str], reference: HubReference) -> list[str]:
-    """Of a repository's files, those to fetch: no code, no copy in a second precision or format.
+def check_download(path: Path, files: Iterable[Path], hashes: Mapping[str, str] | None = None) -> None:
+    """Hold files against the sha256 that were stated where they came from; those of which none is known pass.
+
+    Args:
+        path: the file or folder, as it was fetched.
+        files: which of its files.
+        hashes: of files by path relative to the folder, where they are computed already.
 
     Raises:
-        InputError: there are no weights, or several checkpoints of which none was named.
+        InputError: a file was damaged or exchanged since it was downloaded.
     """
-    if reference.filename is not None:
-        if reference.filename not in names:
-            raise InputError(f"{reference.repository} has no file {reference.filename}; it has {_some(names)}")
-        return [reference.filename]
-    if "prior.json" in names:
-        return [name for name in names if name.endswith((".json", ".txt", ".safetensors"))]
-    wanted: list[str] = []
-    for part in PARTS:
-        inside = [name.removeprefix(part + "/") for name in names if name.startswith(part + "/")]
-        weights = choose_weights([name for name in inside if "/" not in name], half=True)
-        texts = [name for name in inside if name.endswith(".json") and "/" not in name] if weights else []
-        wanted += [f"{part}/{name}" for name in [*texts, *weights]]
-    if wanted:
-        return wanted
-    single = [name for name in names if "/" not in name and name.endswith(WEIGHT_SUFFIXES)]
-    if len(single) == 1:
-        return single
-    if single:
-        raise InputError(
-            f"{reference.repository} has several checkpoints; name one, for example "
-            f"hf:{reference.repository}:{single[0]}"
-        )
-    raise InputError(f"{reference.repository} has no weights of a prior; it has {_some(names)}")
+    root = path if path.is_dir() else path.parent
+    names = {file.relative_to(root).as_posix() for file in files}
+    for name, expected in recorded_hashes(path).items():
+        if name in names:
+            found = hashes[name] if hashes is not None else sha256_of(root / name)
+            require_sha256(root / name, expected, found, "when it was downloaded it was")
 
 
-def download_folder(reference: HubReference) -> Path:
+def select_files(names: Sequence[str], reference: HubReference, kind: RepositoryKind) -> list[str]:
+    """Of a repository's files, those to fetch: the one that is named, or what its kind selects.
+
+    Raises:
+        InputError: there is no such file, or the kind finds no model.
+    """
+    if reference.filename is None:
+        return kind.select(names, reference)
+    if reference.filename not in names:
+        raise NotInRepositoryError(f"{reference.repository} has no file {reference.filename}; it has {some_of(names)}")
+    return [reference.filename]
+
+
+def download_folder(reference: HubReference, kind: RepositoryKind) -> Path:
     """Where this package downloads a repository or file to."""
-    return cache_root() / "downloads" / reference.folder_name
+    return cache_root() / kind.cache / reference.folder_name
 
 
 def _read_record(folder: Path) -> dict[str, Any] | None:
@@ -149,7 +174,7 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _find_in_hub_cache(reference: HubReference, cache: Path | None = None) -> Path | None:
+def _find_in_hub_cache(reference: HubReference, kind: RepositoryKind, cache: Path | None = None) -> Path | None:
     import huggingface_hub
 
     where = {"revision": reference.revision, "cache_dir": cache, "local_files_only": True}
@@ -159,10 +184,10 @@ def _find_in_hub_cache(reference: HubReference, cache: Path | None = None) -> Pa
         folder = Path(huggingface_hub.snapshot_download(reference.repository, **where))  # type: ignore[arg-type]
     except Exception:  # not in the cache, in whatever way this version of huggingface_hub says so
         return None
-    return _entry(folder, reference)
+    return _entry(folder, reference, kind)
 
 
-def find_in_folder(reference: HubReference, mirror: Path) -> Path:
+def find_in_folder(reference: HubReference, kind: RepositoryKind, mirror: Path) -> Path:
     """The file or folder in a mirror that is a folder: at ``org/name``, or as the hub's cache keeps it.
 
     Raises:
@@ -172,28 +197,24 @@ def find_in_folder(reference: HubReference, mirror: Path) -> Path:
     path = folder / reference.filename if reference.filename else folder
     found = path if reference.filename and path.is_file() else None
     if found is None and reference.filename is None and path.is_dir():
-        found = _entry(path, reference)
-    found = found or _find_in_hub_cache(reference, mirror)
+        found = _entry(path, reference, kind)
+    found = found or _find_in_hub_cache(reference, kind, mirror)
     if found is None:
-        raise InputError(f"the mirror {mirror} has no {reference}; expected it whole at {path}")
+        raise NotInRepositoryError(f"the mirror {mirror} has no {reference}; expected it whole at {path}")
     return found
 
 
-def _entry(folder: Path, reference: HubReference) -> Path | None:
-    # A folder counts as whole when each part has its config and weights, and every shard that an index names.
+def some_of(names: Sequence[str]) -> str:
+    """A few of the names, for messages."""
+    return ", ".join(sorted(names)[:4]) + (", ..." if len(names) > 4 else "") or "none"
+
+
+def _entry(folder: Path, reference: HubReference, kind: RepositoryKind) -> Path | None:
     names = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
     try:
-        wanted = wanted_files(names, reference)
+        selected = kind.select(names, reference)
     except InputError:
         return None
-    if "prior.json" in names:
-        return folder
-    if len(wanted) == 1:
-        return folder / wanted[0]
-    parts = {name.split("/")[0] for name in wanted}
-    complete = all(f"{part}/config.json" in wanted for part in PARTS[:3]) and parts >= set(PARTS[:3])
-    return folder if complete else None
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(sorted(names)[:4]) + (", ..." if len(names) > 4 else "") or "none"
+    if not kind.is_whole(selected):
+        return None
+    return folder / selected[0] if len(selected) == 1 else folder

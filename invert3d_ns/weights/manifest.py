@@ -1,4 +1,4 @@
-"""What lies in a prior's folder, with sizes and sha256: damage and exchanged files are found before they are loaded."""
+"""Sizes and sha256 of what lies in a folder of weights: damage and exchanged files are found before they are loaded."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def read_manifest(folder: Path) -> dict[str, FileRecord] | None:
         files = json.loads(path.read_text(encoding="utf-8"))["files"]
         return {name: {"sha256": entry["sha256"].lower(), "size": int(entry["size"])} for name, entry in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged ({error!r}); convert or download the prior again") from error
+        raise InputError(f"{path} is damaged ({error!r}); convert or download the folder again") from error
 
 
 def check_sizes(folder: Path) -> None:
@@ -108,7 +108,9 @@ def check_hashes(folder: Path) -> int | None:
         require_sha256(folder / name, entry["sha256"], sha256_of(folder / name), "its manifest says")
     present = {file.relative_to(folder).as_posix() for file in folder.rglob("*.safetensors")}
     if strangers := sorted(present - entries.keys()):
-        raise InputError(f"{folder / strangers[0]} is not in {MANIFEST}; remove it, or convert the prior again")
+        raise InputError(
+            f"{folder / strangers[0]} is not in {MANIFEST}; remove it, or convert or download the folder again"
+        )
     return len(entries)
 
 
@@ -127,11 +129,8 @@ def require_sha256(path: Path, expected: str, found: str, authority: str) -> Non
 
 def _check_size(folder: Path, name: str, entry: FileRecord) -> None:
     path = folder / name
-    part = Path(name).parts[0].replace("_", " ")
     if not path.is_file():
-        raise InputError(
-            f"the prior in {folder} is damaged: {name} of its {part} is missing; convert or download again"
-        )
+        raise InputError(f"{folder} is damaged: {name} is missing; convert or download it again")
     size = path.stat().st_size
     if size != entry["size"]:
         kind = "truncated" if size < entry["size"] else "not the file that was written"

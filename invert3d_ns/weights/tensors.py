@@ -58,7 +58,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise InputError(f"{path} holds no state dict of tensors; give a .pt, .ckpt or .safetensors file of a prior")
+        raise InputError(f"{path} holds no state dict of tensors; give a .pt, .ckpt or .safetensors file of weights")
     return content
 
 

@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from invert3d_ns.prior.memory import explain_out_of_memory
-from invert3d_ns.prior.scheduling import denoise, make_scheduler
+from invert3d_ns.prior.conditions import Conditions
+from invert3d_ns.prior.out_of_memory import explain_out_of_memory
+from invert3d_ns.prior.sampling import denoise, sampling_timesteps
 from invert3d_ns.scenes.cameras import camera_condition
 from invert3d_ns.words.bank import LatentBank
 
@@ -51,21 +52,8 @@ def imagine_views(
     """Latents of F views of what ``context`` says, the first of which is ``photograph`` (latents as well)."""
     noise = torch.randn(len(cameras), *photograph.shape, generator=torch.Generator().manual_seed(seed))[None]
     noise, cameras = noise.to(prior.device), cameras[None].to(prior.device)
-    scheduler = make_scheduler(prior)
-    scheduler.set_timesteps(steps)
-    times = scheduler.timesteps.to(prior.device)
-    negative, info = prior.encode_prompt(""), prior.info
-
-    def predict(latents: Tensor, t: Tensor) -> Tensor:
-        return prior.predict(
-            latents,
-            t,
-            context,
-            cameras,
-            negative_context=negative,
-            guidance_scale=info.guidance_scale,
-            guidance_rescale=info.guidance_rescale,
-        )
+    times = sampling_timesteps(prior, steps)
+    conditions = Conditions.of_context(prior, context)
 
     def put_back(index: int, latents: Tensor) -> Tensor:
         known = photograph[None, None]
@@ -74,7 +62,9 @@ def imagine_views(
         return torch.cat([known.to(latents), latents[:, 1:]], dim=1)
 
     with explain_out_of_memory("sampling", prior.options):
-        return denoise(prior, noise, predict, steps=steps, callback=put_back)[0]
+        return denoise(
+            prior, noise, lambda x, t: conditions.predict(prior, x, t, cameras), steps=steps, callback=put_back
+        )[0]
 
 
 def imagine_bank(

@@ -1,0 +1,46 @@
+"""One call of a UNet with cross-view attention."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
+Latents = Float[Tensor, "B F c h w"]
+"""Scaled latents of F views of B objects."""
+Timesteps = Int[Tensor, " B"] | Int[Tensor, "B F"]
+"""Of each object, or of each view: integers in [0, T), T the length of the noise schedule."""
+
+
+def run_unet(
+    unet: UNet2DConditionModel,
+    sample: Latents,
+    t: Timesteps,
+    context: Float[Tensor, "B L C"] | Float[Tensor, "B F L C"],
+    cameras: Float[Tensor, "B F 16"],
+    token_weights: Float[Tensor, "B L"] | None = None,
+) -> Latents:
+    """One call of a UNet with cross-view attention, in the UNet's own precision; the result has the sample's dtype.
+
+    ``token_weights`` scale cross-attention; see :mod:`invert3d_ns.prior.attention`.
+    """
+    objects, views = sample.shape[:2]
+    dtype = unet.dtype
+    timesteps = t.to(sample.device).reshape(objects, -1).expand(objects, views)
+    attention: dict[str, Any] = {"num_views": views}
+    if token_weights is not None:
+        rows = token_weights.to(sample.device)
+        attention["token_weights"] = rows.repeat_interleave(views, 0) if context.ndim == 4 else rows
+    output = unet(
+        sample.flatten(0, 1).to(dtype),
+        timesteps.flatten(),
+        encoder_hidden_states=(context.flatten(0, 1) if context.ndim == 4 else context).to(dtype),
+        class_labels=cameras.flatten(0, 1).to(dtype),
+        cross_attention_kwargs=attention,
+        return_dict=False,
+    )[0]
+    return output.to(sample.dtype).unflatten(0, (objects, views))
