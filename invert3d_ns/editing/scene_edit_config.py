@@ -7,6 +7,7 @@ from typing import Literal
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing.regions import Box
+from invert3d_ns.guidance.configs import AnyGuidanceConfig
 from invert3d_ns.guidance.sds import ScoreDistillationConfig
 
 
@@ -42,8 +43,8 @@ class SceneEditConfig:
     """Factor on all learning rates while distilling."""
     supersampling: int = 2
     """Samples along each side of a pixel of the prior's view, as when the words were learned."""
-    sds: ScoreDistillationConfig = field(default_factory=lambda: ScoreDistillationConfig(t_max=0.7, t_max_end=0.3))
-    """Score distillation."""
+    sds: AnyGuidanceConfig = field(default_factory=lambda: ScoreDistillationConfig(t_max=0.7, t_max_end=0.3))
+    """Guidance of the refinement: score distillation."""
     box: Box | None = None
     """Only what lies in this box changes: xmin ymin zmin xmax ymax zmax in the object frame."""
     box_holds: Literal["auto", "object", "part"] = "auto"

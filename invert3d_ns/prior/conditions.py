@@ -49,6 +49,10 @@ class Conditions:
     direction_scale: float = 1.0
     """What the amounts of directions are multiples of."""
 
+    def with_guidance(self, scale: float) -> Conditions:
+        """The same conditions under a classifier-free guidance scale of ``scale``."""
+        return replace(self, guidance_scale=scale)
+
     def predict(
         self,
         prior: MultiViewPrior,
