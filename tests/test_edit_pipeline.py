@@ -198,10 +198,10 @@ def test_a_run_is_looked_at_with_its_words_and_edits(edited, material, monkeypat
 
 
 def test_exported_splats_are_the_edited_ones(run, edited, tmp_path):
-    from invert3d_ns.commands.export import Export
+    from invert3d_ns.commands.export import ExportSplats
 
-    Export(edited, tmp_path / "edited.ply").run()
-    Export(run, tmp_path / "plain.ply").run()
+    ExportSplats(edited, tmp_path / "edited.ply").run()
+    ExportSplats(run, tmp_path / "plain.ply").run()
     one, other = read_scene(tmp_path / "edited.ply"), read_scene(tmp_path / "plain.ply")
     assert torch.allclose(one.means, other.means, atol=1e-5)
     assert not torch.allclose(one.features_dc, other.features_dc, atol=1e-3)
