@@ -55,7 +55,7 @@ def views(groups: int = 2):
     return images, camera_condition(torch.arange(4) * 90.0, torch.tensor(10.0)).expand(groups, 4, 16)
 
 
-def distillation(prior, conditions: Words, **settings) -> ScoreDistillation:
+def distillation(prior, conditions, **settings) -> ScoreDistillation:
     return ScoreDistillationConfig(**settings).setup(prior=prior, conditions=conditions)
 
 
@@ -206,7 +206,7 @@ def test_conditions_of_an_edit_take_another_guidance(tiny_v_prior) -> None:
     other = conditions.with_guidance(9.0)
     assert (other.guidance_scale, conditions.guidance_scale) == (9.0, 3.0)
     assert replace(other, guidance_scale=3.0) == conditions
-    assert distillation(tiny_v_prior, conditions, guidance_scale=9.0).conditions.guidance_scale == 9.0
+    assert distillation(tiny_v_prior, conditions, guidance_scale=9.0).conditions == other
     assert distillation(tiny_v_prior, conditions).conditions is conditions
 
 
@@ -248,6 +248,7 @@ class OffsetConfig(GuidanceConfig):
 
 def test_the_flags_of_the_only_kind_need_no_subcommand() -> None:
     assert list(GUIDANCE_CONFIGS) == ["sds"], "with more kinds, test their subcommands here"
+    assert guidance_union(GUIDANCE_CONFIGS) is ScoreDistillationConfig, "no marker of a subcommand is left"
     parsed = tyro.cli(SceneEditConfig, args=["--sds.t-max", "0.6", "--sds.weighting", "balanced"])
     expected = ScoreDistillationConfig(t_max=0.6, t_max_end=0.3, weighting="balanced")
     assert parsed.sds == expected and parsed.refine_steps == 0

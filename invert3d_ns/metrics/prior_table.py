@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ def measure_prior(
     """
 
     def watch(label: str) -> Callable[[int, int], None] | None:
-        return None if progress is None else lambda done, total: progress(label, done, total)
+        return None if progress is None else functools.partial(progress, label)
 
     asked, photos = held_out_prompts(plan.prompts), prompts(True, plan.prompts)
     sampling = {"steps": plan.sampling_steps, "guidance_scale": plan.guidance_scale}
