@@ -15,17 +15,17 @@ from invert3d_ns.base.errors import InputError
 from invert3d_ns.commands.bench import Bench
 from invert3d_ns.commands.edit import EditViews
 from invert3d_ns.commands.evaluate import Evaluate
-from invert3d_ns.commands.export import Export
-from invert3d_ns.commands.invert_images import Image
+from invert3d_ns.commands.export import ExportSplats
+from invert3d_ns.commands.image import InvertImages
 from invert3d_ns.commands.prior import Prior
 from invert3d_ns.commands.train import Train
-from invert3d_ns.commands.views import Views
+from invert3d_ns.commands.views import GenerateViews
 
 _TABLE: dict[str, Any] = {
-    "views": Views,
+    "views": GenerateViews,
     "edit": EditViews,
-    "image": Image,
-    "export": Export,
+    "image": InvertImages,
+    "export": ExportSplats,
     "prior": Prior,
     "train": Train,
     "evaluate": Evaluate,

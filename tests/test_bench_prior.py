@@ -108,7 +108,7 @@ def test_command(tmp_path: Path) -> None:
     assert not stopped.value.code
     document = json.loads((tmp_path / "r" / "table.json").read_text())
     assert document["command"].startswith(
-        "invert3d bench prior --size tiny --device cpu --runs 1 --options vae-slicing --out"
+        "invert3d bench prior --quick --size tiny --device cpu --options vae-slicing --runs 1 --out"
     )
     assert [row["options"] for row in document["rows"]] == ["plain"] * 4 + ["vae-slicing"] * 2
     assert document["figures"]["inversion_step_ms"] > 0

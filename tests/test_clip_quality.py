@@ -12,8 +12,9 @@ from torch import Tensor
 
 from invert3d_ns.alignment import checkpoints
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.commands.evaluate import EvaluateClip
 from invert3d_ns.metrics import clip_quality
-from invert3d_ns.metrics.clip_quality import evaluate_clip, held_out_objects, hits, run
+from invert3d_ns.metrics.clip_quality import evaluate_clip, held_out_objects, hits, measure_clip
 from invert3d_ns.world.attributes import attribute_prompts
 from invert3d_ns.world.objects import COLORS, PATTERNS, held_out
 from invert3d_ns.world.shapes import CLASSES
@@ -89,19 +90,24 @@ def test_guessing_is_graded_as_chance(guess: _Guess) -> None:
     assert 0.9 < measured["recall_1_attainable"] <= 1.0
 
 
-@pytest.mark.usefixtures("guess")
-def test_the_report_has_a_row_for_every_figure(tmp_path: Path) -> None:
-    figures = run(tmp_path / "report", True, (3, 4))
+def test_the_report_has_a_row_for_every_figure(guess: _Guess, tmp_path: Path) -> None:
+    assert EvaluateClip(out=tmp_path / "report", quick=True, seeds=(3, 4)).run() == 0
     document = json.loads((tmp_path / "report" / "table.json").read_text())
-    assert document["figures"] == figures and document["seeds"] == [3]
+    figures = document["figures"]
+    assert document["seeds"] == [3] and "50 held-out objects" in document["title"]
     assert [row["what"].replace(" ", "_") for row in document["rows"]] == list(figures)
-    assert document["command"].startswith("invert3d evaluate clip --seeds 3 4 --quick")
+    assert 0 <= figures["recall_1"] < 0.15 and "±" not in document["rows"][0]["%"]
+    assert document["command"] == f"invert3d evaluate clip --quick --seeds 3 4 --out {tmp_path / 'report'}"
+    rows, means = measure_clip(guess, [0, 1], 100)  # type: ignore[arg-type]
+    assert all("±" in row["%"] for row in rows) and len(rows) == len(means)
 
 
 @pytest.mark.usefixtures("guess")
 def test_nothing_to_measure_and_nowhere_to_write(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="seed"):
-        run(tmp_path, True, ())
+    with pytest.raises(InputError, match="at least one seed"):
+        EvaluateClip(out=tmp_path, seeds=()).run()
+    with pytest.raises(InputError, match="--seeds is -1; give 0 to 2147483647"):
+        EvaluateClip(out=tmp_path, seeds=(0, -1)).run()
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file"):
-        run(tmp_path / "file", True)
+        EvaluateClip(out=tmp_path / "file").run()

@@ -12,7 +12,7 @@ from synthetic import make_cloud
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.cli import main
-from invert3d_ns.commands.edit import EditViews, describe
+from invert3d_ns.commands.edit import EditViews, describe_edit
 from invert3d_ns.editing import sources
 from invert3d_ns.editing.edit import Edit, Region, load_edits, save_edits
 from invert3d_ns.editing.options import EditOptions
@@ -166,7 +166,7 @@ def test_words_of_another_scene_are_refused(material: Path, monkeypatch) -> None
 
 def test_an_edit_is_described_by_what_was_chosen() -> None:
     edit = Edit(prompt="<object> in van gogh style", weights={"van gogh": 2.0}, strength=0.7, seed=3)
-    assert describe(edit) == "in van gogh style, van gogh=2, strength 0.7, seed 3"
-    assert describe(Edit(source="red", target="blue")) == "red -> blue"
+    assert describe_edit(edit) == "in van gogh style, van gogh=2, strength 0.7, seed 3"
+    assert describe_edit(Edit(source="red", target="blue")) == "red -> blue"
     region = Region((-1.0, -1.0, 0.0, 1.0, 1.0, 1.0), relevance="legs")
-    assert describe(Edit(target="blue", region=region)) == "blue, box -1 -1 0 1 1 1, relevance legs"
+    assert describe_edit(Edit(target="blue", region=region)) == "blue, box -1 -1 0 1 1 1, relevance legs"

@@ -16,7 +16,7 @@ from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.pictures import to_pixels, write_grid
 from invert3d_ns.cli import main
 from invert3d_ns.commands.prior import Prior, PriorCheck, PriorConvert, PriorList
-from invert3d_ns.commands.views import Views
+from invert3d_ns.commands.views import GenerateViews
 from invert3d_ns.prior.checkpoints import PRIORS, load_prior, save_prior
 from invert3d_ns.words.embedding import ObjectEmbedding
 from invert3d_ns.words.views import view_groups
@@ -109,6 +109,9 @@ def test_convert_does_not_overwrite_other_folders(tmp_path: Path) -> None:
         PriorConvert("bundled", tmp_path).run()
     with pytest.raises(InputError, match="unknown prior"):
         PriorConvert("nonsense", tmp_path / "new").run()
+    for size in ("2", "0GB", "-1GB", "many"):
+        with pytest.raises(InputError, match="--shard-size"):
+            PriorConvert("bundled", tmp_path / "new", shard_size=size).run()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -127,7 +130,7 @@ def test_views_writes_a_grid_and_a_video(inverted: tuple[Path, Path], capsys: py
     from PIL import Image
 
     path, prior = inverted
-    views = Views(path, "a photo of <object>", count=6, steps=2, prior=str(prior))
+    views = GenerateViews(path, "a photo of <object>", count=6, steps=2, prior=str(prior))
     assert views.run() == 0
     folder = path.parent / "generated"
     assert sorted(p.name for p in folder.iterdir()) == ["views.mp4", "views.png"]
@@ -149,7 +152,12 @@ def test_views_writes_a_grid_and_a_video(inverted: tuple[Path, Path], capsys: py
         ({"prior": None}, "--prior"),
         ({"azimuths": ()}, "azimuth"),
         ({"elevation": 90.0}, "elevation"),
+        ({"azimuths": (0.0, float("nan"))}, "--azimuths is nan"),
         ({"steps": 0}, "--steps"),
+        ({"steps": 1001}, "give 1 to 1000"),
+        ({"guidance_scale": 0.5}, "--guidance-scale is 0.5; give 1 to 50"),
+        ({"seed": -1}, "--seed"),
+        ({"joint_views": 0}, "--joint-views"),
         ({"count": -3}, "--count"),
         ({"prompt": "<object> " + "red " * 90}, "would be cut"),
     ],
@@ -157,7 +165,7 @@ def test_views_writes_a_grid_and_a_video(inverted: tuple[Path, Path], capsys: py
 def test_views_bad_input_writes_nothing(inverted: tuple[Path, Path], changes: dict, says: str) -> None:
     path, prior = inverted
     with pytest.raises(InputError) as error:
-        Views(**{"embedding": path, "prior": str(prior), "steps": 1, **changes}).run()
+        GenerateViews(**{"embedding": path, "prior": str(prior), "steps": 1, **changes}).run()
     assert says in str(error.value) and "\n" not in str(error.value)
     assert list(path.parent.iterdir()) == [path]
 

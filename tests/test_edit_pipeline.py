@@ -183,11 +183,11 @@ def test_a_run_is_looked_at_with_its_words_and_edits(edited, material, monkeypat
     from nerfstudio.utils.eval_utils import all_methods, eval_setup
 
     from invert3d_ns.configs import invert3d_edit
-    from invert3d_ns.prior import shared
+    from invert3d_ns.prior import checkpoints
 
     loaded = []
-    load = shared.load_with_options
-    monkeypatch.setattr(shared, "load_with_options", lambda *given: (loaded.append(given[0]), load(*given))[1])
+    load = checkpoints.load_prior
+    monkeypatch.setattr(checkpoints, "load_prior", lambda name, *a, **k: (loaded.append(name), load(name, *a, **k))[1])
     monkeypatch.setitem(all_methods, "invert3d-edit", invert3d_edit.config)
     _, pipeline, _, _ = eval_setup(edited / "config.yml", test_mode="inference")
     assert isinstance(pipeline, InversionPipeline)
@@ -246,10 +246,10 @@ def test_a_finished_run_is_edited_by_those_who_look_at_it(edited, tmp_path, monk
 
 
 def test_exported_splats_are_the_edited_ones(run, edited, tmp_path):
-    from invert3d_ns.commands.export import Export
+    from invert3d_ns.commands.export import ExportSplats
 
-    Export(edited, tmp_path / "edited.ply").run()
-    Export(run, tmp_path / "plain.ply").run()
+    ExportSplats(edited, tmp_path / "edited.ply").run()
+    ExportSplats(run, tmp_path / "plain.ply").run()
     one, other = read_scene(tmp_path / "edited.ply"), read_scene(tmp_path / "plain.ply")
     assert torch.allclose(one.means, other.means, atol=1e-5)
     assert not torch.allclose(one.features_dc, other.features_dc, atol=1e-3)

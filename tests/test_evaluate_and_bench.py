@@ -65,8 +65,9 @@ def test_evaluate_prior(prior_folder: Path, tmp_path: Path, capsys: pytest.Captu
     document = _read(out, *pictures, "prompts.txt")
     assert str(out) in capsys.readouterr().out.replace("\n", "")
     # A quick run is one of the first seed only, and says so.
-    assert document["seeds"] == [3] and "--seeds 3 " in document["command"]
-    assert "--no-cross-view --quick" in document["command"]
+    assert document["seeds"] == [3]
+    typed = f"--quick --seeds 3 4 --prior {prior_folder} --sampling-steps 1 --prompts 200 --no-cross-view"
+    assert document["command"] == f"invert3d evaluate prior {typed} --consistency-objects 12 --out {out}"
     asked = (out / "prompts.txt").read_text().splitlines()
     assert len(asked) == 6 and asked[0] == "a blue car"
     labels = [row["views"] for row in document["rows"]]
@@ -91,22 +92,14 @@ def test_evaluate_prior(prior_folder: Path, tmp_path: Path, capsys: pytest.Captu
         assert picture.size == (16 * 64, 2 * 64)
 
 
-def test_clip_has_its_own_evaluation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from invert3d_ns.metrics import clip_quality
-
-    calls = []
-    monkeypatch.setattr(clip_quality, "run", lambda *arguments: calls.append(arguments))
-    assert _run("evaluate", "clip", "--seeds", 4, 5, "--out", tmp_path) == 0
-    assert _run("evaluate", "clip", "--quick", "--out", tmp_path) == 0
-    assert calls == [(tmp_path, False, [4, 5]), (tmp_path, True, [0])]
-
-
 def test_evaluate_inversion(prior_folder: Path, tmp_path: Path) -> None:
     options = ("--quick", "--prior", prior_folder, "--steps", 2, "--vectors", 2, "--sampling-steps", 1)
     assert _run("evaluate", "inversion", *options, "--seeds", 1, "--per-view-timesteps", "--out", tmp_path / "r") == 0
     document = _read(tmp_path / "r", "views.png")
     assert document["seeds"] == [1]
-    assert "--steps 2 --vectors 2 --sampling-steps 1 --per-view-timesteps --quick" in document["command"]
+    settings = "--sampling-steps 1 --steps 2 --vectors 2 --per-view-timesteps"
+    assert document["command"].startswith("invert3d evaluate inversion --quick --seeds 1 ")
+    assert f"{settings} --out {tmp_path / 'r'}" in document["command"]
     labels = ["init word", "caption", "z*", "z*, a timestep a view"]
     assert [row["words"] for row in document["rows"]] == labels
     figures = document["figures"]
@@ -120,7 +113,8 @@ def test_evaluate_inversion(prior_folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["inversion", "rasterization"])
 def test_bench(what: str, prior_folder: Path, tmp_path: Path) -> None:
-    assert _run("bench", what, "--quick", "--prior", prior_folder, "--out", tmp_path / "r") == 0
+    prior = ["--prior", prior_folder] if what == "inversion" else []
+    assert _run("bench", what, "--quick", *prior, "--out", tmp_path / "r") == 0
     document = _read(tmp_path / "r")
     rows, figures = document["rows"], document["figures"]
     if what == "inversion":
@@ -167,7 +161,12 @@ def test_bench_startup_without_an_installed_package(
         (["evaluate", "prior", "--prior", "nonsense"], "unknown prior 'nonsense'"),
         (["evaluate", "inversion", "--prior", "nonsense"], "unknown prior 'nonsense'"),
         (["evaluate", "prior", "--prior", "PRIOR", "--seeds"], "at least one seed"),
-        (["evaluate", "prior", "--prior", "PRIOR", "--prompts", "0"], "--prompts"),
+        (["evaluate", "prior", "--prompts", "0"], "--prompts is 0; give 1 to 200"),
+        (["evaluate", "prior", "--prompts", "201"], "--prompts is 201; give 1 to 200"),
+        (["evaluate", "prior", "--sampling-steps", "1001"], "--sampling-steps"),
+        (["evaluate", "prior", "--guidance-scale", "nan"], "--guidance-scale is nan; give 1 to 50"),
+        (["evaluate", "edit", "--vectors", "0"], "--vectors is 0; give 1 or more"),
+        (["evaluate", "edit", "--methods"], "--methods is empty"),
         (["evaluate", "prior", "--prior", "PRIOR", "--consistency-objects", "-1"], "--consistency-objects"),
         (["evaluate", "inversion", "--prior", "PRIOR", "--steps", "0"], "--steps"),
         (["evaluate", "inversion", "--prior", "PRIOR", "--quick", "--vectors", "99"], "99"),
@@ -191,8 +190,9 @@ def test_a_file_in_the_way_is_said_before_anything_is_measured(
     command: list[str], inside: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("mine")
-    # No such prior either: had it been looked for first, the message would be about it.
-    assert _run(*command, "--prior", "nonsense", "--out", tmp_path / "file" / inside) == 1
+    # No such prior or splats either: had they been looked for first, the message would be about them.
+    absent = ["--ply" if command[0] == "bench" else "--prior", "nonsense"]
+    assert _run(*command, *absent, "--out", tmp_path / "file" / inside) == 1
     error = capsys.readouterr().err
     assert "is a file" in error and "--out" in error and error.count("\n") == 1
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]

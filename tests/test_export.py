@@ -7,7 +7,7 @@ import torch
 from synthetic import make_cloud
 
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.commands.export import Export
+from invert3d_ns.commands.export import ExportSplats
 from invert3d_ns.scenes.assets import SceneDataParserConfig, read_object
 from invert3d_ns.scenes.normalization import to_object_frame
 from invert3d_ns.scenes.ply import declared_up_axis, read_splats, write_splats
@@ -32,7 +32,7 @@ def run_folder(tmp_path):
 @pytest.mark.parametrize("up", ["y", "z", "-x"])
 def test_an_exported_run_reads_back_as_it_was(run_folder, tmp_path, up, capsys):
     folder, cloud = run_folder
-    assert Export(folder / "config.yml", out=tmp_path / "a.ply", up=up).run() == 0
+    assert ExportSplats(folder / "config.yml", out=tmp_path / "a.ply", up=up).run() == 0
     assert "150 splats" in capsys.readouterr().out
     assert declared_up_axis(tmp_path / "a.ply") == up
     again, _ = read_object(tmp_path / "a.ply")
@@ -43,7 +43,7 @@ def test_an_exported_run_reads_back_as_it_was(run_folder, tmp_path, up, capsys):
 
 def test_posed_images_of_a_ply(tmp_path):
     write_splats(tmp_path / "a.ply", make_cloud(100))
-    Export(tmp_path / "a.ply", posed_images=tmp_path / "scene", count=5, size=32).run()
+    ExportSplats(tmp_path / "a.ply", posed_images=tmp_path / "scene", count=5, size=32).run()
     frames = json.loads((tmp_path / "scene" / "transforms.json").read_text())["frames"]
     assert len(frames) == 5 == len(list((tmp_path / "scene" / "images").iterdir()))
     outputs = SceneDataParserConfig(data=tmp_path / "scene").setup().get_dataparser_outputs("train")
@@ -61,15 +61,15 @@ def test_bad_requests_are_refused_and_leave_nothing(run_folder, tmp_path):
     folder, _ = run_folder
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(InputError, match="nothing to write"):
-        Export(folder).run()
+        ExportSplats(folder).run()
     with pytest.raises(InputError, match=r"\.ply"):
-        Export(folder, out=tmp_path / "a.obj").run()
+        ExportSplats(folder, out=tmp_path / "a.obj").run()
     with pytest.raises(InputError, match="does not exist"):
-        Export(tmp_path / "none", out=tmp_path / "a.ply").run()
+        ExportSplats(tmp_path / "none", out=tmp_path / "a.ply").run()
     with pytest.raises(InputError, match="no checkpoint"):
-        Export(tmp_path, out=tmp_path / "a.ply").run()
-    with pytest.raises(InputError, match="at least 1 image"):
-        Export(folder, posed_images=tmp_path / "b", count=0).run()
+        ExportSplats(tmp_path, out=tmp_path / "a.ply").run()
+    with pytest.raises(InputError, match="--count is 0; give 1 or more"):
+        ExportSplats(folder, posed_images=tmp_path / "b", count=0).run()
     assert sorted(tmp_path.rglob("*")) == before
     last = max((folder / "nerfstudio_models").iterdir())
     last.write_bytes(last.read_bytes()[:1000])

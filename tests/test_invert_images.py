@@ -14,7 +14,7 @@ from PIL import Image as PIL
 
 from invert3d_ns.base.english import with_article
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.commands.invert_images import Image
+from invert3d_ns.commands.image import InvertImages
 from invert3d_ns.scenes.cameras import camera_condition
 from invert3d_ns.words.embedding import ObjectEmbedding
 from invert3d_ns.words.photographs.image_settings import ImageSettings
@@ -255,13 +255,13 @@ def files(tmp_path: Path) -> tuple[Path, ...]:
 
 
 @pytest.fixture
-def command(tiny_v_prior, monkeypatch, tmp_path: Path, files) -> Image:
+def command(tiny_v_prior, monkeypatch, tmp_path: Path, files) -> InvertImages:
     monkeypatch.setattr("invert3d_ns.prior.checkpoints.load_prior", lambda name, options: tiny_v_prior)
-    monkeypatch.setattr("invert3d_ns.commands.invert_images._STEPS", 2)
-    return Image(files, out=tmp_path / "out", settings=QUICK)
+    monkeypatch.setattr("invert3d_ns.commands.image._STEPS", 2)
+    return InvertImages(files, out=tmp_path / "out", settings=QUICK)
 
 
-def test_command_writes_words_picture_and_figures(command: Image, tiny_v_prior, capsys) -> None:
+def test_command_writes_words_picture_and_figures(command: InvertImages, tiny_v_prior, capsys) -> None:
     assert command.run() == 0
     embedding = ObjectEmbedding.load(command.out / "embedding.safetensors")
     embedding.check_prior(tiny_v_prior)
@@ -274,7 +274,7 @@ def test_command_writes_words_picture_and_figures(command: Image, tiny_v_prior, 
     assert str(command.out / "embedding.safetensors") in said and "invert3d views" in said
 
 
-def test_command_fits_splats(command: Image, monkeypatch) -> None:
+def test_command_fits_splats(command: InvertImages, monkeypatch) -> None:
     from synthetic import make_cloud
 
     class Editor:
@@ -299,13 +299,19 @@ def test_command_fits_splats(command: Image, monkeypatch) -> None:
     assert len(read_splats(command.out / "splats.ply")) == 50
 
 
-def test_bad_pictures_are_found_before_the_prior_is_loaded(command: Image, monkeypatch, tmp_path: Path) -> None:
+def test_bad_pictures_are_found_before_the_prior_is_loaded(command: InvertImages, monkeypatch, tmp_path: Path) -> None:
     def load(name, options):
         raise AssertionError("the prior was loaded")
 
     monkeypatch.setattr("invert3d_ns.prior.checkpoints.load_prior", load)
     command.photographs = (*command.photographs, tmp_path / "absent.png")
     with pytest.raises(InputError, match=r"absent\.png is missing"):
+        command.run()
+    command.settings = replace(QUICK, learning_rate=0.0)
+    with pytest.raises(InputError, match=r"--learning-rate is 0\.0; give more than 0"):
+        command.run()
+    command.settings, command.seed = QUICK, -1
+    with pytest.raises(InputError, match="--seed is -1"):
         command.run()
     command.photographs = ()
     with pytest.raises(InputError, match="no photograph"):

@@ -257,8 +257,21 @@ def test_the_demo_scene_can_be_made_again(tmp_path: Path) -> None:
     torch.testing.assert_close(made.features_dc, shipped.features_dc, atol=1e-2, rtol=0)
 
 
-def test_bad_numbers_are_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert _run(["train", "prior", "--out", str(tmp_path / "x"), "--objects", "0"]) == 1
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["prior", "--objects", "0"],
+        ["prior", "--denoiser-lr", "nan"],
+        ["prior", "--device", "nowhere"],
+        ["clip", "--clip-steps", "0"],
+        ["clip", "--device", "meta"],
+        ["judge", "--judge-steps", "-1"],
+        ["judge", "--start", "nowhere.safetensors"],
+        ["judge", "--seed", "-1"],
+    ],
+)
+def test_bad_input_is_refused_by_name(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(["train", *arguments, "--out", str(tmp_path / "x")]) == 1
     error = capsys.readouterr().err
-    assert "--objects" in error and error.count("\n") == 1
+    assert arguments[1] in error and error.count("\n") == 1
     assert not (tmp_path / "x").exists()

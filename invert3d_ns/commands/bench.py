@@ -2,102 +2,155 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import tyro
+
+from invert3d_ns.commands.console import command_line, progress_bar
+from invert3d_ns.commands.options import PriorName, ReportOptions, check_range
+
+
+@dataclass
+class BenchRasterization(ReportOptions):
+    """Time the CPU kernel of the rasterizer beside its torch twin."""
+
+    ply: Path | None = None
+    """Splats to draw as well."""
+
+    def run(self) -> int:
+        """Measure, write, show."""
+        from invert3d_ns.metrics.bench_rasterization import bench_rasterization
+        from invert3d_ns.metrics.report import check_folder
+
+        check_folder(self.out)
+        rows = bench_rasterization(self.quick, self.ply)
+        figures = {
+            f"{row['case']}_{row['splats']}_{row['pixels']}_{row['backend']}_ms": row["forward_backward_ms"]
+            for row in rows
+        }
+        ratios = [row["ratio"] for row in rows if row["backend"] == "torch" and "ratio" in row]
+        figures["least_speedup"] = min(ratios, default=0.0)
+        _write_table("rasterization", self, rows, figures)
+        return 0
+
+
+@dataclass
+class BenchInversion(PriorName, ReportOptions):
+    """Time a step of inversion over a bare UNet forward."""
+
+    def run(self) -> int:
+        """Measure, write, show."""
+        from invert3d_ns.metrics.bench_inversion import bench_inversion_step
+        from invert3d_ns.metrics.report import check_folder
+        from invert3d_ns.prior.checkpoints import load_prior
+
+        check_folder(self.out)
+        prior = load_prior(self.prior)
+        rows = bench_inversion_step(prior, self.quick)
+        figures = {"step_over_forward": next(row["ratio"] for row in rows if row["what"] == "inversion step")}
+        _write_table("inversion", self, rows, figures, prior.device)
+        return 0
+
+
+@dataclass
+class BenchEditing(PriorName, ReportOptions):
+    """Time re-weighted words over plain ones, and the first views of a prompt."""
+
+    def run(self) -> int:
+        """Measure, write, show."""
+        from invert3d_ns.metrics.bench_editing import bench_editing
+        from invert3d_ns.metrics.report import check_folder
+        from invert3d_ns.prior.checkpoints import load_prior
+
+        check_folder(self.out)
+        prior = load_prior(self.prior)
+        rows = bench_editing(prior, self.quick)
+        figures = {row["what"].replace(",", "").replace(" ", "_"): row["ms"] for row in rows}
+        figures["weights_ratio"] = rows[1]["ratio"]
+        _write_table("editing", self, rows, figures, prior.device)
+        return 0
+
+
+@dataclass
+class BenchStartup(ReportOptions):
+    """Time what the package adds to `ns-train --help`."""
+
+    def run(self) -> int:
+        """Measure, write, show."""
+        from invert3d_ns.metrics.bench_startup import bench_startup
+        from invert3d_ns.metrics.report import check_folder
+
+        check_folder(self.out)
+        rows, figures = bench_startup(self.quick)
+        _write_table("startup", self, rows, figures)
+        return 0
+
+
+@dataclass
+class BenchPrior(ReportOptions):
+    """Measure time and memory of a prior of a given size, with random weights, and what each option saves."""
+
+    size: Literal["tiny", "small", "sd1.5", "sd2.1"] | None = None
+    """Full size with --device cuda or meta, else small, if not given."""
+    device: Literal["cuda", "cpu", "meta"] | None = None
+    """cuda if there is one, else cpu. meta computes nothing and counts memory, of full size in a minute."""
+    options: tuple[str, ...] | None = None
+    """Rows to measure beside the plain one, for example gradient-checkpointing; all if not given."""
+    runs: int = 5
+    """Runs that a time is the median of; 0 takes the first, for full size on a CPU."""
+
+    def run(self) -> int:
+        """Measure, write, show."""
+        check_range(self, "runs", least=0)
+
+        import torch
+
+        from invert3d_ns.metrics.bench_prior import bench_prior, figures_of
+        from invert3d_ns.metrics.report import check_folder
+
+        check_folder(self.out)
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        size = self.size or ("tiny" if self.quick else "small" if device == "cpu" else "sd1.5")
+        chosen = replace(self, size=size, device=device, runs=min(self.runs, 1) if self.quick else self.runs)
+        with progress_bar() as show:
+            rows = bench_prior(size, device, self.options, runs=chosen.runs, progress=show)
+        title = f"{'Memory' if device == 'meta' else 'Time and memory'} of a prior of size {size}"
+        _write_table("prior", chosen, rows, figures_of(rows), "cpu" if device == "meta" else device, title=title)
+        return 0
+
+
+BenchCommand = (
+    Annotated[BenchRasterization, tyro.conf.subcommand("rasterization", prefix_name=False)]
+    | Annotated[BenchInversion, tyro.conf.subcommand("inversion", prefix_name=False)]
+    | Annotated[BenchEditing, tyro.conf.subcommand("editing", prefix_name=False)]
+    | Annotated[BenchStartup, tyro.conf.subcommand("startup", prefix_name=False)]
+    | Annotated[BenchPrior, tyro.conf.subcommand("prior", prefix_name=False)]
+)
 
 
 @dataclass
 class Bench:
     """Measure speed and write table.md and table.json."""
 
-    what: tyro.conf.Positional[Literal["rasterization", "inversion", "editing", "startup", "prior"]]
-    """rasterization: the CPU kernel beside its torch twin. inversion: a step over a bare UNet forward. editing: words
-    re-weighted over plain ones, and the first views of a prompt. startup: what the package adds to `ns-train --help`.
-    prior: time and memory of a prior of a given size, with random weights, and what each option saves."""
-    out: Path
-    """Folder to write to."""
-    quick: bool = False
-    """A reduced version, in seconds."""
-    prior: str = "bundled"
-    """For inversion and editing: name or path of the prior."""
-    ply: Path | None = None
-    """For rasterization: splats to draw as well."""
-    size: Literal["tiny", "small", "sd1.5", "sd2.1"] | None = None
-    """For prior: full size with --device cuda or meta, else small, if not given."""
-    device: Literal["cuda", "cpu", "meta"] | None = None
-    """For prior: cuda if there is one, else cpu. meta computes nothing and counts memory, of full size in a minute."""
-    options: tuple[str, ...] | None = None
-    """For prior: rows to measure beside the plain one, for example gradient-checkpointing; all if not given."""
-    runs: int = 5
-    """For prior: runs that a time is the median of; 0 takes the first, for full size on a CPU."""
+    command: tyro.conf.OmitArgPrefixes[BenchCommand]
 
     def run(self) -> int:
-        """Measure, write, show."""
-        from invert3d_ns.metrics.report import check_folder, write_report
+        """Run the chosen measurement."""
+        return self.command.run()
 
-        check_folder(self.out)
-        device = "cpu"
-        if self.what == "rasterization":
-            from invert3d_ns.metrics.bench_rasterization import bench_rasterization
 
-            rows = bench_rasterization(self.quick, self.ply)
-            figures = {
-                f"{row['case']}_{row['splats']}_{row['pixels']}_{row['backend']}_ms": row["forward_backward_ms"]
-                for row in rows
-            }
-            figures["least_speedup"] = min(
-                (row["ratio"] for row in rows if row["backend"] == "torch" and "ratio" in row), default=0.0
-            )
-        elif self.what == "inversion":
-            from invert3d_ns.metrics.bench_inversion import bench_inversion_step
-            from invert3d_ns.prior.checkpoints import load_prior
+def _write_table(
+    name: str,
+    options: ReportOptions,
+    rows: Sequence[Mapping[str, Any]],
+    figures: Mapping[str, Any],
+    device: object = "cpu",
+    title: str = "",
+) -> None:
+    from invert3d_ns.metrics.report import write_report
 
-            prior = load_prior(self.prior)
-            rows, device = bench_inversion_step(prior, self.quick), str(prior.device)
-            figures = {"step_over_forward": next(row["ratio"] for row in rows if row["what"] == "inversion step")}
-        elif self.what == "editing":
-            from invert3d_ns.metrics.bench_editing import bench_editing
-            from invert3d_ns.prior.checkpoints import load_prior
-
-            prior = load_prior(self.prior)
-            rows, device = bench_editing(prior, self.quick), str(prior.device)
-            figures = {row["what"].replace(",", "").replace(" ", "_"): row["ms"] for row in rows}
-            figures["weights_ratio"] = rows[1]["ratio"]
-        elif self.what == "prior":
-            return self._prior()
-        else:
-            from invert3d_ns.metrics.bench_startup import bench_startup
-
-            rows, figures = bench_startup(self.quick)
-        command = f"invert3d bench {self.what}{' --quick' if self.quick else ''} --out ..."
-        write_report(self.out, f"Speed: {self.what}", rows, figures, command=command, device=device)
-        return 0
-
-    def _prior(self) -> int:
-        import torch
-        from rich.progress import Progress
-
-        from invert3d_ns.base.errors import InputError
-        from invert3d_ns.metrics.bench_prior import bench_prior, figures_of
-        from invert3d_ns.metrics.report import write_report
-
-        if self.runs < 0:
-            raise InputError(f"--runs is {self.runs}; give 0 or more")
-        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        size = self.size or ("tiny" if self.quick else "small" if device == "cpu" else "sd1.5")
-        runs = min(self.runs, 1) if self.quick else self.runs
-        with Progress(transient=True) as bar:
-            task = bar.add_task("measuring", total=None)
-            rows = bench_prior(
-                size, device, self.options, runs=runs, progress=lambda name: bar.update(task, description=name)
-            )
-        command = f"invert3d bench prior --size {size} --device {device} --runs {runs}"
-        if self.options is not None:
-            command += f" --options {' '.join(self.options)}"
-        place = "cpu" if device == "meta" else device
-        title = f"{'Memory' if device == 'meta' else 'Time and memory'} of a prior of size {size}"
-        write_report(self.out, title, rows, figures_of(rows), command=f"{command} --out ...", device=place)
-        return 0
+    command = command_line(f"bench {name}", options)
+    write_report(options.out, title or f"Speed: {name}", rows, figures, command=command, device=str(device))

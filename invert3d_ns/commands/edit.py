@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from invert3d_ns.commands.console import progress_bar
+from invert3d_ns.commands.options import EmbeddingPrior, OrbitOptions
 from invert3d_ns.editing.options import EditOptions
-from invert3d_ns.prior.settings import PriorOptions
 from invert3d_ns.scenes.axes import UpAxis
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _COLUMNS = 4
 
 
 @dataclass
-class EditViews:
+class EditViews(EmbeddingPrior, OrbitOptions):
     """Generate views of an inverted object under an edit, as a PNG grid. To change the splats themselves, use ns-train
     invert3d-edit.
     """
@@ -42,18 +43,6 @@ class EditViews:
     shown below its own. Without, they are made from noise."""
     up: Literal["auto"] | UpAxis = "auto"
     """The axis that points up in a .ply file. auto: what the file says, else y."""
-    azimuths: tuple[float, ...] = (0.0, 90.0, 180.0, 270.0)
-    """Camera azimuths in degrees; 0 sees the front, 90 the side that faces +x."""
-    count: int | None = None
-    """Evenly spaced azimuths, this many, instead of --azimuths."""
-    elevation: float = 15.0
-    """Camera elevation in degrees; priors know about -30 to 30."""
-    joint_views: int | None = None
-    """Views that are denoised together and agree with each other. Default: as many as the prior was trained with."""
-    prior: str | None = None
-    """Name or path of the prior. Default: the one that the embedding was made with."""
-    prior_options: Annotated[PriorOptions, tyro.conf.FlagConversionOff] = field(default_factory=PriorOptions)
-    """How the prior computes: precision, and what lowers its memory."""
     save_edits: Path | None = None
     """Write the edits to this file (.json), which --edits carries out again."""
     out: Path | None = None
@@ -90,7 +79,7 @@ class EditViews:
         for edit in before:
             print(f"before   {edit.label}")
         for edit in requested:
-            print(f"edit     {describe(edit)}")
+            print(f"edit     {describe_edit(edit)}")
         above = "" if originals is None else ", the scene's own above the edited ones"
         print(f"picture  {out}   ({len(edited)} views in {seconds:.1f} s{above})")
         if self.save_edits is not None:
@@ -101,22 +90,9 @@ class EditViews:
     def _check(self) -> None:
         from invert3d_ns.base.errors import InputError
 
-        for name in ("count", "joint_views"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"--{name.replace('_', '-')} is {value}; give 1 or more")
-        if not self.azimuths:
-            raise InputError("no azimuths are given; give at least one, in degrees")
-        if not -90 < self.elevation < 90:
-            raise InputError(f"elevation {self.elevation:g} is out of range; give degrees between -90 and 90")
+        self.check_orbit()
         if self.out is not None and self.out.suffix.lower() != ".png":
             raise InputError(f"{self.out} does not end in .png; give --out a name that does")
-
-    def _angles(self) -> tuple[Float[Tensor, " F"], Float[Tensor, " F"]]:
-        import torch
-
-        azimuths = [i * 360 / self.count for i in range(self.count)] if self.count else list(self.azimuths)
-        return torch.tensor(azimuths), torch.full((len(azimuths),), self.elevation)
 
     def _originals(
         self, scene: Path, region: Region, prior: MultiViewPrior, embedding: ObjectEmbedding, checked: bool
@@ -137,7 +113,7 @@ class EditViews:
             framed.locate(orbit_camera_to_world(*around), camera_condition(*around))
         if self.scene is not None and not checked:
             check_same_object(prior, embedding, framed.cloud)
-        poses = orbit_camera_to_world(*self._angles())
+        poses = orbit_camera_to_world(*self.orbit_angles())
         return framed.render(poses), framed.masks(poses)
 
     def _edited(
@@ -150,17 +126,15 @@ class EditViews:
         applied: int,
     ) -> Float[Tensor, "F 3 H W"]:
         import torch
-        from rich.progress import Progress
 
         from invert3d_ns.editing.views import edited_views
         from invert3d_ns.scenes.cameras import camera_condition
         from invert3d_ns.words.views import view_groups
 
-        cameras = camera_condition(*self._angles())
+        cameras = camera_condition(*self.orbit_angles())
         groups = view_groups(len(cameras), self.joint_views or prior.info.num_views)
         images: dict[int, Tensor] = {}
-        with Progress(transient=True) as bar:
-            task = bar.add_task("editing")
+        with progress_bar() as show:
             for done, group in enumerate(groups):
                 views = edited_views(
                     prior,
@@ -170,9 +144,7 @@ class EditViews:
                     originals=None if originals is None else originals[group][None],
                     masks=None if masks is None else masks[group][None],
                     applied=applied,
-                    progress=lambda step, steps, done=done: bar.update(
-                        task, completed=done * steps + step, total=len(groups) * steps
-                    ),
+                    progress=lambda step, steps, done=done: show("editing", done * steps + step, len(groups) * steps),
                 )[0]
                 images.update(zip(group, views.cpu(), strict=True))
         return torch.stack([images[index] for index in range(len(cameras))])
@@ -204,7 +176,7 @@ def _rows(originals: Float[Tensor, "F 3 H W"] | None, edited: Float[Tensor, "F 3
     return torch.cat(rows)
 
 
-def describe(edit: Edit) -> str:
+def describe_edit(edit: Edit) -> str:
     """An edit on one line: its label, and every setting that was chosen."""
     parts, defaults = [edit.label], type(edit)().to_dict()
     for name, value in edit.to_dict().items():

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import tyro
 
+from invert3d_ns.commands.options import check_range
 from invert3d_ns.scenes.axes import UpAxis
 
 
 @dataclass
-class Export:
+class ExportSplats:
     """Write the splats of a run, or of a .ply file, as a .ply file or as a folder of posed images. Needs no open3d."""
 
     source: tyro.conf.Positional[Path]
@@ -21,14 +22,17 @@ class Export:
     posed_images: Path | None = None
     """A folder to make: RGBA images and a transforms.json with their cameras, as reconstruction methods read them."""
     count: int = 40
-    """Number of posed images."""
+    """Number of posed images, 1 or more."""
     size: int = 256
-    """Height and width of posed images in pixels."""
+    """Height and width of posed images in pixels, 16 to 8192."""
     up: UpAxis = "y"
     """The axis that points up in the .ply file that is written: y is usual for assets, z for nerfstudio."""
 
     def run(self) -> int:
         """Write what was asked for and say where it is."""
+        check_range(self, "count", least=1)
+        check_range(self, "size", least=16, most=8192)
+
         from invert3d_ns.base.errors import InputError
         from invert3d_ns.scenes.assets import read_object
         from invert3d_ns.scenes.normalization import from_object_frame

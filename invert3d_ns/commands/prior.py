@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
+
+
+@dataclass(kw_only=True)
+class DownloadOptions:
+    """Where a checkpoint comes from, and what it must be."""
+
+    mirror: str | None = None
+    """https:// address of a mirror of the hub, or a folder (or file:// address) with repositories as org/name; for all
+    commands: $INVERT3D_MIRROR, or $HF_ENDPOINT."""
+    sha256: str | None = None
+    """What the checkpoint must hash to, if it is a single file. What the hub states is compared in any case."""
 
 
 @dataclass
@@ -33,16 +45,11 @@ class PriorList:
 
 
 @dataclass
-class PriorFetch:
+class PriorFetch(DownloadOptions):
     """Download a prior's checkpoint, or go on with a download that was interrupted. It is converted when first used."""
 
     name: tyro.conf.Positional[str]
     """A name (see `invert3d prior list`), or a repository on the hub: org/name or hf:org/name[@revision][:file]."""
-    mirror: str | None = None
-    """https:// address of a mirror of the hub, or a folder (or file:// address) with repositories as org/name; for all
-    commands: $INVERT3D_MIRROR, or $HF_ENDPOINT."""
-    sha256: str | None = None
-    """What the checkpoint must hash to, if it is a single file. What the hub states is compared in any case."""
 
     def run(self) -> int:
         """Fetch and print where it is."""
@@ -86,7 +93,7 @@ class PriorCheck:
 
 
 @dataclass
-class PriorConvert:
+class PriorConvert(DownloadOptions):
     """Convert a checkpoint to a folder that loads quickly: half precision, safetensors, diffusers' layout."""
 
     source: tyro.conf.Positional[str]
@@ -95,17 +102,15 @@ class PriorConvert:
     folder: tyro.conf.Positional[Path]
     """Folder to write; pass it as `--prior` afterwards."""
     shard_size: str = "2GB"
-    """Largest weight file."""
-    mirror: str | None = None
-    """As for `invert3d prior fetch`."""
-    sha256: str | None = None
-    """What the checkpoint must hash to, if it is a single file."""
+    """Largest weight file, in KB, MB, GB or TB."""
 
     def run(self) -> int:
         """Convert and write the folder, or nothing."""
         from invert3d_ns.base.errors import InputError
         from invert3d_ns.prior.checkpoints import open_source, save_prior
 
+        if not re.fullmatch(r"0*[1-9]\d*\s*[KMGT]B", self.shard_size, re.IGNORECASE):
+            raise InputError(f"--shard-size is {self.shard_size!r}; give a number of KB, MB, GB or TB, such as 2GB")
         if self.folder.exists() and not (self.folder / "prior.json").is_file():
             raise InputError(f"{self.folder} exists and is not a prior; choose another folder to write")
         prior = open_source(self.source, mirror=self.mirror, sha256=self.sha256)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.guidance.configs import AnyGuidanceConfig
 from invert3d_ns.guidance.sds import ScoreDistillationConfig
 
 
@@ -38,8 +39,8 @@ class SceneEditConfig:
     """Factor on all learning rates while distilling."""
     supersampling: int = 2
     """Samples along each side of a pixel of the prior's view, as when the words were learned."""
-    sds: ScoreDistillationConfig = field(default_factory=lambda: ScoreDistillationConfig(t_max=0.7, t_max_end=0.3))
-    """Score distillation."""
+    sds: AnyGuidanceConfig = field(default_factory=lambda: ScoreDistillationConfig(t_max=0.7, t_max_end=0.3))
+    """Guidance of the refinement: score distillation."""
 
     @property
     def total_steps(self) -> int:

@@ -25,7 +25,6 @@ from invert3d_ns.editing.framing import FramedScene, render_each
 from invert3d_ns.editing.scene_edit_config import SceneEditConfig
 from invert3d_ns.editing.splat_following import FollowingSplats
 from invert3d_ns.editing.views import edited_views
-from invert3d_ns.guidance.sds import ScoreDistillation
 from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world, random_orbit
 from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.scenes.fitting import fit_splats
@@ -294,15 +293,15 @@ class SceneEditor:
             self._size,
             supersampling=self.config.supersampling,
         )
-        distillation = ScoreDistillation(self.prior, self.conditions, self.config.sds)
-        loss = distillation.loss(
+        guidance = self.config.sds.setup(prior=self.prior, conditions=self.conditions)
+        terms = guidance.loss(
             drawn[None].to(self.prior.device),
             camera_condition(azimuths, elevations),
             generator,
             progress=(self.done - self.config.fit_steps) / self.config.refine_steps,
         )
         # In the units of the fit's mean over pixels, in which Adam's epsilon is given.
-        return {"distillation": loss.to(self.device) / drawn.numel()}
+        return {name: term.to(self.device) / drawn.numel() for name, term in terms.items()}
 
     @torch.no_grad()
     def _weigh_views(self) -> None:

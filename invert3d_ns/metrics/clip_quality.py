@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from invert3d_ns.base.errors import InputError
+from invert3d_ns.metrics.report import spread
 
 if TYPE_CHECKING:
     from invert3d_ns.alignment.clip import ClipTowers
@@ -23,46 +22,25 @@ _SEED = 7700
 """Of the objects that are evaluated; a seed of the command is added to it."""
 
 
-def run(
-    out: Path,
-    quick: bool = False,
-    seeds: Sequence[int] = (0, 1, 2),
-    *,
-    name: str = "bundled",
-    device: str | None = None,
-) -> dict[str, float]:
-    """Measure, write table.md and table.json to a folder, show the table.
+def measure_clip(
+    towers: ClipTowers, seeds: Sequence[int] = (0, 1, 2), count: int = OBJECTS
+) -> tuple[list[dict[str, str]], dict[str, float]]:
+    """Grade towers on a set of held-out objects for each seed.
 
     Args:
-        out: the folder.
-        quick: one seed and a quarter of the objects.
-        seeds: one set of objects each.
-        name: as for :func:`invert3d_ns.alignment.checkpoints.load_clip`.
-        device: CUDA if there is one, else the CPU.
+        seeds: one or more.
+        count: objects in a set.
 
     Returns:
-        The headline figures: means over the seeds, as shares.
-
-    Raises:
-        InputError: no seed, a model that cannot be loaded, or a folder that cannot be written.
+        A line of the table for each figure of :func:`evaluate_clip`, in per cent with its spread over seeds; and their
+        means, as shares.
     """
-    from invert3d_ns.alignment.checkpoints import load_clip
-    from invert3d_ns.metrics.report import check_folder, spread, write_report
-
-    if not seeds:
-        raise InputError("nothing to measure; give at least one seed")
-    check_folder(out)
-    towers = load_clip(name, device)
-    used, count = (list(seeds[:1]), OBJECTS // 4) if quick else (list(seeds), OBJECTS)
-    measured = [evaluate_clip(towers, seed, count) for seed in used]
+    measured = [evaluate_clip(towers, seed, count) for seed in seeds]
     figures = {key: sum(values[key] for values in measured) / len(measured) for key in measured[0]}
     rows = [
         {"what": key.replace("_", " "), "%": spread([100 * values[key] for values in measured], 1)} for key in figures
     ]
-    command = f"invert3d evaluate clip --seeds {' '.join(map(str, seeds))}{' --quick' * quick} --out ..."
-    title = f"CLIP {name}: {count} held-out objects, {VIEWS} views each"
-    write_report(out, title, rows, figures, command=command, seeds=used, device=str(towers.mean.device))
-    return figures
+    return rows, figures
 
 
 @torch.no_grad()

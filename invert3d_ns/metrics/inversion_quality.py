@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -110,6 +111,42 @@ def evaluate_object(
             }
         )
         pictures.append(views[0])
+    return rows, torch.stack(pictures)
+
+
+def evaluate_objects(
+    prior: MultiViewPrior,
+    names: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    both_timesteps: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+    **settings: Any,
+) -> tuple[list[dict[str, Any]], Float[Tensor, "O K F 3 H W"]]:
+    """:func:`evaluate_object` for some of :data:`OBJECTS` and seeds.
+
+    Args:
+        both_timesteps: also with a timestep of its own for each view, in rows of z* alone.
+        progress: called with the object and seed at work, and its steps done and in all.
+        settings: keywords of :func:`evaluate_object`.
+
+    Returns:
+        All rows; and the views of each object's first seed.
+    """
+    rows: list[dict[str, Any]] = []
+    pictures: list[Tensor] = []
+    for name in names:
+        for seed in seeds:
+            watch = None
+            if progress is not None:
+                watch = functools.partial(progress, f"{name}, seed {seed}")
+            graded, views = evaluate_object(prior, name, seed, progress=watch, **settings)
+            rows += graded
+            if seed == seeds[0]:
+                pictures.append(views)
+            if both_timesteps:
+                apart, _ = evaluate_object(prior, name, seed, per_view_timesteps=True, progress=watch, **settings)
+                rows += [row | {"words": "z*, a timestep a view"} for row in apart if row["words"] == "z*"]
     return rows, torch.stack(pictures)
 
 

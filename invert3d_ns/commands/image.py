@@ -6,11 +6,12 @@ import json
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from invert3d_ns.prior.settings import PriorOptions
+from invert3d_ns.commands.console import ShowProgress, progress_bar
+from invert3d_ns.commands.options import LARGEST_SEED, PriorComputation, PriorName, check_range
 from invert3d_ns.words.photographs.image_settings import ImageSettings
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _STEPS = 30
 
 
 @dataclass
-class Image:
+class InvertImages(PriorComputation, PriorName):
     """Find the words for the object in a photograph, or in a few, and show it from all sides."""
 
     photographs: tyro.conf.Positional[tuple[Path, ...]]
@@ -41,49 +42,44 @@ class Image:
     """Also fit splats to views of the words, and write splats.ply."""
     seed: int = 0
     """Same seed, same words."""
-    prior: str = "bundled"
-    """Name or path of the prior."""
-    prior_options: Annotated[PriorOptions, tyro.conf.FlagConversionOff] = field(default_factory=PriorOptions)
-    """How the prior computes: precision, and what lowers its memory."""
 
     def run(self) -> int:
         """Invert, generate, write, and say where the files are."""
-        from rich.progress import Progress
-
         from invert3d_ns.base.errors import InputError
         from invert3d_ns.prior.checkpoints import load_prior
 
         if not self.photographs:
             raise InputError("no photograph is given; give one or more image files")
         self.settings.check(len(self.photographs))
+        check_range(self.settings, "learning_rate", least=0, exclusive=True)
+        check_range(self, "seed", least=0, most=LARGEST_SEED)
         started = time.perf_counter()
         # Pictures before the prior: what is wrong with them should not take a download to find out.
         photographs = read_photographs(self.photographs)
         prior = load_prior(self.prior, options=self.prior_options)
-        with Progress(transient=True) as bar:
-            embedding, inversion, seconds = self._invert(prior, photographs, bar)
+        with progress_bar() as show:
+            embedding, inversion, seconds = self._invert(prior, photographs, show)
             embedding.save(self.out / "embedding.safetensors")
             views, figures = self._show(prior, embedding, inversion)
             if self.splats:
-                self._fit(prior, embedding, bar)
+                self._fit(prior, embedding, show)
         figures["seconds"] = {"words": round(seconds, 2), "total": round(time.perf_counter() - started, 2)}
         self._write(prior, inversion, views, figures)
-        self._say(inversion, figures)
+        self._print_summary(inversion, figures)
         return 0
 
     def _invert(
-        self, prior: MultiViewPrior, photographs: Float[Tensor, "K 3 S S"], bar: Any
+        self, prior: MultiViewPrior, photographs: Float[Tensor, "K 3 S S"], show: ShowProgress
     ) -> tuple[ObjectEmbedding, ImageInversion, float]:
         from invert3d_ns.words.photographs.inversion import invert_images
 
         started = time.perf_counter()
-        task = bar.add_task("")
         embedding, inversion = invert_images(
             prior,
             photographs,
             self.settings,
             seed=self.seed,
-            progress=lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
+            progress=show,
         )
         return embedding, inversion, time.perf_counter() - started
 
@@ -116,24 +112,22 @@ class Image:
         }
         return torch.cat(rows), figures
 
-    def _fit(self, prior: MultiViewPrior, embedding: ObjectEmbedding, bar: Any) -> None:
+    def _fit(self, prior: MultiViewPrior, embedding: ObjectEmbedding, show: ShowProgress) -> None:
         """Splats of what the words mean, fitted to generated views; no photograph is needed any more."""
         from invert3d_ns.editing.scene_editor import SceneEditor
         from invert3d_ns.scenes.normalization import from_object_frame
         from invert3d_ns.scenes.ply import write_splats
 
-        task = bar.add_task("generating views for the splats", total=None)
         editor = SceneEditor.from_words(
             prior,
             embedding,
             seed=self.seed,
             device=prior.device,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=lambda done, total: show("generating views for the splats", done, total),
         )
-        bar.update(task, description="fitting splats", completed=0, total=editor.total_steps)
         while editor.done < editor.total_steps:
             editor.step()
-            bar.update(task, completed=editor.done)
+            show("fitting splats", editor.done, editor.total_steps)
         write_splats(self.out / "splats.ply", from_object_frame(editor.cloud(), "y"), up="y")
 
     def _write(
@@ -150,7 +144,7 @@ class Image:
         with atomic_path(self.out / "metrics.json") as temporary:
             temporary.write_text(json.dumps(document, indent=2) + "\n")
 
-    def _say(self, inversion: ImageInversion, figures: dict[str, Any]) -> None:
+    def _print_summary(self, inversion: ImageInversion, figures: dict[str, Any]) -> None:
         from invert3d_ns.base.english import with_article
 
         print(f"taken for {with_article(inversion.text)} (--init-word if it is something else)")

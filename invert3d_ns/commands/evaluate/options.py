@@ -1,0 +1,79 @@
+"""Flags that several evaluations take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.commands.console import command_line
+from invert3d_ns.commands.options import LARGEST_SEED, PriorName, ReportOptions, check_range
+
+
+@dataclass(kw_only=True)
+class SeededReport(ReportOptions):
+    """A report of means and spreads over seeds."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One run each; of a quick one the first alone."""
+
+    def check_report(self) -> None:
+        """Refuse seeds and folders that no report can be made with, before anything is measured.
+
+        Raises:
+            InputError: there is no seed, one is out of range, or the folder is a file.
+        """
+        from invert3d_ns.metrics.report import check_folder
+
+        if not self.seeds:
+            raise InputError("--seeds is empty; give at least one seed")
+        check_range(self, "seeds", least=0, most=LARGEST_SEED)
+        check_folder(self.out)
+
+    def used_seeds(self) -> list[int]:
+        """The seeds that are run."""
+        return list(self.seeds[:1] if self.quick else self.seeds)
+
+    def write_table(
+        self,
+        name: str,
+        title: str,
+        rows: Sequence[Mapping[str, Any]],
+        figures: Mapping[str, Any],
+        device: object,
+    ) -> None:
+        """Write the report of ``invert3d evaluate NAME`` and show its table."""
+        from invert3d_ns.metrics.report import write_report
+
+        command = command_line(f"evaluate {name}", self)
+        write_report(self.out, title, rows, figures, command=command, seeds=self.used_seeds(), device=str(device))
+
+
+@dataclass(kw_only=True)
+class SampledViews(PriorName):
+    """Views that the prior makes."""
+
+    sampling_steps: int = 20
+    """Denoising steps of generated views, 1 to 1000."""
+    guidance_scale: float | None = None
+    """Classifier-free guidance, 1 to 50; the prior's own choice if not given."""
+
+    def check_sampling(self) -> None:
+        """Raise InputError by name unless the numbers are in range."""
+        check_range(self, "sampling_steps", least=1, most=1000)
+        check_range(self, "guidance_scale", least=1, most=50)
+
+
+@dataclass(kw_only=True)
+class InversionOptions:
+    """Inversions that an evaluation makes."""
+
+    steps: int = 400
+    """Optimizer steps of an inversion."""
+    vectors: int = 32
+    """Number of pseudo-words N."""
+
+    def check_inversion(self) -> None:
+        """Raise InputError by name unless the numbers are in range."""
+        check_range(self, "steps", "vectors", least=1)

@@ -1,0 +1,122 @@
+"""Flags that several subcommands take, as small groups to inherit from, and the checks of their numbers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.prior.settings import PriorOptions
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+LARGEST_SEED = 2**31 - 1
+"""Seeds are multiplied and added to on their way to random number generators, which take 64 bits."""
+
+
+def check_range(
+    options: Any, *names: str, least: float = -math.inf, most: float = math.inf, exclusive: bool = False
+) -> None:
+    """Refuse numbers that are out of range, or not finite.
+
+    Args:
+        options: a command or a group of its settings.
+        names: its fields. Where one is None it is not checked; in a tuple, each number is.
+        least: the smallest number that is allowed.
+        most: the largest one.
+        exclusive: neither ``least`` nor ``most`` is allowed itself.
+
+    Raises:
+        InputError: by the name of the flag, with the range.
+    """
+    if math.isinf(least):
+        wanting = "a finite number"
+    elif math.isinf(most):
+        wanting = f"more than {least:g}" if exclusive else f"{least:g} or more"
+    else:
+        wanting = f"a number between {least:g} and {most:g}" if exclusive else f"{least:g} to {most:.10g}"
+    for name in names:
+        value = getattr(options, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is None:
+                continue
+            inside = least < number < most if exclusive else least <= number <= most
+            if not inside or not math.isfinite(number):
+                raise InputError(f"--{name.replace('_', '-')} is {number}; give {wanting}")
+
+
+@dataclass(kw_only=True)
+class ReportOptions:
+    """A report that a command writes."""
+
+    out: Path
+    """Folder to write to: table.md, table.json, and pictures if there are any."""
+    quick: bool = False
+    """A reduced version, in a minute or less; too small to claim anything from."""
+
+
+@dataclass(kw_only=True)
+class PriorName:
+    """The prior that a command loads."""
+
+    prior: str = "bundled"
+    """Name or path of the prior."""
+
+
+@dataclass(kw_only=True)
+class PriorComputation:
+    """How the prior that a command loads computes."""
+
+    prior_options: Annotated[PriorOptions, tyro.conf.FlagConversionOff] = field(default_factory=PriorOptions)
+    """How the prior computes: precision, and what lowers its memory."""
+
+
+@dataclass(kw_only=True)
+class EmbeddingPrior(PriorComputation):
+    """The prior of a command that reads an embedding."""
+
+    prior: str | None = None
+    """Name or path of the prior. Default: the one that the embedding was made with."""
+
+
+@dataclass(kw_only=True)
+class OrbitOptions:
+    """Cameras on an orbit around the object, and how many views the prior makes at once."""
+
+    azimuths: tuple[float, ...] = (0.0, 90.0, 180.0, 270.0)
+    """Camera azimuths in degrees; 0 sees the front, 90 the side that faces +x."""
+    count: int | None = None
+    """Evenly spaced azimuths, this many, instead of --azimuths: 24 make a smooth turntable."""
+    elevation: float = 15.0
+    """Camera elevation in degrees; priors know about -30 to 30."""
+    joint_views: int | None = None
+    """Views that are denoised together and agree with each other. Default: as many as the prior was trained with."""
+
+    def check_orbit(self) -> None:
+        """Refuse cameras that cannot be.
+
+        Raises:
+            InputError: there are none, or a number is out of range.
+        """
+        check_range(self, "count", "joint_views", least=1)
+        if not self.azimuths:
+            raise InputError("no azimuths are given; give at least one, in degrees")
+        check_range(self, "azimuths")
+        check_range(self, "elevation", least=-90, most=90, exclusive=True)
+
+    def orbit_azimuths(self) -> list[float]:
+        """Azimuth of each camera in degrees."""
+        return [i * 360 / self.count for i in range(self.count)] if self.count else list(self.azimuths)
+
+    def orbit_angles(self) -> tuple[Float[Tensor, " F"], Float[Tensor, " F"]]:
+        """Azimuth and elevation of each camera in degrees."""
+        import torch
+
+        azimuths = torch.tensor(self.orbit_azimuths(), dtype=torch.float32)
+        return azimuths, torch.full_like(azimuths, self.elevation)
