@@ -22,7 +22,7 @@ from invert3d_ns.base.errors import InputError
 from invert3d_ns.training import clip as training
 from invert3d_ns.world.attributes import attribute_labels, attribute_prompts
 from invert3d_ns.world.data import WorldViews, world_views
-from invert3d_ns.world.styles import STYLES
+from invert3d_ns.world.vocabulary import STYLES
 
 TEXTS = ["a red chair with blue legs", "a photo of a green ball", "a small cat"]
 bundled = pytest.mark.skipif(not (BUNDLED_FOLDER / CONFIG).is_file(), reason="no weights are bundled")

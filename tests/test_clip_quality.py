@@ -15,9 +15,10 @@ from invert3d_ns.base.errors import InputError
 from invert3d_ns.metrics import clip_quality
 from invert3d_ns.metrics.clip_quality import evaluate_clip, held_out_objects, hits, run
 from invert3d_ns.world.attributes import attribute_prompts
-from invert3d_ns.world.objects import COLORS, PATTERNS, held_out
+from invert3d_ns.world.captions import full_description
+from invert3d_ns.world.objects import held_out
 from invert3d_ns.world.shapes import CLASSES
-from invert3d_ns.world.styles import COLORLESS, STYLES
+from invert3d_ns.world.vocabulary import COLORLESS, COLORS, PATTERNS, STYLES
 
 
 class _Guess:
@@ -51,10 +52,10 @@ def test_hits_count_the_own_column_among_the_best() -> None:
 
 def test_objects_are_held_out_and_described_apart() -> None:
     items = held_out_objects(5, 60)
-    assert len({item.description() for item in items}) == 60
+    assert len({full_description(item) for item in items}) == 60
     assert all(held_out(item.name, item.color, item.pattern, item.style) for item in items)
-    assert [i.description() for i in held_out_objects(5, 60)] == [i.description() for i in items]
-    assert [i.description() for i in held_out_objects(6, 60)] != [i.description() for i in items]
+    assert [full_description(i) for i in held_out_objects(5, 60)] == [full_description(i) for i in items]
+    assert [full_description(i) for i in held_out_objects(6, 60)] != [full_description(i) for i in items]
 
 
 def test_prompts_name_one_attribute_of_the_world_each() -> None:

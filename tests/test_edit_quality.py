@@ -34,8 +34,9 @@ from invert3d_ns.metrics.judge import Judge, Judgment
 from invert3d_ns.prior.checkpoints import save_prior
 from invert3d_ns.scenes.ply import SplatCloud
 from invert3d_ns.world import splats as training_splats
-from invert3d_ns.world.objects import COLORS, held_out, sample_object
+from invert3d_ns.world.objects import held_out, sample_object
 from invert3d_ns.world.splats import splats_of
+from invert3d_ns.world.vocabulary import COLORS
 
 AROUND = torch.tensor([20.0, 110.0, 200.0, 290.0]), torch.full((4,), 12.0)
 

@@ -18,7 +18,7 @@ from invert3d_ns.metrics.judge import BINS, KINDS, WEIGHTS, Judge, Judgment, sha
 from invert3d_ns.metrics.prior_quality import grade_true_renders, summary
 from invert3d_ns.training.judge import degrade, directions, judge_accuracy, losses, save_judge, train_judge
 from invert3d_ns.training.judge_data import VIEWS, judged_views
-from invert3d_ns.world.data import orbits
+from invert3d_ns.world.data import sample_orbits
 from invert3d_ns.world.shapes import FRONTED
 
 
@@ -54,7 +54,7 @@ def test_training_views_say_what_they_show_and_rendering_goes_on_where_it_stoppe
     told = ~truth.azimuths.isnan().view(60, VIEWS)
     assert (told == told[:, :1]).all() and 0 < told.sum() < told.numel()
     assert all(names["classes"][k] in FRONTED for k in truth.classes.view(60, VIEWS)[told].tolist())
-    azimuths, _ = orbits(60, VIEWS, 5 * 1_000_003)
+    azimuths, _ = sample_orbits(60, VIEWS, 5 * 1_000_003)
     off = torch.deg2rad(truth.azimuths.view(60, VIEWS) - azimuths)[told]
     torch.testing.assert_close(off.cos(), torch.ones_like(off))
     path = next(tmp_path.rglob("*.npz"))

@@ -22,9 +22,10 @@ from invert3d_ns.metrics.prior_quality import (
     true_views,
 )
 from invert3d_ns.scenes.cameras import random_orbit
-from invert3d_ns.world.objects import COLORS, PATTERNS, held_out, sample_object
+from invert3d_ns.world.captions import full_description
+from invert3d_ns.world.objects import held_out, sample_object
 from invert3d_ns.world.shapes import CLASSES, FRONTED
-from invert3d_ns.world.styles import STYLES
+from invert3d_ns.world.vocabulary import COLORS, PATTERNS, STYLES
 
 
 def test_the_list_of_prompts_is_fixed() -> None:
@@ -55,7 +56,7 @@ def test_prompts_are_held_out_and_say_what_they_ask_for() -> None:
             case.style,
             "upright",
         )
-        assert item.description() == case.text
+        assert full_description(item) == case.text
 
 
 def test_no_training_object_is_what_a_prompt_asks_for() -> None:

@@ -75,17 +75,18 @@ def evaluate_clip(towers: ClipTowers, seed: int = 0, count: int = OBJECTS) -> di
         class, and for color and pattern where they can be seen; and what retrieval can reach at most, if nothing
         but what a style hides were mistaken.
     """
-    from invert3d_ns.world.attributes import COARSE, attribute_prompts
-    from invert3d_ns.world.data import render_set
-    from invert3d_ns.world.styles import COLORLESS, STYLES
+    from invert3d_ns.world.attributes import attribute_prompts
+    from invert3d_ns.world.captions import full_description
+    from invert3d_ns.world.data import render_on_orbits
+    from invert3d_ns.world.vocabulary import BLOCKY, COLORLESS, STYLES
 
     items = held_out_objects(_SEED + seed, count)
-    rgb = torch.from_numpy(render_set(items, _SEED + seed, 64, VIEWS)[0]).permute(0, 1, 4, 2, 3).float() / 255
+    rgb = torch.from_numpy(render_on_orbits(items, _SEED + seed, 64, VIEWS)[0]).permute(0, 1, 4, 2, 3).float() / 255
     device = towers.mean.device
     single = torch.cat([towers.encode_image(part.flatten(0, 1).to(device)) for part in rgb.split(32)])
     views = single.unflatten(0, (len(items), VIEWS))
     objects = torch.nn.functional.normalize(views.mean(1), dim=-1)
-    words = towers.encode_text([item.description() for item in items])
+    words = towers.encode_text([full_description(item) for item in items])
     found = words @ objects.T
     right = hits(found)
     photo = torch.tensor([item.style == "photo" for item in items])
@@ -105,7 +106,7 @@ def evaluate_clip(towers: ClipTowers, seed: int = 0, count: int = OBJECTS) -> di
         "style": ([i.style for i in items], everywhere),
         "class": ([i.name for i in items], everywhere),
         "color": ([i.color for i in items], ~hidden),
-        "pattern": ([i.pattern for i in items], torch.tensor([i.style not in COARSE for i in items])),
+        "pattern": ([i.pattern for i in items], torch.tensor([i.style not in BLOCKY for i in items])),
     }
     for key, prompts in attribute_prompts().items():
         truth, seen = tables[key]
@@ -131,13 +132,14 @@ def held_out_objects(seed: int, count: int) -> list[WorldObject]:
     """Objects of held-out combinations, of which no two have the same description."""
     import numpy as np
 
+    from invert3d_ns.world.captions import full_description
     from invert3d_ns.world.objects import sample_object
 
     rng = np.random.default_rng([seed])
     found: dict[str, WorldObject] = {}
     while len(found) < count:
         item = sample_object(rng, split="held-out")
-        found.setdefault(item.description(), item)
+        found.setdefault(full_description(item), item)
     return list(found.values())
 
 
@@ -145,12 +147,13 @@ def _attainable(items: Sequence[WorldObject]) -> float:
     """Recall of one who sees all but colors in colorless styles, and guesses among those that then look alike."""
     import dataclasses
 
-    from invert3d_ns.world.styles import COLORLESS
+    from invert3d_ns.world.captions import full_description
+    from invert3d_ns.world.vocabulary import COLORLESS
 
     def seen(item: WorldObject) -> str:
         if item.style not in COLORLESS:
-            return item.description()
-        return dataclasses.replace(item, color="?", second=item.second and "?").description()
+            return full_description(item)
+        return full_description(dataclasses.replace(item, color="?", second=item.second and "?"))
 
     keys = [seen(item) for item in items]
     return sum(1 / keys.count(key) for key in keys) / len(keys)

@@ -21,7 +21,8 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from invert3d_ns.editing.edit import Edit
     from invert3d_ns.metrics.judge import Judgment
-    from invert3d_ns.world.objects import Renders, WorldObject
+    from invert3d_ns.world.objects import WorldObject
+    from invert3d_ns.world.rendering import Renders
 
 Kind = Literal["color", "pattern", "part", "style"]
 KINDS: tuple[Kind, ...] = ("color", "pattern", "part", "style")
@@ -66,11 +67,11 @@ class EditCase:
     def edit(self, **settings: Any) -> Edit:
         """The request in words, as a user would put it; ``settings`` are other fields of the Edit."""
         from invert3d_ns.editing.edit import TOKEN, Edit
-        from invert3d_ns.world.styles import STYLES
+        from invert3d_ns.world.vocabulary import STYLES
 
         words: dict[str, Any]
         if self.kind == "style":
-            words = {"prompt": STYLES[self.target].wordings[0].format(TOKEN)}
+            words = {"prompt": STYLES[self.target][0].format(TOKEN)}
         elif self.kind == "part":
             words = {"source": _with_part(self.source, self.part), "target": _with_part(self.target, self.part)}
         else:
@@ -84,7 +85,7 @@ class EditCase:
 
     def applied(self, item: WorldObject) -> WorldObject:
         """The same object as it should be after the edit: the same shape, material and remaining colors."""
-        from invert3d_ns.world.objects import COLORS, PATTERNS
+        from invert3d_ns.world.vocabulary import COLORS, PATTERNS
 
         rows = item.primitives.copy()
         of_part = rows[:, 26] == part_index(item, self.part) if self.part else np.zeros(len(rows), bool)
@@ -211,11 +212,12 @@ def truth_of(
 ) -> Truth:
     """Render an object before and after an edit; angles in degrees."""
     from invert3d_ns.scenes.cameras import orbit_camera_to_world
-    from invert3d_ns.world.objects import COLORS, render
+    from invert3d_ns.world.rendering import render_objects
+    from invert3d_ns.world.vocabulary import COLORS
 
     poses = orbit_camera_to_world(azimuths, elevations)
     edited = case.applied(item)
-    renders = render([item, edited], poses.expand(2, *poses.shape), size)
+    renders = render_objects([item, edited], poses.expand(2, *poses.shape), size)
     before, after = _drawn(renders, [item.style, edited.style])
     masks: dict[str, Tensor] = {}
     shades: dict[str, Tensor] = {}
@@ -224,7 +226,7 @@ def truth_of(
         for key, part in names.items():
             masks[key] = _inside(renders, part_index(item, part))
             painted = [_painted(edited, part, color) for color in COLORS]
-            each = render(painted, poses.expand(len(painted), *poses.shape), size)
+            each = render_objects(painted, poses.expand(len(painted), *poses.shape), size)
             images = torch.from_numpy(each.rgb).permute(0, 1, 4, 2, 3).float() / 255
             shades[key] = torch.stack([mean_colors(views, masks[key]) for views in images])
     return Truth(before, after, _asked(item, azimuths), _asked(edited, azimuths), masks, shades)
@@ -238,7 +240,7 @@ def _drawn(renders: Renders, styles: Sequence[str]) -> Float[Tensor, "O F 3 H W"
 
 
 def _painted(item: WorldObject, part: str, color: str) -> WorldObject:
-    from invert3d_ns.world.objects import COLORS
+    from invert3d_ns.world.vocabulary import COLORS
 
     rows = item.primitives.copy()
     rows[rows[:, 26] == part_index(item, part), 18:21] = COLORS[color]

@@ -119,9 +119,11 @@ class Method:
 
     def edit(self, case: EditCase, item: WorldObject, **settings: Any) -> Edit:
         """The Edit of one case on an object."""
+        from invert3d_ns.world.captions import full_description
+
         extra: dict[str, Any] = {}
         if self.noun:
-            extra["noun"] = item.description() if self.noun == "full" else item.name
+            extra["noun"] = full_description(item) if self.noun == "full" else item.name
         if self.weight is not None:
             extra["weights"] = {case.phrase: self.weight}
         return case.edit(**(settings | extra | dict(self.settings)))
@@ -162,7 +164,7 @@ def grade(
         ``kept``: for each other attribute, of how many views it was read right on true renders before the edit, and
         for how many of these it still is; [right, of]. ``iou``: overlap of each view's silhouette with the original's.
     """
-    from invert3d_ns.world.objects import COLORS
+    from invert3d_ns.world.vocabulary import COLORS
 
     found = judge.judge(views).right(truth.wanted)
     before = judge.judge(truth.original).right(truth.was)

@@ -53,9 +53,9 @@ def held_out_prompts(count: int = PROMPTS) -> list[Prompt]:
 
 @lru_cache(maxsize=1)
 def _held_out_prompts() -> list[Prompt]:
-    from invert3d_ns.world.objects import COLORS, PATTERNS, held_out
+    from invert3d_ns.world.objects import held_out
     from invert3d_ns.world.shapes import CLASSES
-    from invert3d_ns.world.styles import STYLES
+    from invert3d_ns.world.vocabulary import COLORS, PATTERNS, STYLES
 
     share = -(-PROMPTS // len(STYLES))
     chosen: list[list[Prompt]] = []
@@ -78,8 +78,9 @@ def prompts(held_out_side: bool, count: int | None = None, seed: int = 0) -> lis
     """Prompts for plain photos, "a <color> <class>", of one side of the split, in a shuffled order."""
     import numpy as np
 
-    from invert3d_ns.world.objects import COLORS, held_out
+    from invert3d_ns.world.objects import held_out
     from invert3d_ns.world.shapes import CLASSES
+    from invert3d_ns.world.vocabulary import COLORS
 
     found = [
         _prompt(name, color, "plain", "photo", held_out_side)
@@ -117,7 +118,8 @@ def _digest(words: Sequence[str]) -> bytes:
 
 
 def _prompt(name: str, color: str, pattern: str, style: str, held_out: bool = True) -> Prompt:
-    from invert3d_ns.world.objects import COLORS
+    from invert3d_ns.world.captions import full_description
+    from invert3d_ns.world.vocabulary import COLORS
 
     second = None
     if pattern != "plain":
@@ -126,7 +128,7 @@ def _prompt(name: str, color: str, pattern: str, style: str, held_out: bool = Tr
         if color in ("white", "black"):
             options = [c for c in COLORS if c not in ("white", "black", "gray")]
         second = options[_digest((name, color, pattern, style))[-1] % len(options)]
-    text = _object(name, color, pattern, second, style, 0).description()
+    text = full_description(_object(name, color, pattern, second, style, 0))
     return Prompt(text, name, color, pattern, second, style, held_out)
 
 

@@ -68,9 +68,8 @@ def share(right: Mapping[str, Float[Tensor, " B"]]) -> dict[str, float]:
 @lru_cache(maxsize=1)
 def world_names() -> dict[str, tuple[str, ...]]:
     """The names that each of :data:`KINDS` has in the procedural world, in order."""
-    from invert3d_ns.world.objects import COLORS, PATTERNS
     from invert3d_ns.world.shapes import CLASSES
-    from invert3d_ns.world.styles import STYLES
+    from invert3d_ns.world.vocabulary import COLORS, PATTERNS, STYLES
 
     return dict(zip(KINDS, map(tuple, (CLASSES, COLORS, PATTERNS, STYLES)), strict=True))
 
@@ -78,7 +77,7 @@ def world_names() -> dict[str, tuple[str, ...]]:
 @lru_cache(maxsize=1)
 def colorless() -> Tensor:
     """For each style, whether it hides the object's color (bool)."""
-    from invert3d_ns.world.styles import COLORLESS
+    from invert3d_ns.world.vocabulary import COLORLESS
 
     return torch.tensor([style in COLORLESS for style in world_names()["styles"]])
 

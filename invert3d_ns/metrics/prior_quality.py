@@ -44,12 +44,12 @@ def true_views(
     cases: Sequence[Prompt], azimuths: Float[Tensor, "B F"], elevations: Float[Tensor, "B F"], size: int = 64
 ) -> Float[Tensor, "B F 3 H W"]:
     """True renders of objects that show what prompts ask for, RGB in [0, 1] on white; angles are in degrees."""
-    from invert3d_ns.world.objects import render
+    from invert3d_ns.world.rendering import render_objects
     from invert3d_ns.world.styles import apply_styles
 
     seeds = [_TRUTH_SEED + index for index in range(len(cases))]
     objects = [case.object(seed) for case, seed in zip(cases, seeds, strict=True)]
-    renders = render(objects, orbit_camera_to_world(azimuths, elevations), size)
+    renders = render_objects(objects, orbit_camera_to_world(azimuths, elevations), size)
     rgb = apply_styles(renders, [case.style for case in cases], seeds)
     return torch.from_numpy(np.ascontiguousarray(rgb)).permute(0, 1, 4, 2, 3).float() / 255
 

@@ -13,7 +13,7 @@ from rich.progress import track
 from torch import Tensor
 
 from invert3d_ns.base.files import atomic_path
-from invert3d_ns.world.data import CHUNK, render_set
+from invert3d_ns.world.data import CHUNK, render_on_orbits
 from invert3d_ns.world.objects import WorldObject, sample_object
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _chunk(count: int, seed: int, index: int, size: int) -> dict[str, np.ndarray
 
     rng = np.random.default_rng([seed, index])
     objects = [_draw(rng) for _ in range(count)]
-    rgb, _, azimuths, _ = render_set(objects, seed * 1_000_003 + index, size, VIEWS)
+    rgb, _, azimuths, _ = render_on_orbits(objects, seed * 1_000_003 + index, size, VIEWS)
     fields = {"classes": "name", "colors": "color", "patterns": "pattern", "styles": "style"}
     found = {
         kind: np.repeat([names.index(getattr(o, fields[kind])) for o in objects], VIEWS)
