@@ -13,7 +13,7 @@ from torch import Tensor
 from invert3d_ns.alignment import clip
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.metrics import clip_quality
-from invert3d_ns.metrics.clip_quality import evaluate_clip, held_out_objects, hits, run
+from invert3d_ns.metrics.clip_quality import among_best, evaluate_clip, held_out_objects, run
 from invert3d_ns.world.attributes import attribute_prompts
 from invert3d_ns.world.captions import full_description
 from invert3d_ns.world.objects import held_out
@@ -45,9 +45,9 @@ def guess(monkeypatch: pytest.MonkeyPatch) -> _Guess:
 
 def test_hits_count_the_own_column_among_the_best() -> None:
     scores = torch.tensor([[3.0, 1.0, 2.0], [3.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
-    assert hits(scores).tolist() == [True, False, False]
-    assert hits(scores, 2).tolist() == [True, True, False]
-    assert hits(scores, 5).tolist() == [True, True, True]
+    assert among_best(scores).tolist() == [True, False, False]
+    assert among_best(scores, 2).tolist() == [True, True, False]
+    assert among_best(scores, 5).tolist() == [True, True, True]
 
 
 def test_objects_are_held_out_and_described_apart() -> None:

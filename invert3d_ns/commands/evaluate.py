@@ -106,15 +106,14 @@ class Evaluate:
 
         from invert3d_ns.base.files import atomic_path
         from invert3d_ns.base.pictures import write_grid
-        from invert3d_ns.metrics.consistency import evaluate_consistency, tabulate
+        from invert3d_ns.metrics.consistency import evaluate_consistency, tabulate_consistency
+        from invert3d_ns.metrics.held_out import held_out_prompts, photo_prompts
         from invert3d_ns.metrics.judge import Judge
         from invert3d_ns.metrics.prior_quality import (
-            breakdown,
+            aspect_means,
+            attribute_table,
             evaluate_prior,
             grade_true_renders,
-            held_out_prompts,
-            prompts,
-            summary,
             table_row,
         )
         from invert3d_ns.metrics.report import write_report
@@ -129,7 +128,7 @@ class Evaluate:
                 250,
             )
         )
-        asked, photos = held_out_prompts(count), prompts(True, count)
+        asked, photos = held_out_prompts(count), photo_prompts(True, count)
         sampling = {"steps": self.sampling_steps, "guidance_scale": self.guidance_scale}
         truth = grade_true_renders(judge, asked, seeds)
         rows = [table_row(f"judge on true renders ({len(asked)})", truth)]
@@ -153,7 +152,7 @@ class Evaluate:
             figures = {
                 f"{name}_{aspect}": round(sum(values) / len(values), 4)
                 for name, of in graded.items()
-                for aspect, values in summary(of).items()
+                for aspect, values in aspect_means(of).items()
             }
             if fitted:
                 measured, views = evaluate_consistency(
@@ -165,10 +164,10 @@ class Evaluate:
                     progress=watch("multi-view consistency"),
                     **sampling,
                 )
-                lines, behind = tabulate(measured)
+                lines, behind = tabulate_consistency(measured)
                 rows, figures = rows + lines, figures | behind
                 write_grid(self.out / "consistency.png", views.flatten(0, 1), columns=8, least=64)
-        rows += breakdown(graded["held_out"], truth)
+        rows += attribute_table(graded["held_out"], truth)
         with atomic_path(self.out / "prompts.txt") as temporary:
             temporary.write_text("\n".join(case.text for case in asked) + "\n", encoding="utf-8")
         title = f"Views that show what the prompt says, prior {prior.info.name}"
@@ -181,7 +180,7 @@ class Evaluate:
         from rich.progress import Progress
 
         from invert3d_ns.base.pictures import write_grid
-        from invert3d_ns.metrics.inversion_quality import OBJECTS, evaluate_object, tabulate
+        from invert3d_ns.metrics.inversion_quality import OBJECTS, evaluate_object, tabulate_inversions
         from invert3d_ns.metrics.report import write_report
 
         objects = list(OBJECTS)[:1] if self.quick else list(OBJECTS)
@@ -210,7 +209,7 @@ class Evaluate:
                         graded += rows
                         if seed == seeds[0] and not per_view:
                             pictures.append(views)
-        table, figures = tabulate(graded)
+        table, figures = tabulate_inversions(graded)
         # Each object in four rows of views: the truth, init word, caption, z*.
         write_grid(self.out / "views.png", torch.cat(pictures).flatten(0, 1), columns=4, least=96)
         title = f"Inversion of objects that prior {prior.info.name} never saw, held-out cameras"
@@ -222,8 +221,9 @@ class Evaluate:
         from rich.progress import Progress
 
         from invert3d_ns.metrics.edit_cases import OBJECTS
-        from invert3d_ns.metrics.edit_quality import METHODS, Plan, evaluate, write_pictures
-        from invert3d_ns.metrics.edit_table import tabulate
+        from invert3d_ns.metrics.edit_quality import METHODS, Plan, evaluate_edits
+        from invert3d_ns.metrics.edit_rows import write_pictures
+        from invert3d_ns.metrics.edit_table import tabulate_edits
         from invert3d_ns.metrics.judge import Judge
         from invert3d_ns.metrics.report import write_report
 
@@ -253,8 +253,8 @@ class Evaluate:
             def watch(label: str, done: int, total: int) -> None:
                 bar.update(task, description=label, completed=done, total=total)
 
-            table, figures = tabulate(evaluate(prior, judge, self.out, plan, watch))
-            write_pictures(self.out, plan)
+            table, figures = tabulate_edits(evaluate_edits(prior, judge, self.out, plan, watch))
+            write_pictures(self.out, plan.objects, plan.methods)
             if self.splats:
                 from invert3d_ns.metrics.edit_splats import evaluate_splats, tabulate_splats
 

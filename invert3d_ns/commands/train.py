@@ -79,14 +79,14 @@ class Train:
 
     def _judge(self) -> int:
         from invert3d_ns.metrics.judge import WEIGHTS
-        from invert3d_ns.training.judge import OBJECTS, SEED, save_judge, train_judge
+        from invert3d_ns.training.judge import OBJECTS, SEED, train_judge
         from invert3d_ns.training.judge_data import judged_views
 
         folder = self.out / "judge"
         data = judged_views(folder / "data", min(OBJECTS, 2 * self.objects), seed=SEED)
         start = None if self.start is None else WEIGHTS if self.start == "bundled" else Path(self.start)
         judge = train_judge(folder, data, self.judge_steps, start=start, seed=self.seed, device=self._device())
-        save_judge(judge, folder / "judge.safetensors")
+        judge.save(folder / "judge.safetensors")
         print(f"Judge: {folder / 'judge.safetensors'}")
         return 0
 
@@ -120,7 +120,7 @@ class Train:
             denoiser_lr=self.denoiser_lr,
             gates=self.gates,
         )
-        prior = recipe.run(self.stage)
+        prior = recipe.train(self.stage)
         if prior is None:
             return 0
         finished = self.out / "prior"

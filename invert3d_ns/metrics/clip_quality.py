@@ -1,4 +1,4 @@
-"""Does CLIP find what words say? Retrieval and zero-shot classification of objects that were held out from training."""
+"""Evaluation of CLIP: retrieval and zero-shot classification of objects that were held out from training."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run(
     name: str = "bundled",
     device: str | None = None,
 ) -> dict[str, float]:
-    """Measure, write table.md and table.json to a folder, show the table.
+    """Evaluate a CLIP model; write table.md and table.json to a folder, and show the table.
 
     Args:
         out: the folder.
@@ -47,7 +47,7 @@ def run(
         InputError: no seed, a model that cannot be loaded, or a folder that cannot be written.
     """
     from invert3d_ns.alignment.clip import load_clip
-    from invert3d_ns.metrics.report import check_folder, spread, write_report
+    from invert3d_ns.metrics.report import check_folder, mean_and_spread, write_report
 
     if not seeds:
         raise InputError("nothing to measure; give at least one seed")
@@ -57,7 +57,8 @@ def run(
     measured = [evaluate_clip(towers, seed, count) for seed in used]
     figures = {key: sum(values[key] for values in measured) / len(measured) for key in measured[0]}
     rows = [
-        {"what": key.replace("_", " "), "%": spread([100 * values[key] for values in measured], 1)} for key in figures
+        {"what": key.replace("_", " "), "%": mean_and_spread([100 * values[key] for values in measured], 1)}
+        for key in figures
     ]
     command = f"invert3d evaluate clip --seeds {' '.join(map(str, seeds))}{' --quick' * quick} --out ..."
     title = f"CLIP {name}: {count} held-out objects, {VIEWS} views each"
@@ -88,14 +89,14 @@ def evaluate_clip(towers: ClipTowers, seed: int = 0, count: int = OBJECTS) -> di
     objects = torch.nn.functional.normalize(views.mean(1), dim=-1)
     words = towers.encode_text([full_description(item) for item in items])
     found = words @ objects.T
-    right = hits(found)
+    right = among_best(found)
     photo = torch.tensor([item.style == "photo" for item in items])
     hidden = torch.tensor([item.style in COLORLESS for item in items])
     result = {
         "recall_1": right.float().mean().item(),
-        "recall_5": hits(found, 5).float().mean().item(),
-        "recall_1_one_view": hits(words @ views[:, 0].T).float().mean().item(),
-        "recall_1_object_to_text": hits(found.T).float().mean().item(),
+        "recall_5": among_best(found, 5).float().mean().item(),
+        "recall_1_one_view": among_best(words @ views[:, 0].T).float().mean().item(),
+        "recall_1_object_to_text": among_best(found.T).float().mean().item(),
         "recall_1_photos": right[photo].float().mean().item(),
         "recall_1_other_styles_in_color": right[~photo & ~hidden].float().mean().item(),
         "recall_1_colorless_styles": right[hidden].float().mean().item(),
@@ -122,14 +123,14 @@ def evaluate_clip(towers: ClipTowers, seed: int = 0, count: int = OBJECTS) -> di
     return result
 
 
-def hits(scores: Float[Tensor, "N N"], best: int = 1) -> Bool[Tensor, " N"]:
+def among_best(scores: Float[Tensor, "N N"], best: int = 1) -> Bool[Tensor, " N"]:
     """Whether each row's own column is among its ``best`` highest."""
     own = torch.arange(len(scores), device=scores.device)[:, None]
     return (scores.topk(min(best, len(scores)), 1).indices == own).any(1).cpu()
 
 
 def held_out_objects(seed: int, count: int) -> list[WorldObject]:
-    """Objects of held-out combinations, of which no two have the same description."""
+    """Draw objects of held-out combinations, of which no two have the same description."""
     import numpy as np
 
     from invert3d_ns.world.captions import full_description

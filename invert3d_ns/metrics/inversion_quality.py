@@ -1,4 +1,4 @@
-"""Do the words carry the object? Inversions of objects that the prior never saw, graded on cameras that no step saw."""
+"""Evaluation of inversions: objects that no prior was shown, graded on cameras that no step saw."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from invert3d_ns.metrics.report import spread
+from invert3d_ns.metrics.report import mean_and_spread
 
 if TYPE_CHECKING:
     from nerfstudio.cameras.cameras import Cameras
@@ -31,7 +31,7 @@ RIVALS = ("z*", "init word", "caption")
 
 
 def unseen_object(name: str, seed: int = 5) -> SplatCloud:
-    """Splats of one of :data:`OBJECTS`, with a part or a pattern in a second color as the seed has it."""
+    """Make splats of one of :data:`OBJECTS`, with a part or a pattern in a second color as the seed has it."""
     import numpy as np
 
     from invert3d_ns.world.objects import sample_object
@@ -81,7 +81,7 @@ def evaluate_object(
     """Invert one unseen object and compare z* with the untouched init word and with the plain caption.
 
     Returns:
-        A row for each of the three with ``loss`` (noise prediction on held-out orbits) and ``psnr`` (generated views
+        A row for each of the three with ``loss`` (the denoising loss on held-out orbits) and ``psnr`` (generated views
         against the truth, dB); and the first held-out orbit's true views followed by each one's.
     """
     from invert3d_ns.runs.report import psnr
@@ -127,8 +127,8 @@ def evaluate_object(
     return rows, torch.stack(pictures)
 
 
-def tabulate(graded: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, str]], dict[str, float]]:
-    """Rows of :func:`evaluate_object` over objects and seeds as a table, and its headline figures.
+def tabulate_inversions(graded: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, str]], dict[str, float]]:
+    """Put rows of :func:`evaluate_object` over objects and seeds into a table and headline figures.
 
     Returns:
         A row for each object and kind of words with mean ± spread over seeds; and, for loss and PSNR, on how many
@@ -141,7 +141,14 @@ def tabulate(graded: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, str]],
         of = {label: [r for r in graded if (r["object"], r["words"]) == (name, label)] for label in labels}
         for label, runs in of.items():
             loss, quality = ([r[key] for r in runs] for key in ("loss", "psnr"))
-            table.append({"object": name, "words": label, "held-out loss": spread(loss, 4), "PSNR dB": spread(quality)})
+            table.append(
+                {
+                    "object": name,
+                    "words": label,
+                    "held-out loss": mean_and_spread(loss, 4),
+                    "PSNR dB": mean_and_spread(quality),
+                }
+            )
         loss, quality = ([mean(r[key] for r in of[label]) for label in RIVALS] for key in ("loss", "psnr"))
         figures["objects_won_loss"] += loss[0] < min(loss[1:])
         figures["objects_won_psnr"] += quality[0] > max(quality[1:])
