@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from invert3d_ns.prior.memory import PriorOptions
-from invert3d_ns.words.photographs.image_settings import ImageSettings
+from invert3d_ns.words.settings import ImageSettings
 
 if TYPE_CHECKING:
     from jaxtyping import Float

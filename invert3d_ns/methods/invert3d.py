@@ -33,8 +33,9 @@ from invert3d_ns.scenes.datasets import SceneDatamanagerConfig
 from invert3d_ns.scenes.runs import is_run
 from invert3d_ns.scenes.splats import ObjectSplatModel, ObjectSplatModelConfig
 from invert3d_ns.words.bank import LatentBank, build_bank, check_size
-from invert3d_ns.words.cti import TOKEN, CameraTextInversion, Objective
+from invert3d_ns.words.cti import TOKEN, CameraTextInversion
 from invert3d_ns.words.embedding import ObjectEmbedding
+from invert3d_ns.words.settings import Objective
 
 Phase = Literal["splats", "words", "edit"]
 

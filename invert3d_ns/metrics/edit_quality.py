@@ -134,9 +134,7 @@ def learned_words(
     Raises:
         InputError: the folder cannot be written, or what it holds is damaged.
     """
-    from invert3d_ns.metrics.inversion_quality import renderer
-    from invert3d_ns.words.bank import build_bank
-    from invert3d_ns.words.cti import CameraTextInversion, Objective, fit_words
+    from invert3d_ns.metrics.inversion_quality import invert_splats
     from invert3d_ns.words.embedding import ObjectEmbedding
 
     path = folder / f"{name}_{seed}_{prior.info.fingerprint}_{steps}x{vectors}.safetensors"
@@ -145,14 +143,8 @@ def learned_words(
         embedding.check_prior(prior)
         return embedding
     folder.mkdir(parents=True, exist_ok=True)
-    bank = build_bank(renderer(cloud), prior, groups=groups, heldout_groups=1, seed=seed)
-    inversion = CameraTextInversion(prior, Objective(False, prior.info.inversion_timesteps), seed=seed)
-    words = fit_words(
-        inversion,
-        bank,
-        inversion.initial_words(vectors, prior.info.init_word, prior.info.inversion_jitter),
-        steps=steps,
-        callback=None if progress is None else lambda step, _: progress(step + 1, steps),
+    _, _, words = invert_splats(
+        prior, cloud, seed, steps=steps, vectors=vectors, groups=groups, heldout_groups=1, progress=progress
     )
     embedding = ObjectEmbedding.for_prior(prior, words, init_word=prior.info.init_word, steps=steps)
     embedding.save(path)

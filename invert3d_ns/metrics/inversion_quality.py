@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from invert3d_ns.prior.multiview import MultiViewPrior
     from invert3d_ns.scenes.ply import SplatCloud
+    from invert3d_ns.words.bank import LatentBank
+    from invert3d_ns.words.cti import CameraTextInversion
 
 OBJECTS: dict[str, tuple[str, str]] = {
     "robot": ("green", "a green robot"),
@@ -65,6 +67,51 @@ def renderer(cloud: SplatCloud) -> Callable[[Cameras], Float[Tensor, "F H W 3"]]
     return render
 
 
+def invert_splats(
+    prior: MultiViewPrior,
+    cloud: SplatCloud,
+    seed: int,
+    *,
+    steps: int,
+    vectors: int,
+    groups: int,
+    heldout_groups: int,
+    per_view_timesteps: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[LatentBank, CameraTextInversion, Float[Tensor, "N D"]]:
+    """Invert splats from the prior's init word, with the prior's own timesteps, jitter and learning rate.
+
+    Args:
+        prior: the frozen multi-view diffusion model.
+        cloud: the object, in the object frame.
+        seed: of the bank's orbits, the jitter and every step.
+        steps: optimization steps.
+        vectors: number N of pseudo-words.
+        groups: orbits in the bank.
+        heldout_groups: orbits that no step sees.
+        per_view_timesteps: see :class:`.settings.Objective`.
+        progress: called with the steps done and their number.
+
+    Returns:
+        The bank, the objective and the vectors found.
+    """
+    from invert3d_ns.words.bank import build_bank
+    from invert3d_ns.words.cti import CameraTextInversion, fit_words
+    from invert3d_ns.words.settings import Objective
+
+    bank = build_bank(renderer(cloud), prior, groups=groups, heldout_groups=heldout_groups, seed=seed)
+    objective = Objective(per_view_timesteps, prior.info.inversion_timesteps)
+    inversion = CameraTextInversion(prior, objective, seed=seed)
+    words = fit_words(
+        inversion,
+        bank,
+        inversion.initial_words(vectors, prior.info.init_word, prior.info.inversion_jitter),
+        steps=steps,
+        callback=None if progress is None else lambda step, _: progress(step + 1, steps),
+    )
+    return bank, inversion, words
+
+
 def evaluate_object(
     prior: MultiViewPrior,
     name: str,
@@ -85,19 +132,18 @@ def evaluate_object(
         against the truth, dB); and the first held-out orbit's true views followed by each one's.
     """
     from invert3d_ns.runs.report import psnr
-    from invert3d_ns.words.bank import build_bank
-    from invert3d_ns.words.cti import TOKEN, CameraTextInversion, Objective, fit_words
+    from invert3d_ns.words.cti import TOKEN
 
-    bank = build_bank(renderer(unseen_object(name)), prior, groups=groups, heldout_groups=2, seed=seed)
-    objective = Objective(per_view_timesteps, prior.info.inversion_timesteps)
-    inversion = CameraTextInversion(prior, objective, seed=seed)
-    initial = inversion.initial_words(vectors, prior.info.init_word, prior.info.inversion_jitter)
-    words = fit_words(
-        inversion,
-        bank,
-        initial,
+    bank, inversion, words = invert_splats(
+        prior,
+        unseen_object(name),
+        seed,
         steps=steps,
-        callback=None if progress is None else lambda step, _: progress(step + 1, steps),
+        vectors=vectors,
+        groups=groups,
+        heldout_groups=2,
+        per_view_timesteps=per_view_timesteps,
+        progress=progress,
     )
     conditions: dict[str, tuple[str, Tensor | str]] = {
         "init word": (prior.info.init_word, prior.info.init_word),
