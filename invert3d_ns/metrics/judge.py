@@ -103,7 +103,7 @@ class Described(Protocol):
 
 def attribute_indices(items: Iterable[Described]) -> dict[str, Int[Tensor, " B"]]:
     """The attributes of objects, or those that prompts ask for, as indices into the names of each of :data:`KINDS`."""
-    fields = dict(zip(KINDS, ("name", "color", "pattern", "style"), strict=True))
+    fields: dict[str, str] = dict(zip(KINDS, ("name", "color", "pattern", "style"), strict=True))
     items = list(items)
     return {
         kind: torch.tensor([names.index(getattr(item, fields[kind])) for item in items])
