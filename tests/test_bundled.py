@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import invert3d_ns.prior
+from invert3d_ns.metrics.held_out import photo_prompts
 from invert3d_ns.metrics.inversion_quality import renderer, unseen_object
 from invert3d_ns.metrics.judge import Judge
-from invert3d_ns.metrics.prior_quality import evaluate_prior, prompts
+from invert3d_ns.metrics.prior_quality import evaluate_prior
 from invert3d_ns.prior.checkpoints import load_prior
 from invert3d_ns.prior.multiview import MultiViewPrior
 from invert3d_ns.words.bank import build_bank
@@ -42,7 +43,7 @@ def test_it_is_trained_and_says_how(bundled: MultiViewPrior) -> None:
 
 
 def test_it_obeys_words(bundled: MultiViewPrior) -> None:
-    cases = prompts(False, 8, seed=11)
+    cases = photo_prompts(False, 8, seed=11)
     rows, _ = evaluate_prior(bundled, Judge.load(), cases, [3], steps=12)
     assert mean(row["class"] for row in rows) >= 0.7
     assert mean(row["color"] for row in rows) >= 0.7

@@ -27,7 +27,7 @@ from invert3d_ns.training import clip as training
 from invert3d_ns.weights.hub import HubReference
 from invert3d_ns.world.attributes import attribute_labels, attribute_prompts
 from invert3d_ns.world.data import WorldViews, world_views
-from invert3d_ns.world.styles import STYLES
+from invert3d_ns.world.vocabulary import STYLES
 
 TEXTS = ["a red chair with blue legs", "a photo of a green ball", "a small cat"]
 bundled = pytest.mark.skipif(not (BUNDLED_FOLDER / CONFIG).is_file(), reason="no weights are bundled")
@@ -405,7 +405,7 @@ def test_a_missing_bundled_model_is_said_to_be_missing(monkeypatch, tmp_path: Pa
 
 
 def test_a_batch_holds_every_wording_once_and_every_other_one_look_alikes(data: WorldViews) -> None:
-    batches = training.Batches(data)
+    batches = training.CaptionBatches(data)
     for step in range(6):
         objects, chosen = batches.draw(step, 32, torch.Generator().manual_seed(step))
         assert len(set(chosen)) == len(chosen) == len(objects) > 1
@@ -436,7 +436,7 @@ def test_attributes_are_labeled_where_they_can_be_seen(data: WorldViews) -> None
 
 def test_training_lowers_the_loss(data: WorldViews, tmp_path: Path) -> None:
     made = training.train_clip(tmp_path, data, 24, batch=12, lr=3e-3)
-    fresh = training.build_clip(tmp_path / "fresh", training.Batches(data).texts).freeze()
+    fresh = training.build_clip(tmp_path / "fresh", training.CaptionBatches(data).texts).freeze()
     images = data.images(slice(None))
     ranks = [
         (t.encode_views(images) @ t.encode_text(data.descriptions).T).softmax(1).diag().mean() for t in (fresh, made)
@@ -462,7 +462,7 @@ def test_a_resumed_training_equals_an_unbroken_one(data: WorldViews, tmp_path: P
 
 
 def _vocabulary(folder: Path, data: WorldViews) -> Path:
-    training.build_clip(folder, training.Batches(data).texts)
+    training.build_clip(folder, training.CaptionBatches(data).texts)
     return folder
 
 

@@ -14,11 +14,12 @@ from invert3d_ns.alignment import checkpoints
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.commands.evaluate import EvaluateClip
 from invert3d_ns.metrics import clip_quality
-from invert3d_ns.metrics.clip_quality import evaluate_clip, held_out_objects, hits, measure_clip
+from invert3d_ns.metrics.clip_quality import among_best, evaluate_clip, held_out_objects, measure_clip
 from invert3d_ns.world.attributes import attribute_prompts
-from invert3d_ns.world.objects import COLORS, PATTERNS, held_out
+from invert3d_ns.world.captions import full_description
+from invert3d_ns.world.objects import held_out
 from invert3d_ns.world.shapes import CLASSES
-from invert3d_ns.world.styles import COLORLESS, STYLES
+from invert3d_ns.world.vocabulary import COLORLESS, COLORS, PATTERNS, STYLES
 
 
 class _Guess:
@@ -45,17 +46,17 @@ def guess(monkeypatch: pytest.MonkeyPatch) -> _Guess:
 
 def test_hits_count_the_own_column_among_the_best() -> None:
     scores = torch.tensor([[3.0, 1.0, 2.0], [3.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
-    assert hits(scores).tolist() == [True, False, False]
-    assert hits(scores, 2).tolist() == [True, True, False]
-    assert hits(scores, 5).tolist() == [True, True, True]
+    assert among_best(scores).tolist() == [True, False, False]
+    assert among_best(scores, 2).tolist() == [True, True, False]
+    assert among_best(scores, 5).tolist() == [True, True, True]
 
 
 def test_objects_are_held_out_and_described_apart() -> None:
     items = held_out_objects(5, 60)
-    assert len({item.description() for item in items}) == 60
+    assert len({full_description(item) for item in items}) == 60
     assert all(held_out(item.name, item.color, item.pattern, item.style) for item in items)
-    assert [i.description() for i in held_out_objects(5, 60)] == [i.description() for i in items]
-    assert [i.description() for i in held_out_objects(6, 60)] != [i.description() for i in items]
+    assert [full_description(i) for i in held_out_objects(5, 60)] == [full_description(i) for i in items]
+    assert [full_description(i) for i in held_out_objects(6, 60)] != [full_description(i) for i in items]
 
 
 def test_prompts_name_one_attribute_of_the_world_each() -> None:

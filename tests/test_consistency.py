@@ -12,9 +12,9 @@ from invert3d_ns.metrics.consistency import (
     VIEWS,
     cross_validate,
     evaluate_consistency,
-    tabulate,
+    tabulate_consistency,
 )
-from invert3d_ns.metrics.held_out import held_out_prompts, prompts
+from invert3d_ns.metrics.held_out import held_out_prompts, photo_prompts
 from invert3d_ns.metrics.prior_quality import sample_views, true_views
 from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world, random_orbit
 
@@ -22,7 +22,7 @@ from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world, 
 def test_views_of_different_objects_are_less_consistent_than_those_of_one() -> None:
     azimuths, elevations = torch.arange(VIEWS) * 45.0 + 10, torch.full((VIEWS,), 15.0)
     poses = orbit_camera_to_world(azimuths, elevations)
-    cases = [case for case in prompts(False) if case.name in ("chair", "mug", "snowman", "car")][:VIEWS]
+    cases = [case for case in photo_prompts(False) if case.name in ("chair", "mug", "snowman", "car")][:VIEWS]
     several = true_views(cases, azimuths.expand(len(cases), -1), elevations.expand(len(cases), -1))
     one, drawn = cross_validate(several[0], poses, count=600, steps=80)
     mixed, _ = cross_validate(torch.stack([several[i, i] for i in range(VIEWS)]), poses, count=600, steps=80)
@@ -72,7 +72,7 @@ def test_table_says_how_far_behind_the_truth() -> None:
         for prompt in ("a", "b")
         for kind, value in ((TRUE, 24.0), (GENERATED, 22.5), (APART, 18.0))
     ]
-    table, figures = tabulate(rows)
+    table, figures = tabulate_consistency(rows)
     assert [row["views"] for row in table] == [f"splats of 4 views, {kind} (2)" for kind in (TRUE, GENERATED, APART)]
     assert table[0]["PSNR dB, 4 others"] == "24.50 ± 0.71" and "behind true dB" not in table[0]
     assert table[1]["behind true dB"] == "1.50 ± 0.00"

@@ -8,11 +8,11 @@ from invert3d_ns.base.errors import InputError
 from invert3d_ns.words.cti import (
     TOKEN,
     CameraTextInversion,
-    Objective,
     check_vector_count,
     fit_words,
     seeded_generator,
 )
+from invert3d_ns.words.settings import Objective
 
 
 @pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
@@ -68,7 +68,7 @@ def test_a_timestep_range_outside_the_process_is_refused(tiny_prior, bounds):
 
 def test_a_step_depends_on_seed_and_number_alone(prior, bank):
     def draw(seed, step, **options):
-        return CameraTextInversion(prior, Objective(**options), seed=seed).draw(bank, step, groups=3)
+        return CameraTextInversion(prior, Objective(**options), seed=seed).draw_batch(bank, step, groups=3)
 
     for a, b in zip(draw(1, 7), draw(1, 7), strict=True):
         assert torch.equal(a, b)
@@ -77,8 +77,8 @@ def test_a_step_depends_on_seed_and_number_alone(prior, bank):
 
 
 def test_views_share_a_timestep_unless_asked_otherwise(prior, bank):
-    shared = CameraTextInversion(prior).draw(bank, 0, groups=3)[3]
-    own = CameraTextInversion(prior, Objective(per_view_timesteps=True)).draw(bank, 0, groups=3)[3]
+    shared = CameraTextInversion(prior).draw_batch(bank, 0, groups=3)[3]
+    own = CameraTextInversion(prior, Objective(per_view_timesteps=True)).draw_batch(bank, 0, groups=3)[3]
     assert shared.shape == (3,)
     assert own.shape == (3, bank.latents.shape[1])
     assert (own[:, :1] != own).any()
@@ -86,7 +86,7 @@ def test_views_share_a_timestep_unless_asked_otherwise(prior, bank):
 
 def test_timesteps_stay_in_their_range(prior, bank):
     inversion = CameraTextInversion(prior, Objective(timestep_range=(0.2, 0.4), per_view_timesteps=True))
-    drawn = torch.cat([inversion.draw(bank, step, groups=4)[3].flatten() for step in range(40)])
+    drawn = torch.cat([inversion.draw_batch(bank, step, groups=4)[3].flatten() for step in range(40)])
     assert drawn.min() >= 0.2 * prior.num_timesteps
     assert drawn.max() < 0.4 * prior.num_timesteps
 
@@ -109,7 +109,7 @@ def test_the_loss_of_several_groups_is_the_mean_of_each(prior, bank):
     words = inversion.initial_words(3, "object")
     with torch.no_grad():
         together = inversion.loss(words, bank, 2, groups=3)["denoising"]
-        latents, cameras, noise, timesteps = inversion.draw(bank, 2, groups=3)
+        latents, cameras, noise, timesteps = inversion.draw_batch(bank, 2, groups=3)
         context = inversion.context(words)
         each = [
             prior.prediction_loss(

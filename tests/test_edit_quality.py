@@ -27,15 +27,18 @@ from invert3d_ns.metrics.edit_cases import (
     read_colors,
     truth_of,
 )
-from invert3d_ns.metrics.edit_quality import TRUTH, UNEDITED, Method, Plan, evaluate, grade, overlap, read_rows
+from invert3d_ns.metrics.edit_grading import grade_edited_views, silhouette_overlap
+from invert3d_ns.metrics.edit_quality import TRUTH, UNEDITED, Method, Plan, evaluate_edits
+from invert3d_ns.metrics.edit_rows import ROWS_FILE, read_rows
 from invert3d_ns.metrics.edit_splats import evaluate_splats, local_change, tabulate_splats, unseen_orbit, warp_error
-from invert3d_ns.metrics.edit_table import tabulate
+from invert3d_ns.metrics.edit_table import tabulate_edits
 from invert3d_ns.metrics.judge import Judge, Judgment
 from invert3d_ns.prior.checkpoints import save_prior
 from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.world import splats as training_splats
-from invert3d_ns.world.objects import COLORS, held_out, sample_object
+from invert3d_ns.world.objects import held_out, sample_object
 from invert3d_ns.world.splats import splats_of
+from invert3d_ns.world.vocabulary import COLORS
 
 AROUND = torch.tensor([20.0, 110.0, 200.0, 290.0]), torch.full((4,), 12.0)
 
@@ -124,8 +127,8 @@ def test_truth_passes_and_the_unedited_object_fails() -> None:
     for label in ("orange -> green", "stem: green -> cyan", "pencil sketch"):
         case = chosen_cases(item, [label])[0]
         truth = truth_of(item, case, *AROUND)
-        right = grade(judge, case, item.color, truth, truth.target, truth.original)
-        wrong = grade(judge, case, item.color, truth, truth.original, truth.original)
+        right = grade_edited_views(judge, case, item.color, truth, truth.target, truth.original)
+        wrong = grade_edited_views(judge, case, item.color, truth, truth.original, truth.original)
         assert right["changed"] == [1] * 4 and wrong["changed"] == [0] * 4
         assert wrong["iou"] == [1.0] * 4 and min(right["iou"]) > 0.95
         assert set(right["kept"]) == {"class", "color", "pattern", "style", "azimuth"} - {case.kind}
@@ -141,7 +144,7 @@ def test_a_hidden_part_is_not_judged() -> None:
     case = chosen_cases(item, ["part"])[0]
     # The handle is at +x: behind the mug when seen from -x, level.
     truth = truth_of(item, case, torch.tensor([-90.0, 90.0]), torch.tensor([0.0, 0.0]))
-    marks = grade(Judge.load(), case, item.color, truth, truth.target, truth.original)["changed"]
+    marks = grade_edited_views(Judge.load(), case, item.color, truth, truth.target, truth.original)["changed"]
     assert marks == [None, 1]
 
 
@@ -160,15 +163,17 @@ def test_only_what_was_read_right_before_can_be_lost() -> None:
     item = object_of("chair_red")
     case = chosen_cases(item, ["red -> blue"])[0]
     truth = truth_of(item, case, *AROUND)
-    before = dataclasses.replace(truth.was, classes=truth.was.classes.clone())
+    before = dataclasses.replace(truth.expected_before, classes=truth.expected_before.classes.clone())
     before.classes[0] += 1
-    classes, colors = truth.wanted.classes.clone(), truth.wanted.colors.clone()
-    after = dataclasses.replace(truth.wanted, classes=classes, colors=colors, styles=truth.wanted.styles + 1)
+    classes, colors = truth.expected_after.classes.clone(), truth.expected_after.colors.clone()
+    after = dataclasses.replace(
+        truth.expected_after, classes=classes, colors=colors, styles=truth.expected_after.styles + 1
+    )
     after.classes[:2] += 1
     after.colors[3] += 1
     views = torch.full((4, 3, 64, 64), 0.5)
     judge = _Scripted({round(float(truth.original.mean()), 3): before, 0.5: after})
-    row = grade(judge, case, item.color, truth, views, truth.original)
+    row = grade_edited_views(judge, case, item.color, truth, views, truth.original)
     assert row["changed"] == [1, 1, 1, 0]
     assert row["kept"] == {"class": [2, 3], "pattern": [4, 4], "style": [0, 4], "azimuth": [4, 4]}
     assert row["read"]["class"] == [3, 4]
@@ -181,7 +186,7 @@ def test_overlap_counts_pixels_of_filled_silhouettes() -> None:
     views[0, :, 6:8, 6:8] = 1.0
     others[0, :, 4:12, 8:16] = 0.2
     views[1, :, 2:6, 2:6] = 0.95
-    assert overlap(views, others).tolist() == pytest.approx([32 / 96, 1.0, 1.0])
+    assert silhouette_overlap(views, others).tolist() == pytest.approx([32 / 96, 1.0, 1.0])
 
 
 def test_methods_are_names_or_settings() -> None:
@@ -213,7 +218,7 @@ def test_a_second_run_goes_on_where_the_first_stopped(
 ) -> None:
     judge = Judge.load()
     plan = _tiny(edits=("cyan", "van gogh"))
-    rows = evaluate(tiny_v_prior, judge, tmp_path, plan)
+    rows = evaluate_edits(tiny_v_prior, judge, tmp_path, plan)
     assert [(row["edit"], row["method"]) for row in rows] == [
         ("legs: yellow -> cyan", TRUTH),
         ("legs: yellow -> cyan", UNEDITED),
@@ -236,12 +241,13 @@ def test_a_second_run_goes_on_where_the_first_stopped(
     monkeypatch.setattr(
         edit_quality, "learned_words", lambda *a, learned=edit_quality.learned_words, **k: learned(*a, **k)
     )
-    again = evaluate(tiny_v_prior, judge, tmp_path, plan)
+    again = evaluate_edits(tiny_v_prior, judge, tmp_path, plan)
     assert len(made) == 1
     assert [row | {"seconds": 0} for row in again] == [row | {"seconds": 0} for row in rows]
-    assert len(read_rows(tmp_path, tiny_v_prior, plan)) == 6
+    assert len(read_rows(tmp_path / ROWS_FILE, plan.stamp(tiny_v_prior))) == 6
     # Rows of other settings are another measurement.
-    assert read_rows(tmp_path, tiny_v_prior, dataclasses.replace(plan, guidance_scale=2.0)) == {}
+    other = dataclasses.replace(plan, guidance_scale=2.0)
+    assert read_rows(tmp_path / ROWS_FILE, other.stamp(tiny_v_prior)) == {}
 
 
 def test_seeds_have_cameras_of_their_own_and_may_share_words(tiny_v_prior, chair: SplatCloud, tmp_path: Path) -> None:
@@ -278,7 +284,7 @@ def test_tables_average_over_edits_then_seeds() -> None:
         _row(method=TRUTH),
         _row(kind="part", method=TRUTH, changed=[None, None]),
     ]
-    table, figures = tabulate(rows)
+    table, figures = tabulate_edits(rows)
     assert [line["views"] for line in table] == ["default", TRUTH]
     assert table[0]["changed %"] == "87.5 ± 17.7" and table[0]["kept %"] == "75.0 ± 0.0"
     # Seed 1 has no part edit, truth's cannot be seen; neither counts as a failure.

@@ -14,8 +14,8 @@ from PIL import Image
 from invert3d_ns.cli import main
 from invert3d_ns.metrics import inversion_quality
 from invert3d_ns.metrics.inversion_quality import OBJECTS, evaluate_object, unseen_object
-from invert3d_ns.metrics.prior_quality import ASPECTS
-from invert3d_ns.metrics.report import spread
+from invert3d_ns.metrics.judge import ASPECTS
+from invert3d_ns.metrics.report import mean_and_spread
 from invert3d_ns.prior.checkpoints import save_prior
 from invert3d_ns.world.shapes import CLASSES, UNSEEN_CLASSES
 
@@ -199,9 +199,9 @@ def test_a_file_in_the_way_is_said_before_anything_is_measured(
 
 
 def test_spread() -> None:
-    assert spread([0.123456]) == "0.12"
-    assert spread([1.0, 2.0, 3.0]) == "2.00 ± 1.00"
-    assert spread([1.0, 2.0], 3) == "1.500 ± 0.707"
+    assert mean_and_spread([0.123456]) == "0.12"
+    assert mean_and_spread([1.0, 2.0, 3.0]) == "2.00 ± 1.00"
+    assert mean_and_spread([1.0, 2.0], 3) == "1.500 ± 0.707"
 
 
 def test_words_that_were_not_trained_are_the_init_word(tiny_v_prior) -> None:

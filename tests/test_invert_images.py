@@ -17,10 +17,10 @@ from invert3d_ns.base.errors import InputError
 from invert3d_ns.commands.image import InvertImages
 from invert3d_ns.scenes.cameras import camera_condition
 from invert3d_ns.words.embedding import ObjectEmbedding
-from invert3d_ns.words.photographs.image_settings import ImageSettings
 from invert3d_ns.words.photographs.imagined import imagine_bank, imagine_views, orbit_from
 from invert3d_ns.words.photographs.inversion import ImageInversion, camera_grid, invert_images
-from invert3d_ns.words.photographs.naming import name_object, vocabulary
+from invert3d_ns.words.photographs.naming import candidate_words, name_object
+from invert3d_ns.words.settings import ImageSettings
 
 QUICK = ImageSettings(
     init_word="object", vectors=3, steps=6, batch=2, searches=2, orbits=1, method="direct", extents=(0.7,)
@@ -35,7 +35,7 @@ def photographs() -> torch.Tensor:
 def drawn_angles(inversion: ImageInversion, steps: int, groups: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
     """Photographs' latents and azimuths, elevations [n 2] in degrees of all cameras of ``steps`` steps."""
     bank = inversion.bank()
-    draws = [inversion.draw(bank, step, groups) for step in range(steps)]
+    draws = [inversion.draw_batch(bank, step, groups) for step in range(steps)]
     cameras = torch.cat([d[1] for d in draws])[:, 0].reshape(-1, 4, 4)
     x, y, z = cameras[:, 0, 3], cameras[:, 1, 3], cameras[:, 2, 3]
     return torch.cat([d[0] for d in draws]), torch.rad2deg(torch.stack([torch.atan2(x, -y), torch.asin(z)], 1))
@@ -56,7 +56,7 @@ def test_words_learn_the_photograph(tiny_v_prior, photographs) -> None:
     settings = replace(QUICK, steps=40, method="direct-anywhere", learning_rate=2e-2)
     embedding, inversion = invert_images(tiny_v_prior, photographs[:1], settings)
     bank = inversion.bank()
-    assert inversion.draw(bank, 0, 2)[0].shape == (2, 1, 4, 4, 4)
+    assert inversion.draw_batch(bank, 0, 2)[0].shape == (2, 1, 4, 4, 4)
 
     def mean_loss(words: torch.Tensor) -> float:
         with torch.no_grad():
@@ -98,7 +98,7 @@ def test_given_cameras_are_kept(tiny_v_prior, photographs) -> None:
 
 def test_one_given_angle_restricts_the_search(tiny_v_prior, photographs) -> None:
     inversion = ImageInversion(tiny_v_prior, photographs[:1], replace(QUICK, azimuths=(91.0,)))
-    inversion.search(inversion.context(inversion.initial_words(3, "object")), 2.0)
+    inversion.search_cameras(inversion.context(inversion.initial_words(3, "object")), 2.0)
     possible = inversion.grid[inversion.weights[0] > 0]
     assert possible[:, 0].unique().tolist() == [90.0] and len(possible) > 1
     assert inversion.weights.sum().item() == pytest.approx(1)
@@ -124,10 +124,10 @@ class Oracle:
 def test_the_search_finds_the_camera_that_is_best(tiny_v_prior, photographs) -> None:
     target = camera_grid()[9]
     inversion = ImageInversion(Oracle(tiny_v_prior, *target.tolist()), photographs[:1], QUICK)  # type: ignore[arg-type]
-    inversion.search(torch.zeros(1, 77, 24), sharpness=2.0)
+    inversion.search_cameras(torch.zeros(1, 77, 24), sharpness=2.0)
     soft = inversion.weights.clone()
     assert torch.equal(inversion.grid[soft.argmax()], target)
-    inversion.search(torch.zeros(1, 77, 24), sharpness=6.0)
+    inversion.search_cameras(torch.zeros(1, 77, 24), sharpness=6.0)
     assert inversion.weights.max() > soft.max()
 
 
@@ -145,7 +145,7 @@ def test_the_search_finds_the_extent_at_which_a_camera_stands_out(tiny_v_prior) 
     settings = replace(QUICK, extents=(0.4, 0.6, 0.8))
     oracle = Sized(tiny_v_prior, *camera_grid()[3].tolist())
     inversion = ImageInversion(oracle, torch.zeros(2, 3, 64, 64), settings)  # type: ignore[arg-type]
-    inversion.search(torch.zeros(1, 77, 24), sharpness=4.0)
+    inversion.search_cameras(torch.zeros(1, 77, 24), sharpness=4.0)
     assert [framing[0] for framing in inversion.framings] == [0.6, 0.6] and inversion.views.shape == (2, 3, 32, 32)
     assert torch.equal(inversion.grid[inversion.weights.argmax(1)], camera_grid()[3].expand(2, 2))
 
@@ -206,18 +206,18 @@ class Namer(Oracle):
 
 
 def test_naming_finds_the_words_and_stops(tiny_v_prior, photographs) -> None:
-    words = vocabulary(tiny_v_prior)
+    words = candidate_words(tiny_v_prior)
     assert {"red", "mug", "photo"} <= set(words) and "a" not in words and "3d" not in words
     inversion = ImageInversion(Namer(tiny_v_prior, 90.0, 18.0), photographs, QUICK)  # type: ignore[arg-type]
-    assert name_object(inversion, words) == "red mug"
-    assert name_object(inversion, words, start="mug") == "red mug"
-    assert name_object(inversion, [], start="cube") == "cube"
+    assert name_object(inversion.text_score, words) == "red mug"
+    assert name_object(inversion.text_score, words, start="mug") == "red mug"
+    assert name_object(inversion.text_score, [], start="cube") == "cube"
     assert with_article("airplane") == "an airplane" and with_article("red mug") == "a red mug"
 
 
 def test_large_vocabularies_are_not_tried(tiny_v_prior, monkeypatch) -> None:
     monkeypatch.setattr("invert3d_ns.words.photographs.naming.MOST_WORDS", 10)
-    assert vocabulary(tiny_v_prior) == []
+    assert candidate_words(tiny_v_prior) == []
 
 
 @pytest.mark.parametrize(

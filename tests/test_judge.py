@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.cli import main
 from invert3d_ns.metrics.held_out import held_out_prompts
-from invert3d_ns.metrics.judge import BINS, KINDS, WEIGHTS, Judge, Judgment, share, world_names
-from invert3d_ns.metrics.prior_quality import grade_true_renders, summary
-from invert3d_ns.training.judge import degrade, directions, judge_accuracy, losses, save_judge, train_judge
+from invert3d_ns.metrics.judge import BINS, KINDS, WEIGHTS, Judge, Judgment, mean_shares, world_names
+from invert3d_ns.metrics.prior_quality import aspect_means, grade_true_renders
+from invert3d_ns.training.judge import azimuth_targets, degrade_views, judge_accuracy, judge_losses, train_judge
 from invert3d_ns.training.judge_data import VIEWS, judged_views
-from invert3d_ns.world.data import orbits
+from invert3d_ns.world.data import sample_orbits
 from invert3d_ns.world.shapes import FRONTED
 
 
@@ -37,7 +37,7 @@ def test_what_is_right_and_what_cannot_be_judged() -> None:
     # A sepia print has no colors; 170 and -165 degrees are 25 apart.
     assert right["color"][0] == 1 and math.isnan(right["color"][1]) and right["color"][2] == 0
     assert right["azimuth"][0] == 1 and math.isnan(right["azimuth"][1]) and right["azimuth"][2] == 0
-    assert share(said.right(truth)) == pytest.approx(
+    assert mean_shares(said.right(truth)) == pytest.approx(
         {"class": 2 / 3, "color": 0.5, "pattern": 1, "style": 2 / 3, "azimuth": 0.5}
     )
 
@@ -54,7 +54,7 @@ def test_training_views_say_what_they_show_and_rendering_goes_on_where_it_stoppe
     told = ~truth.azimuths.isnan().view(60, VIEWS)
     assert (told == told[:, :1]).all() and 0 < told.sum() < told.numel()
     assert all(names["classes"][k] in FRONTED for k in truth.classes.view(60, VIEWS)[told].tolist())
-    azimuths, _ = orbits(60, VIEWS, 5 * 1_000_003)
+    azimuths, _ = sample_orbits(60, VIEWS, 5 * 1_000_003)
     off = torch.deg2rad(truth.azimuths.view(60, VIEWS) - azimuths)[told]
     torch.testing.assert_close(off.cos(), torch.ones_like(off))
     path = next(tmp_path.rglob("*.npz"))
@@ -65,7 +65,7 @@ def test_training_views_say_what_they_show_and_rendering_goes_on_where_it_stoppe
 
 def test_azimuths_are_read_back_from_their_own_targets() -> None:
     azimuths = torch.tensor([-180.0, -172.0, -7.0, 0.0, 4.0, 90.0, 171.0])
-    targets = directions(torch.cat([azimuths, torch.tensor([math.nan])]))
+    targets = azimuth_targets(torch.cat([azimuths, torch.tensor([math.nan])]))
     torch.testing.assert_close(targets.sum(1), torch.ones(8))
     torch.testing.assert_close(targets[-1], torch.full((BINS,), 1 / BINS))
     judge = Judge().eval()
@@ -82,7 +82,7 @@ def test_colors_that_a_style_hides_and_azimuths_that_nobody_sees_teach_nothing()
     logits = {kind: torch.zeros(2, len(names), requires_grad=True) for kind, names in world_names().items()}
     logits["azimuths"] = torch.zeros(2, BINS, requires_grad=True)
     truth = _judgment(["photo", "blueprint"], [30.0, math.nan])
-    losses(logits, {kind: getattr(truth, kind) for kind in logits})["loss"].backward()
+    judge_losses(logits, {kind: getattr(truth, kind) for kind in logits})["loss"].backward()
     for kind, values in logits.items():
         assert values.grad is not None and values.grad[0].abs().max() > 0
         assert (values.grad[1].abs().max() > 0) == (kind not in ("colors", "azimuths"))
@@ -91,13 +91,13 @@ def test_colors_that_a_style_hides_and_azimuths_that_nobody_sees_teach_nothing()
 def test_degraded_views_are_views_still() -> None:
     images = torch.ones(8, 3, 64, 64)
     images[:, :, 20:44, 20:44] = torch.rand(8, 3, 1, 1)
-    worse = degrade(images, torch.Generator().manual_seed(0))
+    worse = degrade_views(images, torch.Generator().manual_seed(0))
     assert worse.shape == images.shape and worse.min() >= 0 and worse.max() <= 1
     # Of every two views one may have its middle hidden.
     centers = (slice(1, None, 2), slice(None), slice(28, 36), slice(28, 36))
     torch.testing.assert_close(worse[centers].mean((2, 3)), images[centers].mean((2, 3)), atol=0.1, rtol=0)
     assert not torch.equal(worse[:, :, 16:48, 16:48], images[:, :, 16:48, 16:48])
-    torch.testing.assert_close(worse, degrade(images, torch.Generator().manual_seed(0)), rtol=0, atol=0)
+    torch.testing.assert_close(worse, degrade_views(images, torch.Generator().manual_seed(0)), rtol=0, atol=0)
 
 
 def test_views_of_any_size_are_judged_and_batches_do_not_matter() -> None:
@@ -113,7 +113,8 @@ def test_views_of_any_size_are_judged_and_batches_do_not_matter() -> None:
 def test_the_shipped_judge_is_right_about_true_renders() -> None:
     assert WEIGHTS.stat().st_size <= 3 * 2**20
     means = {
-        key: values[0] for key, values in summary(grade_true_renders(Judge.load(), held_out_prompts(60), [0])).items()
+        key: values[0]
+        for key, values in aspect_means(grade_true_renders(Judge.load(), held_out_prompts(60), [0])).items()
     }
     least = {"class": 0.97, "color": 0.85, "pattern": 0.82, "style": 0.95, "azimuth": 0.74}
     assert all(means[key] >= least[key] for key in least), means
@@ -122,7 +123,7 @@ def test_the_shipped_judge_is_right_about_true_renders() -> None:
 def test_the_judge_can_be_trained_again_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     data = judged_views(tmp_path, 8, seed=3)
     first = train_judge(tmp_path, data, 2, batch=8)
-    save_judge(first, tmp_path / "judge.safetensors")
+    first.save(tmp_path / "judge.safetensors")
     loaded = Judge.load(tmp_path / "judge.safetensors")
     assert loaded.names == world_names() and not loaded.training
     for key, value in first.state_dict().items():

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from invert3d_ns.training.muon import Muon, orthogonalise, split_parameters
+from invert3d_ns.training.muon import Muon, orthogonalize, split_parameters
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (16, 60), (60, 16)])
-def test_orthogonalised_matrices_keep_directions_and_level_their_gains(shape: tuple[int, int]) -> None:
+def test_orthogonalized_matrices_keep_directions_and_level_their_gains(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     u, s, vh = torch.linalg.svd(torch.randn(shape), full_matrices=False)
     spread = u @ torch.diag(torch.linspace(0.3, 3.0, len(s))) @ vh
-    result = orthogonalise(spread)
+    result = orthogonalize(spread)
     gains = torch.linalg.svdvals(result)
     assert gains.min() > 0.5 and gains.max() < 1.4
     # The same singular vectors: the polar factor of the input, up to the levelling.

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.words.photographs.object_views import LEAST_PIXELS, framed, largest_pieces, object_view
+from invert3d_ns.words.photographs.object_views import LEAST_PIXELS, frame_view, largest_pieces, object_view
 
 RED, GRAY = (200, 20, 20), (180, 190, 200)
 
@@ -51,7 +51,7 @@ def test_background_does_not_tint_the_edges(tmp_path: Path) -> None:
     assert (view[1] - view[2]).max() < 0.02  # red and white have equal green and blue; the hidden green does not
 
 
-def test_an_object_at_the_edge_of_its_picture_is_framed_whole(tmp_path: Path) -> None:
+def test_an_object_at_the_edge_of_its_picture_is_frame_view_whole(tmp_path: Path) -> None:
     view = object_view(picture(tmp_path / "box.png", (100, 100), (0, 0, 40, 40), alpha=True), 64, extent=0.5)
     left, top, right, bottom = bounds(view)
     assert abs(left - 16) <= 1 and abs(top - 16) <= 1 and abs(right - 48) <= 1 and abs(bottom - 48) <= 1
@@ -59,7 +59,7 @@ def test_an_object_at_the_edge_of_its_picture_is_framed_whole(tmp_path: Path) ->
 
 @pytest.mark.parametrize("extent", [0.3, 0.52, 1.0])
 def test_framing_shrinks_onto_white(extent: float) -> None:
-    view = framed(torch.zeros(3, 100, 100), 64, extent)
+    view = frame_view(torch.zeros(3, 100, 100), 64, extent)
     left, top, right, bottom = bounds(view)
     assert right - left == bottom - top == round(64 * extent) and abs(left + right - 64) <= 1
     assert (view == 1).sum() == 3 * (64**2 - round(64 * extent) ** 2)
@@ -67,8 +67,8 @@ def test_framing_shrinks_onto_white(extent: float) -> None:
 
 def test_framing_shifts_but_keeps_the_object_whole() -> None:
     black = torch.zeros(3, 64, 64)
-    assert bounds(framed(black, 64, 0.5, (0.125, -0.0625))) == (24, 12, 56, 44)
-    assert bounds(framed(black, 64, 0.5, (0.9, -0.9))) == (32, 0, 64, 32)
+    assert bounds(frame_view(black, 64, 0.5, (0.125, -0.0625))) == (24, 12, 56, 44)
+    assert bounds(frame_view(black, 64, 0.5, (0.9, -0.9))) == (32, 0, 64, 32)
 
 
 def test_specks_do_not_move_the_object(tmp_path: Path) -> None:

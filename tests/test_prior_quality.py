@@ -11,20 +11,21 @@ import numpy as np
 import pytest
 import torch
 
-from invert3d_ns.metrics.held_out import PROMPTS, asked, held_out_prompts, prompts
+from invert3d_ns.metrics.held_out import PROMPTS, expected_judgment, held_out_prompts, photo_prompts
 from invert3d_ns.metrics.judge import Judge
 from invert3d_ns.metrics.prior_quality import (
-    breakdown,
+    aspect_means,
+    attribute_table,
     evaluate_prior,
     grade_true_renders,
-    summary,
     table_row,
     true_views,
 )
 from invert3d_ns.scenes.cameras import random_orbit
-from invert3d_ns.world.objects import COLORS, PATTERNS, held_out, sample_object
+from invert3d_ns.world.captions import full_description
+from invert3d_ns.world.objects import held_out, sample_object
 from invert3d_ns.world.shapes import CLASSES, FRONTED
-from invert3d_ns.world.styles import STYLES
+from invert3d_ns.world.vocabulary import COLORS, PATTERNS, STYLES
 
 
 def test_the_list_of_prompts_is_fixed() -> None:
@@ -55,7 +56,7 @@ def test_prompts_are_held_out_and_say_what_they_ask_for() -> None:
             case.style,
             "upright",
         )
-        assert item.description() == case.text
+        assert full_description(item) == case.text
 
 
 def test_no_training_object_is_what_a_prompt_asks_for() -> None:
@@ -66,18 +67,18 @@ def test_no_training_object_is_what_a_prompt_asks_for() -> None:
 
 
 def test_photo_prompts_are_split_like_training_is() -> None:
-    kept, seen = prompts(True), prompts(False)
+    kept, seen = photo_prompts(True), photo_prompts(False)
     pairs = [(p.name, p.color) for p in kept + seen]
     assert sorted(pairs) == sorted(product(CLASSES, COLORS))
     assert all(p.held_out and held_out(p.name, p.color) for p in kept)
     assert not any(p.held_out or held_out(p.name, p.color) for p in seen)
-    assert prompts(False, 7) == seen[:7] and prompts(False, seed=1) != seen
+    assert photo_prompts(False, 7) == seen[:7] and photo_prompts(False, seed=1) != seen
     assert all(p.text == f"{'an' if p.color == 'orange' else 'a'} {p.color} {p.name}" for p in kept + seen)
 
 
 def test_azimuths_are_asked_only_of_what_has_a_front() -> None:
-    cases = [next(c for c in prompts(False) if c.name == name) for name in ("car", "ball")]
-    truth = asked(cases, torch.tensor([[0.0, 190.0], [0.0, 190.0]]))
+    cases = [next(c for c in photo_prompts(False) if c.name == name) for name in ("car", "ball")]
+    truth = expected_judgment(cases, torch.tensor([[0.0, 190.0], [0.0, 190.0]]))
     assert truth.azimuths[:2].tolist() == [0, -170] and truth.azimuths[2:].isnan().all()
     assert truth.classes.tolist() == [list(CLASSES).index(n) for n in ("car", "car", "ball", "ball")]
     assert "car" in FRONTED and "ball" not in FRONTED
@@ -94,7 +95,7 @@ def test_every_prompt_is_graded_with_every_seed(tiny_prior) -> None:
     # The pictures are the views that were graded, against the cameras that they were asked for from.
     azimuths, _ = random_orbit(3, 4, generator=torch.Generator().manual_seed(5))
     for index, (row, images) in enumerate(zip(rows, views, strict=False)):
-        right = judge.judge(images).right(asked(cases[index : index + 1], azimuths[index : index + 1]))
+        right = judge.judge(images).right(expected_judgment(cases[index : index + 1], azimuths[index : index + 1]))
         for aspect, values in right.items():
             assert row[aspect] == pytest.approx(values.nanmean().item(), nan_ok=True)
 
@@ -104,9 +105,9 @@ def test_true_renders_are_graded_from_the_same_cameras_and_are_mostly_right() ->
     rows = grade_true_renders(Judge.load(), cases, [1])
     azimuths, elevations = random_orbit(10, 4, generator=torch.Generator().manual_seed(1))
     views = true_views(cases, azimuths, elevations)
-    right = Judge.load().judge(views.flatten(0, 1)).right(asked(cases, azimuths))
+    right = Judge.load().judge(views.flatten(0, 1)).right(expected_judgment(cases, azimuths))
     assert [row["class"] for row in rows] == right["class"].view(10, 4).mean(1).tolist()
-    assert summary(rows)["class"][0] >= 0.9 and (views[:, :, :, 0, 0] == 1).all()
+    assert aspect_means(rows)["class"][0] >= 0.9 and (views[:, :, :, 0, 0] == 1).all()
     sketch = rows[1]
     assert sketch["asked style"] == "pencil sketch" and math.isnan(sketch["color"])
 
@@ -132,7 +133,7 @@ def test_summary_and_lines_of_the_table() -> None:
             (0, "ball", "sepia", 1.0, nan, nan),
         )
     ]
-    assert summary(rows) == {
+    assert aspect_means(rows) == {
         "class": [0.5, 0.75],
         "color": [1.0, 0.5],
         "pattern": [1, 1],
@@ -142,7 +143,7 @@ def test_summary_and_lines_of_the_table() -> None:
     line = table_row("all", rows)
     assert line["views"] == "all" and line["class %"] == "62.5 ± 17.7" and line["pattern %"] == "100.0 ± 0.0"
     truth = [row | {"class": 1.0} for row in rows]
-    table = {row["views"]: row for row in breakdown(rows, truth)}
+    table = {row["views"]: row for row in attribute_table(rows, truth)}
     assert list(table) == ["style: photo", "style: sepia", "pattern: plain", "class: car", "class: ball"]
     assert table["class: ball"]["class %"] == "75.0 ± 35.4 (100.0 ± 0.0)"
     assert table["style: sepia"]["color %"] == "" and table["class: ball"]["azimuth %"] == ""

@@ -93,7 +93,7 @@ def test_gradient_on_the_latents_is_equation_8(prior, weighting, monkeypatch) ->
 def test_the_gradient_passes_the_encoder_and_stops_at_the_denoiser(prior) -> None:
     images, cameras = views(1)
     plain = words(prior)
-    condition = Words(plain.positive.clone().requires_grad_(), plain.negative)
+    condition = dataclasses.replace(plain, positive=plain.positive.clone().requires_grad_())
     images.requires_grad_()
     guidance = distillation(prior, condition)
     guidance.loss(images, cameras, seeded())["distillation"].backward()
@@ -116,7 +116,7 @@ def test_a_gradient_becomes_a_loss_that_is_half_its_square() -> None:
 
 
 def test_what_is_not_finite_does_not_reach_the_views(tiny_v_prior) -> None:
-    class Broken(Words):
+    class Broken(Conditions):
         def predict_noise(self, prior, noisy, t, cameras):
             predicted = super().predict_noise(prior, noisy, t, cameras).clone()
             predicted[0, 0] = float("nan")
@@ -126,9 +126,7 @@ def test_what_is_not_finite_does_not_reach_the_views(tiny_v_prior) -> None:
     plain = words(tiny_v_prior)
     images, cameras = views(1)
     images.requires_grad_()
-    distillation(tiny_v_prior, Broken(plain.positive, plain.negative)).loss(images, cameras, seeded())[
-        "distillation"
-    ].backward()
+    distillation(tiny_v_prior, Broken(**vars(plain))).loss(images, cameras, seeded())["distillation"].backward()
     assert images.grad is not None and images.grad.isfinite().all()
     assert (images.grad[0, :2] == 0).all() and (images.grad[0, 2:] != 0).any()
 

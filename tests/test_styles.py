@@ -13,8 +13,10 @@ import torch.nn.functional as F
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.scenes.cameras import orbit_camera_to_world
-from invert3d_ns.world.objects import COLORS, Renders, WorldObject, render, sample_object
-from invert3d_ns.world.styles import COLORLESS, STYLES, apply_styles, style_coverage
+from invert3d_ns.world.objects import WorldObject, sample_object
+from invert3d_ns.world.rendering import Renders, render_objects
+from invert3d_ns.world.styles import apply_styles, style_coverage
+from invert3d_ns.world.vocabulary import COLORLESS, COLORS, STYLES
 
 COLOR, PATTERN = slice(18, 21), 24
 """Columns of a primitive's row."""
@@ -33,7 +35,7 @@ def _changed(item: WorldObject, columns: slice | int, value: object) -> WorldObj
 
 def _renders(objects: list[WorldObject], size: int = 64, views: int = 2) -> Renders:
     azimuths = torch.linspace(30, 30 + 360, views + 1)[:-1].expand(len(objects), -1)
-    return render(objects, orbit_camera_to_world(azimuths, torch.full_like(azimuths, 15.0)), size, threads=1)
+    return render_objects(objects, orbit_camera_to_world(azimuths, torch.full_like(azimuths, 15.0)), size, threads=1)
 
 
 def _part(renders: Renders, index: int) -> Renders:
@@ -135,13 +137,13 @@ def test_patterns_stay_visible(style: str, pattern: str) -> None:
 
 
 def test_wordings_take_one_noun_phrase_and_name_one_style() -> None:
-    every = [wording for style in STYLES.values() for wording in style.wordings]
+    every = [wording for wordings in STYLES.values() for wording in wordings]
     assert len(set(every)) == len(every)
-    for name, style in STYLES.items():
-        assert len(style.wordings) >= 3, name
-        assert all(wording.count("{}") == 1 for wording in style.wordings), name
+    for name, wordings in STYLES.items():
+        assert len(wordings) >= 3, name
+        assert all(wording.count("{}") == 1 for wording in wordings), name
         # What stands in for {} has an article of its own.
-        assert not any(wording.split("{}")[0].endswith(("a ", "an ", "the ")) for wording in style.wordings), name
+        assert not any(wording.split("{}")[0].endswith(("a ", "an ", "the ")) for wording in wordings), name
     assert set(COLORLESS) < set(STYLES) and next(iter(STYLES)) == "photo"
 
 

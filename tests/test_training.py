@@ -110,13 +110,13 @@ def test_latents_are_encoded_once_and_read_by_a_training_that_is_resumed(tmp_pat
     torch.manual_seed(0)
     data, model = world_views(tmp_path, 4, seed=3), build_autoencoder().eval()
     objects, views = torch.tensor([2, 0]), torch.tensor([[0, 3], [1, 1]])
-    first = LatentCache(tmp_path, data, model, 8, 32).get(objects, views)
+    first = LatentCache(tmp_path, data, model, 8, 32).encoded(objects, views)
     with torch.no_grad():
         expected = model.encode(data.images([2])[0, [0, 3]] * 2 - 1, return_dict=False)[0].mean
     torch.testing.assert_close(first[0], expected, rtol=0.05, atol=0.05)
     resumed = LatentCache(tmp_path, data, model, 8, 32)
     model.encode = None  # type: ignore[method-assign, assignment]
-    torch.testing.assert_close(resumed.get(objects, views), first, rtol=0, atol=0)
+    torch.testing.assert_close(resumed.encoded(objects, views), first, rtol=0, atol=0)
     # Another autoencoder has latents of its own.
     assert not LatentCache(tmp_path, data, build_autoencoder(), 8, 32).known.any()
 
@@ -158,7 +158,7 @@ def test_averaged_weights_come_and_go(tmp_path: Path) -> None:
     stage = Stage("s", tmp_path, model := nn.Linear(2, 1), 4, 1e-1, log_every=2)
     seen: list[torch.Tensor] = []
     stage.sample, stage.sample_every = (lambda m, step: seen.append(torch.clone(model.weight.detach()))), 4
-    stage.run(lambda step: {"loss": model(torch.ones(1, 2)).square().sum()})
+    stage.train(lambda step: {"loss": model(torch.ones(1, 2)).square().sum()})
     assert len(seen) == 1 and not torch.equal(seen[0], model.weight)
     stage.use_average()
     torch.testing.assert_close(model.weight.detach(), seen[0])
@@ -177,7 +177,7 @@ def test_a_resumed_stage_equals_an_unbroken_one(tmp_path: Path) -> None:
                 return {"loss": (model(x)[:, 0] - x @ target).square().mean()}
 
             # The schedule must not know of the interruption.
-            stage.run(loss) if stop == total else _run_until(stage, loss, stop, total)
+            stage.train(loss) if stop == total else _run_until(stage, loss, stop, total)
         stage.use_average()
         return model
 
@@ -188,7 +188,7 @@ def test_a_resumed_stage_equals_an_unbroken_one(tmp_path: Path) -> None:
 def _run_until(stage: Stage, loss, stop: int, total: int) -> None:
     stage.steps = total
     stage._remaining = lambda: iter(range(stage.done, stop))  # type: ignore[method-assign]
-    stage.run(loss)
+    stage.train(loss)
 
 
 def test_learning_rate_rises_stays_and_falls() -> None:

@@ -1,4 +1,4 @@
-"""CLIP: images, several views of an object, and words as unit vectors of one space. open_clip's models do the work."""
+"""CLIP towers: encode images, views of an object, and texts as unit vectors of one space, with open_clip's models."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ class ClipTowers(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the towers' weights; vectors come back in float32."""
+        """Type of the towers' weights; vectors are returned in float32."""
         return next(self.model.visual.parameters()).dtype
 
     def freeze(self) -> ClipTowers:
-        """Evaluation mode, and no gradient for any weight (images keep theirs)."""
+        """Switch to evaluation mode and turn off gradients of all weights (images keep theirs); returns itself."""
         return self.eval().requires_grad_(False)
 
     def preprocess(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 h w"]:
@@ -85,7 +85,7 @@ class ClipTowers(nn.Module):
         return (images - self.mean) / self.std
 
     def encode_image(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
-        """Unit vectors of RGB images in [0, 1] of any size. Gradients reach the images.
+        """Encode RGB images in [0, 1] of any size as unit vectors, float32. Gradients reach the images.
 
         Raises:
             InputError: not a batch of RGB images.
@@ -93,7 +93,7 @@ class ClipTowers(nn.Module):
         return nn.functional.normalize(self.model.encode_image(self.preprocess(images).to(self.dtype)).float(), dim=-1)
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "B D"]:
-        """Unit vectors of texts. What exceeds the context length is cut off, as by open_clip.
+        """Encode texts as unit vectors, float32. What exceeds the context length is cut off, as by open_clip.
 
         Raises:
             InputError: no text at all.
@@ -105,7 +105,7 @@ class ClipTowers(nn.Module):
         return nn.functional.normalize(self.model.encode_text(tokens).float(), dim=-1)
 
     def encode_views(self, images: Float[Tensor, "B F 3 H W"]) -> Float[Tensor, "B D"]:
-        """One unit vector for each object: the direction of the mean of its views' unit vectors.
+        """Encode the views of each object as one unit vector: the direction of the mean of its views' unit vectors.
 
         Raises:
             InputError: not views of RGB images.
@@ -118,6 +118,14 @@ class ClipTowers(nn.Module):
         return nn.functional.normalize(vectors.mean(1), dim=-1)
 
     def classify(self, vectors: Float[Tensor, "B D"], prompts: Sequence[Sequence[str]]) -> Float[Tensor, "B K"]:
-        """Zero-shot classification: cosine similarity to each class, given as one or more wordings of it."""
+        """Compute cosine similarities to K classes, for zero-shot classification.
+
+        Args:
+            vectors: unit vectors of images or objects.
+            prompts: one or more wordings of each class; their mean direction is compared with.
+
+        Returns:
+            Similarities in [-1, 1].
+        """
         classes = [nn.functional.normalize(self.encode_text(wordings).mean(0), dim=-1) for wordings in prompts]
         return vectors @ torch.stack(classes).T

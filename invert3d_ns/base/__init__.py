@@ -1,1 +1,1 @@
-"""What every other room needs and that needs none of them: errors, files, pictures, random streams."""
+"""Errors, files, pictures, provenance and random streams, for every other room; imports none of them."""

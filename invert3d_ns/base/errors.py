@@ -1,11 +1,11 @@
-"""The one exception that a user's mistake raises, and how it is shown: one line, no traceback."""
+"""The exception for mistakes of users, and a hook that shows it as one line without a traceback."""
 
 import sys
 from types import TracebackType
 
 
 class InputError(ValueError):
-    """Bad input from a user. The message is a single line: what was wrong; what to do about it."""
+    """A mistake of the user. The message is a single line: what was wrong; what to do about it."""
 
 
 def install_excepthook() -> None:

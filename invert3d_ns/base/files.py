@@ -1,4 +1,4 @@
-"""Writing files so that nothing half-written is ever left behind."""
+"""Write files and folders so that nothing half-written is ever left behind."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from invert3d_ns.base.errors import InputError
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """A temporary sibling to write to, which takes the name ``path`` when the block ends well and vanishes when it does
-    not.
+    """Yield a temporary sibling to write to; it becomes ``path`` if the block ends well, and vanishes if it does not.
 
     The block may create a file or a folder at the yielded path, which keeps the suffix of ``path``. An existing file is
     replaced; an existing folder is replaced only when the block made a folder.

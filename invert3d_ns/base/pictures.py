@@ -1,4 +1,4 @@
-"""Views as files: a grid as PNG, a turntable as MP4."""
+"""Write views to files: a grid as PNG, a turntable as MP4."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from invert3d_ns.base.files import atomic_path
 
 
 def to_pixels(images: Float[Tensor, "F 3 H W"], least: int = 1) -> UInt8[np.ndarray, "F h w 3"]:
-    """RGB in [0, 1] to bytes, views smaller than ``least`` pixels enlarged by a whole factor."""
+    """Convert RGB in [0, 1] to bytes; views narrower than ``least`` pixels are enlarged by a whole factor."""
     factor = max(1, -(-least // images.shape[-1]))
     pixels = (images.detach().float().cpu().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
     return pixels.repeat_interleave(factor, 1).repeat_interleave(factor, 2).numpy()
@@ -20,6 +20,12 @@ def to_pixels(images: Float[Tensor, "F 3 H W"], least: int = 1) -> UInt8[np.ndar
 
 def write_grid(path: Path | str, images: Float[Tensor, "F 3 H W"], *, columns: int = 4, least: int = 192) -> None:
     """Write views row by row as one PNG; the last row is filled up with white.
+
+    Args:
+        path: the file.
+        images: RGB in [0, 1].
+        columns: views in a row, at most.
+        least: pixels; narrower views are enlarged by a whole factor.
 
     Raises:
         InputError: the file cannot be written.
@@ -40,6 +46,12 @@ def write_grid(path: Path | str, images: Float[Tensor, "F 3 H W"], *, columns: i
 
 def write_video(path: Path | str, images: Float[Tensor, "F 3 H W"], *, fps: int, least: int = 256) -> None:
     """Write views as the frames of an MP4 (H.264), with the ffmpeg that imageio-ffmpeg carries.
+
+    Args:
+        path: the file.
+        images: RGB in [0, 1]; of odd sizes the last row or column is cut off.
+        fps: frames a second.
+        least: pixels; narrower views are enlarged by a whole factor.
 
     Raises:
         InputError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""What produced a figure: versions and hardware, for the files that figures are written to."""
+"""Collect versions and hardware, for the files that figures are written to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ _PACKAGES = ("nerfstudio", "torch", "diffusers", "transformers", "gsplat", "nump
 
 
 def provenance(device: str = "cpu") -> dict[str, Any]:
-    """Versions of this package and of those that figures depend on, and the machine's processor, cores and GPU."""
+    """Collect versions of this package and of those that figures depend on, and the machine's hardware.
+
+    Args:
+        device: where the figures were measured; "cuda..." adds the GPU's name.
+
+    Returns:
+        ``versions`` by package, and ``hardware``: device, processor, cores, torch_threads and, on CUDA, gpu.
+    """
     import torch
 
     from invert3d_ns import __version__

@@ -12,7 +12,7 @@ import tyro
 
 from invert3d_ns.commands.console import ShowProgress, progress_bar
 from invert3d_ns.commands.options import LARGEST_SEED, PriorComputation, PriorName, check_range
-from invert3d_ns.words.photographs.image_settings import ImageSettings
+from invert3d_ns.words.settings import ImageSettings
 
 if TYPE_CHECKING:
     from jaxtyping import Float

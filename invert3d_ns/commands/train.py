@@ -99,7 +99,7 @@ class TrainPrior(WorldOptions, TrainingOptions):
             denoiser_lr=self.denoiser_lr,
             gates=self.gates,
         )
-        prior = recipe.run(self.stage)
+        prior = recipe.train(self.stage)
         if prior is None:
             return 0
         finished = self.out / "prior"

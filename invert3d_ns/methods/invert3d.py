@@ -37,8 +37,9 @@ from invert3d_ns.runs.pipeline import PhasedPipeline, PhasedPipelineConfig, RunO
 from invert3d_ns.runs.splat_fit import SplatFit
 from invert3d_ns.scenes.runs import is_run
 from invert3d_ns.words.bank import check_size
-from invert3d_ns.words.cti import TOKEN, CameraTextInversion, Objective
+from invert3d_ns.words.cti import TOKEN, CameraTextInversion
 from invert3d_ns.words.embedding import ObjectEmbedding
+from invert3d_ns.words.settings import Objective
 
 
 @dataclass

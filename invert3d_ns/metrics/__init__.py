@@ -1,1 +1,1 @@
-"""Everything a claim rests on."""
+"""Evaluations and benchmarks: how every published figure is measured."""

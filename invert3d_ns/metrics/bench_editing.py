@@ -1,14 +1,12 @@
-"""What editing costs: re-weighted words over unweighted ones, and the time from a prompt to its first views."""
+"""Benchmark of editing: re-weighted words over unweighted ones, and the time from a prompt to its first views."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from invert3d_ns.metrics.bench_inversion import milliseconds
+from invert3d_ns.metrics.timing import compare_times
 from invert3d_ns.scenes.cameras import camera_condition
 
 if TYPE_CHECKING:
@@ -53,24 +51,11 @@ def bench_editing(prior: MultiViewPrior, quick: bool = False) -> list[dict[str, 
         prior.predict_each(noisy, t, contexts, cameras, token_weights=scales)
 
     def edit(steps: int) -> None:
-        wanted = Edit(source="red", target="blue", steps=steps)
-        edited_views(prior, embedding, [wanted], cameras, originals=originals)
+        requested = Edit(source="red", target="blue", steps=steps)
+        edited_views(prior, embedding, [requested], cameras, originals=originals)
 
-    rows = _compare(
+    rows = compare_times(
         {"guided step": step, "guided step, words re-weighted": lambda: step(weights)}, 9 if quick else 60, device
     )
     whole = {f"{views} edited views, {n} steps": (lambda n=n: edit(n)) for n in (STEPS[:1] if quick else STEPS)}
-    return [{"prior": info.name} | row for row in rows + _compare(whole, 1 if quick else 5, device)]
-
-
-def _compare(work: dict[str, Callable[[], None]], turns: int, device: torch.device) -> list[dict[str, Any]]:
-    times = [{name: milliseconds(run, device) for name, run in work.items()} for _ in range(turns + 1)][1:]
-    first = next(iter(work))
-    return [
-        {
-            "what": name,
-            "ms": round(median(turn[name] for turn in times), 2),
-            "ratio": round(median(turn[name] / turn[first] for turn in times), 3),
-        }
-        for name in work
-    ]
+    return [{"prior": info.name} | row for row in rows + compare_times(whole, 1 if quick else 5, device)]

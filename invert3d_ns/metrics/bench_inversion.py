@@ -1,14 +1,12 @@
-"""What a step of inversion costs, in bare forwards of the same UNet on the same four views."""
+"""Benchmark of inversion: the cost of a step, in bare forwards of the same UNet on the same four views."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from invert3d_ns.metrics.timing import compare_times
 from invert3d_ns.scenes.cameras import camera_condition
 
 if TYPE_CHECKING:
@@ -69,24 +67,6 @@ def bench_inversion_step(prior: MultiViewPrior, quick: bool = False, vectors: in
         "inversion step": step,
         "inversion step, weights not frozen": unfrozen_step,
     }
-    turns = [{name: milliseconds(run, device) for name, run in work.items()} for _ in range(7 if quick else 32)][2:]
+    rows = compare_times(work, 5 if quick else 30, device, warmup=2)
     prior.unet.zero_grad(set_to_none=True)
-    return [
-        {
-            "what": name,
-            "prior": info.name,
-            "vectors": vectors,
-            "ms": round(median(turn[name] for turn in turns), 2),
-            "ratio": round(median(turn[name] / turn["bare forward"] for turn in turns), 3),
-        }
-        for name in work
-    ]
-
-
-def milliseconds(run: Callable[[], None], device: torch.device) -> float:
-    """How long one call takes, work that it leaves on a GPU included."""
-    start = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return 1e3 * (time.perf_counter() - start)
+    return [{"what": row["what"], "prior": info.name, "vectors": vectors} | row for row in rows]

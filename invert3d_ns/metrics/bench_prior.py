@@ -1,9 +1,8 @@
-"""What a prior of full size costs, and what each option saves, without its weights: random ones cost the same."""
+"""Benchmark of priors of full size: time, memory and what each option saves, measured with random weights."""
 
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from statistics import median
@@ -14,6 +13,7 @@ import torch
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.metrics.random_prior import RandomPrior, Size, random_prior
 from invert3d_ns.metrics.tensor_memory import TensorMemory, tensor_bytes
+from invert3d_ns.metrics.timing import milliseconds
 from invert3d_ns.prior.conditions import Conditions
 from invert3d_ns.prior.memory import apply_prior_options, prior_networks
 from invert3d_ns.prior.offload import Offload
@@ -67,7 +67,7 @@ def bench_prior(
     vectors: int = 32,
     progress: Callable[[str], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Time and peak memory of an inversion step, a guided denoising step, and encoding and decoding four views.
+    """Measure time and peak memory of an inversion step, a guided denoising step, and encoding and decoding four views.
 
     - inversion step: noise the latents of 4 views, encode the words, predict, go backward to the words.
     - guided denoising step: the UNet once, on 2 x 4 views.
@@ -117,7 +117,7 @@ def bench_prior(
 
 
 def figures_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The plain rows' times and memory, and what each other row saves, as flat numbers."""
+    """Put rows into flat numbers: the plain rows' times and memory, and the share that each other row saves."""
     figures: dict[str, Any] = {}
     for row in rows:
         what = row["what"].replace(" ", "_")
@@ -147,7 +147,7 @@ def _measure(
                 continue
             seconds, peak = _once(run, prior)
             if runs and device != "meta":
-                seconds = median(_seconds(run, prior.device) for _ in range(runs))
+                seconds = median(milliseconds(run, prior.device) for _ in range(runs)) / 1e3
             results[work] = (None if device == "meta" else seconds, peak)
     del prior, run
     gc.collect()
@@ -192,7 +192,7 @@ def _once(run: Callable[[], Any], prior: RandomPrior) -> tuple[float, int]:
     if prior.device.type == "cuda":
         run()  # libraries choose kernels in the first run, and need memory to try them
         torch.cuda.reset_peak_memory_stats(prior.device)
-        seconds = _seconds(run, prior.device)
+        seconds = milliseconds(run, prior.device) / 1e3
         return seconds, torch.cuda.max_memory_allocated(prior.device)
     if prior.offload is not None:
         # The network that the run before has left on the device.
@@ -201,18 +201,8 @@ def _once(run: Callable[[], Any], prior: RandomPrior) -> tuple[float, int]:
         prior.offload = Offload(prior_networks(prior), prior.device, "model" if mode == "model" else "sequential")
     weights = [*prior.parameters(), *prior.buffers()]
     with TensorMemory(weights) as memory:
-        seconds = _seconds(run, prior.device)
+        seconds = milliseconds(run, prior.device) / 1e3
     return seconds, memory.peak + (0 if prior.offload is not None else tensor_bytes(weights))
-
-
-def _seconds(run: Callable[[], Any], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""How fast splats are drawn and differentiated on a CPU: the compiled kernel beside its plain-torch twin."""
+"""Benchmark of rasterization on a CPU, forward and backward: the compiled kernel beside its plain-torch twin."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from invert3d_ns.scenes.rasterization import SH_C0, kernel_available, rasterizat
 
 
 def synthetic_cloud(count: int, seed: int = 0) -> SplatCloud:
-    """Splats on a bumpy sphere of radius about 0.8, as small and translucent as trained ones of that number are."""
+    """Make splats on a bumpy sphere of radius about 0.8, as small and translucent as so many trained ones are."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the package adds to the time until nerfstudio's commands answer."""
+"""Benchmark of startup: the time that the package adds until nerfstudio's commands answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does CLIP find what words say? Retrieval and zero-shot classification of objects that were held out from training."""
+"""Evaluation of CLIP: retrieval and zero-shot classification of objects that were held out from training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from invert3d_ns.metrics.report import spread
+from invert3d_ns.metrics.report import mean_and_spread
 
 if TYPE_CHECKING:
     from invert3d_ns.alignment.clip import ClipTowers
@@ -38,7 +38,8 @@ def measure_clip(
     measured = [evaluate_clip(towers, seed, count) for seed in seeds]
     figures = {key: sum(values[key] for values in measured) / len(measured) for key in measured[0]}
     rows = [
-        {"what": key.replace("_", " "), "%": spread([100 * values[key] for values in measured], 1)} for key in figures
+        {"what": key.replace("_", " "), "%": mean_and_spread([100 * values[key] for values in measured], 1)}
+        for key in figures
     ]
     return rows, figures
 
@@ -53,26 +54,27 @@ def evaluate_clip(towers: ClipTowers, seed: int = 0, count: int = OBJECTS) -> di
         class, and for color and pattern where they can be seen; and what retrieval can reach at most, if nothing
         but what a style hides were mistaken.
     """
-    from invert3d_ns.world.attributes import COARSE, attribute_prompts
-    from invert3d_ns.world.data import render_set
-    from invert3d_ns.world.styles import COLORLESS, STYLES
+    from invert3d_ns.world.attributes import attribute_prompts
+    from invert3d_ns.world.captions import full_description
+    from invert3d_ns.world.data import render_on_orbits
+    from invert3d_ns.world.vocabulary import BLOCKY, COLORLESS, STYLES
 
     items = held_out_objects(_SEED + seed, count)
-    rgb = torch.from_numpy(render_set(items, _SEED + seed, 64, VIEWS)[0]).permute(0, 1, 4, 2, 3).float() / 255
+    rgb = torch.from_numpy(render_on_orbits(items, _SEED + seed, 64, VIEWS)[0]).permute(0, 1, 4, 2, 3).float() / 255
     device = towers.mean.device
     single = torch.cat([towers.encode_image(part.flatten(0, 1).to(device)) for part in rgb.split(32)])
     views = single.unflatten(0, (len(items), VIEWS))
     objects = torch.nn.functional.normalize(views.mean(1), dim=-1)
-    words = towers.encode_text([item.description() for item in items])
+    words = towers.encode_text([full_description(item) for item in items])
     found = words @ objects.T
-    right = hits(found)
+    right = among_best(found)
     photo = torch.tensor([item.style == "photo" for item in items])
     hidden = torch.tensor([item.style in COLORLESS for item in items])
     result = {
         "recall_1": right.float().mean().item(),
-        "recall_5": hits(found, 5).float().mean().item(),
-        "recall_1_one_view": hits(words @ views[:, 0].T).float().mean().item(),
-        "recall_1_object_to_text": hits(found.T).float().mean().item(),
+        "recall_5": among_best(found, 5).float().mean().item(),
+        "recall_1_one_view": among_best(words @ views[:, 0].T).float().mean().item(),
+        "recall_1_object_to_text": among_best(found.T).float().mean().item(),
         "recall_1_photos": right[photo].float().mean().item(),
         "recall_1_other_styles_in_color": right[~photo & ~hidden].float().mean().item(),
         "recall_1_colorless_styles": right[hidden].float().mean().item(),
@@ -83,7 +85,7 @@ def evaluate_clip(towers: ClipTowers, seed: int = 0, count: int = OBJECTS) -> di
         "style": ([i.style for i in items], everywhere),
         "class": ([i.name for i in items], everywhere),
         "color": ([i.color for i in items], ~hidden),
-        "pattern": ([i.pattern for i in items], torch.tensor([i.style not in COARSE for i in items])),
+        "pattern": ([i.pattern for i in items], torch.tensor([i.style not in BLOCKY for i in items])),
     }
     for key, prompts in attribute_prompts().items():
         truth, seen = tables[key]
@@ -99,23 +101,24 @@ def evaluate_clip(towers: ClipTowers, seed: int = 0, count: int = OBJECTS) -> di
     return result
 
 
-def hits(scores: Float[Tensor, "N N"], best: int = 1) -> Bool[Tensor, " N"]:
+def among_best(scores: Float[Tensor, "N N"], best: int = 1) -> Bool[Tensor, " N"]:
     """Whether each row's own column is among its ``best`` highest."""
     own = torch.arange(len(scores), device=scores.device)[:, None]
     return (scores.topk(min(best, len(scores)), 1).indices == own).any(1).cpu()
 
 
 def held_out_objects(seed: int, count: int) -> list[WorldObject]:
-    """Objects of held-out combinations, of which no two have the same description."""
+    """Draw objects of held-out combinations, of which no two have the same description."""
     import numpy as np
 
+    from invert3d_ns.world.captions import full_description
     from invert3d_ns.world.objects import sample_object
 
     rng = np.random.default_rng([seed])
     found: dict[str, WorldObject] = {}
     while len(found) < count:
         item = sample_object(rng, split="held-out")
-        found.setdefault(item.description(), item)
+        found.setdefault(full_description(item), item)
     return list(found.values())
 
 
@@ -123,12 +126,13 @@ def _attainable(items: Sequence[WorldObject]) -> float:
     """Recall of one who sees all but colors in colorless styles, and guesses among those that then look alike."""
     import dataclasses
 
-    from invert3d_ns.world.styles import COLORLESS
+    from invert3d_ns.world.captions import full_description
+    from invert3d_ns.world.vocabulary import COLORLESS
 
     def seen(item: WorldObject) -> str:
         if item.style not in COLORLESS:
-            return item.description()
-        return dataclasses.replace(item, color="?", second=item.second and "?").description()
+            return full_description(item)
+        return full_description(dataclasses.replace(item, color="?", second=item.second and "?"))
 
     keys = [seen(item) for item in items]
     return sum(1 / keys.count(key) for key in keys) / len(keys)

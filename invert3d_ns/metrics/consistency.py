@@ -1,4 +1,4 @@
-"""Do the views of one object show one object? Splats fitted to half of them must render the other half."""
+"""Evaluation of consistency between views: splats fitted to half of an object's views must render the other half."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from invert3d_ns.metrics.held_out import Prompt
 from invert3d_ns.metrics.prior_quality import sample_views, true_views
-from invert3d_ns.metrics.report import spread
+from invert3d_ns.metrics.report import mean_and_spread
 from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world
 
 if TYPE_CHECKING:
@@ -111,8 +111,8 @@ def evaluate_consistency(
     return rows, torch.stack(pictures)
 
 
-def tabulate(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, str]], dict[str, float]]:
-    """Rows of :func:`evaluate_consistency` as lines of a table and as figures in dB.
+def tabulate_consistency(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, str]], dict[str, float]]:
+    """Put rows of :func:`evaluate_consistency` into lines of a table and figures in dB.
 
     Returns:
         A line for each kind of views with mean ± spread over seeds; and means, and how far they stay behind true views.
@@ -127,10 +127,10 @@ def tabulate(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, str]], dict
         true = true or means
         name = {TRUE: "true", GENERATED: "generated", APART: "views_apart"}[kind]
         figures[f"consistency_{name}_db"] = round(fmean(means), 3)
-        line = {"views": f"splats of 4 views, {kind} ({count})", "PSNR dB, 4 others": spread(means)}
+        line = {"views": f"splats of 4 views, {kind} ({count})", "PSNR dB, 4 others": mean_and_spread(means)}
         if kind != TRUE:
             gaps = [a - b for a, b in zip(true, means, strict=True)]
-            line["behind true dB"] = spread(gaps)
+            line["behind true dB"] = mean_and_spread(gaps)
             figures[f"consistency_{name}_behind_db"] = round(fmean(gaps), 3)
         table.append(line)
     return table, figures

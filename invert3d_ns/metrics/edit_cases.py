@@ -1,5 +1,4 @@
-"""What edits are graded on: objects that training held back, what is asked of them, and what they should then look
-like.
+"""Cases that edits are graded on: held-out objects, twelve requests for each, and renders of what should come out.
 
 A true object with the attribute replaced stands beside every edit, so that each figure can be read against what the
 judge makes of the truth.
@@ -21,7 +20,8 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from invert3d_ns.editing.edit import Edit
     from invert3d_ns.metrics.judge import Judgment
-    from invert3d_ns.world.objects import Renders, WorldObject
+    from invert3d_ns.world.objects import WorldObject
+    from invert3d_ns.world.rendering import Renders
 
 Kind = Literal["color", "pattern", "part", "style"]
 KINDS: tuple[Kind, ...] = ("color", "pattern", "part", "style")
@@ -46,7 +46,7 @@ _LEAST = 4
 
 @dataclass(frozen=True)
 class EditCase:
-    """One attribute of one object that shall become another."""
+    """One request: an attribute of an object that shall become another."""
 
     kind: Kind
     target: str
@@ -58,19 +58,19 @@ class EditCase:
 
     @property
     def label(self) -> str:
-        """As tables and pictures name it."""
+        """The name of the case in tables and pictures."""
         if self.kind == "part":
             return f"{self.part}: {self.source} -> {self.target}"
         return f"{self.source} -> {self.target}" if self.source else self.target
 
     def edit(self, **settings: Any) -> Edit:
-        """The request in words, as a user would put it; ``settings`` are other fields of the Edit."""
+        """Make the Edit that asks for this in words, as a user would; ``settings`` are other fields of it."""
         from invert3d_ns.editing.edit import TOKEN, Edit
-        from invert3d_ns.world.styles import STYLES
+        from invert3d_ns.world.vocabulary import STYLES
 
         words: dict[str, Any]
         if self.kind == "style":
-            words = {"prompt": STYLES[self.target].wordings[0].format(TOKEN)}
+            words = {"prompt": STYLES[self.target][0].format(TOKEN)}
         elif self.kind == "part":
             words = {"source": _with_part(self.source, self.part), "target": _with_part(self.target, self.part)}
         else:
@@ -83,8 +83,8 @@ class EditCase:
         return "cartoon" if self.target == "toon" else self.target
 
     def applied(self, item: WorldObject) -> WorldObject:
-        """The same object as it should be after the edit: the same shape, material and remaining colors."""
-        from invert3d_ns.world.objects import COLORS, PATTERNS
+        """Make the object as it should be after the edit: the same shape, material and remaining colors."""
+        from invert3d_ns.world.vocabulary import COLORS, PATTERNS
 
         rows = item.primitives.copy()
         of_part = rows[:, 26] == part_index(item, self.part) if self.part else np.zeros(len(rows), bool)
@@ -112,7 +112,7 @@ def _with_part(color: str, part: str) -> str:
 
 
 def object_of(name: str) -> WorldObject:
-    """One of :data:`OBJECTS`.
+    """Make one of :data:`OBJECTS` by its name.
 
     Raises:
         InputError: there is no object of that name.
@@ -136,12 +136,12 @@ def part_names(item: WorldObject) -> list[str]:
 
 
 def part_index(item: WorldObject, part: str | None) -> int:
-    """What the renderer calls a part; -1 for None."""
+    """The number that the renderer gives a part; -1 for None."""
     return -1 if part is None else part_names(item).index(part)
 
 
 def cases_of(item: WorldObject) -> list[EditCase]:
-    """The twelve edits of an object: four colors, three patterns, two colors of a part, three styles.
+    """List the twelve edits of an object: four colors, three patterns, two colors of a part, three styles.
 
     A color that the object or the part has already is replaced by the next spare one. An object of one part has no
     part to recolor, and takes spare colors as a whole instead.
@@ -169,7 +169,7 @@ def _others(words: Sequence[str], void: Sequence[str | None], count: int) -> lis
 
 
 def chosen_cases(item: WorldObject, names: Sequence[str] | None) -> list[EditCase]:
-    """Those of :func:`cases_of` whose kind, target or label is among ``names``; all for None.
+    """List those of :func:`cases_of` whose kind, target or label is among ``names``; all for None.
 
     Raises:
         InputError: a name fits no edit of the object.
@@ -190,15 +190,15 @@ def chosen_cases(item: WorldObject, names: Sequence[str] | None) -> list[EditCas
 
 @dataclass
 class Truth:
-    """What the world knows of one object and one edit at some cameras. Images are RGB in [0, 1] on white."""
+    """Renders of one object before and after one edit at F cameras. Images are RGB in [0, 1] on white."""
 
     original: Float[Tensor, "F 3 H W"]
     """True renders of the object as it is."""
     target: Float[Tensor, "F 3 H W"]
     """True renders of the object as it should become."""
-    was: Judgment
+    expected_before: Judgment
     """What the originals should be read as."""
-    wanted: Judgment
+    expected_after: Judgment
     """What the edited views should be read as."""
     masks: dict[str, Bool[Tensor, "F H W"]]
     """For part edits: pixels well inside the recolored part ("part") and the largest one ("main")."""
@@ -211,11 +211,12 @@ def truth_of(
 ) -> Truth:
     """Render an object before and after an edit; angles in degrees."""
     from invert3d_ns.scenes.cameras import orbit_camera_to_world
-    from invert3d_ns.world.objects import COLORS, render
+    from invert3d_ns.world.rendering import render_objects
+    from invert3d_ns.world.vocabulary import COLORS
 
     poses = orbit_camera_to_world(azimuths, elevations)
     edited = case.applied(item)
-    renders = render([item, edited], poses.expand(2, *poses.shape), size)
+    renders = render_objects([item, edited], poses.expand(2, *poses.shape), size)
     before, after = _drawn(renders, [item.style, edited.style])
     masks: dict[str, Tensor] = {}
     shades: dict[str, Tensor] = {}
@@ -224,10 +225,10 @@ def truth_of(
         for key, part in names.items():
             masks[key] = _inside(renders, part_index(item, part))
             painted = [_painted(edited, part, color) for color in COLORS]
-            each = render(painted, poses.expand(len(painted), *poses.shape), size)
+            each = render_objects(painted, poses.expand(len(painted), *poses.shape), size)
             images = torch.from_numpy(each.rgb).permute(0, 1, 4, 2, 3).float() / 255
             shades[key] = torch.stack([mean_colors(views, masks[key]) for views in images])
-    return Truth(before, after, _asked(item, azimuths), _asked(edited, azimuths), masks, shades)
+    return Truth(before, after, _expected(item, azimuths), _expected(edited, azimuths), masks, shades)
 
 
 def _drawn(renders: Renders, styles: Sequence[str]) -> Float[Tensor, "O F 3 H W"]:
@@ -238,7 +239,7 @@ def _drawn(renders: Renders, styles: Sequence[str]) -> Float[Tensor, "O F 3 H W"
 
 
 def _painted(item: WorldObject, part: str, color: str) -> WorldObject:
-    from invert3d_ns.world.objects import COLORS
+    from invert3d_ns.world.vocabulary import COLORS
 
     rows = item.primitives.copy()
     rows[rows[:, 26] == part_index(item, part), 18:21] = COLORS[color]
@@ -261,7 +262,7 @@ def mean_colors(images: Float[Tensor, "F 3 H W"], masks: Bool[Tensor, "F H W"]) 
 
 
 def read_colors(images: Float[Tensor, "F 3 H W"], truth: Truth, key: str) -> Int[Tensor, " F"]:
-    """Index into COLORS of the color that a part of the views has, -1 where the part hardly shows.
+    """Read the color of a part in each view: its index into COLORS, -1 where the part hardly shows.
 
     The nearest, by its mean RGB, of what the part would show if it had each color: shading is not taken for paint.
     """
@@ -270,14 +271,14 @@ def read_colors(images: Float[Tensor, "F 3 H W"], truth: Truth, key: str) -> Int
     return torch.where(seen.isnan().any(1), -1, distance.nan_to_num(torch.inf).argmin(0))
 
 
-def _asked(item: WorldObject, azimuths: Float[Tensor, " F"]) -> Judgment:
-    from invert3d_ns.metrics.held_out import Prompt, asked
+def _expected(item: WorldObject, azimuths: Float[Tensor, " F"]) -> Judgment:
+    from invert3d_ns.metrics.held_out import Prompt, expected_judgment
 
-    return asked([Prompt("", item.name, item.color, item.pattern, None, item.style)], azimuths[None])
+    return expected_judgment([Prompt("", item.name, item.color, item.pattern, None, item.style)], azimuths[None])
 
 
 def evaluation_orbit(object_index: int, case_index: int, seed: int, views: int) -> tuple[Tensor, Tensor]:
-    """Azimuths and elevations (degrees, [F]) of the views of one edit of one object; of its own for each seed."""
+    """Draw azimuths and elevations (degrees, [F]) of the views of one edit of one object, other ones for each seed."""
     from invert3d_ns.scenes.cameras import random_orbit
     from invert3d_ns.words.cti import seeded_generator
 

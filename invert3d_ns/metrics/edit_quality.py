@@ -1,30 +1,26 @@
-"""Do edits do what they say and nothing else? Edited views of held-out objects, read by the independent judge."""
+"""Evaluation of edited views: ways of editing, on held-out objects, graded by the independent judge."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.metrics.edit_cases import (
     OBJECTS,
     EditCase,
-    Truth,
     chosen_cases,
     evaluation_orbit,
     object_of,
-    read_colors,
     truth_of,
 )
+from invert3d_ns.metrics.edit_grading import grade_edited_views
+from invert3d_ns.metrics.edit_rows import ROWS_FILE, Row, append_row, read_rows, strip_path
 from invert3d_ns.metrics.judge import Judge
 
 if TYPE_CHECKING:
@@ -54,19 +50,11 @@ METHODS: dict[str, str] = {
 """Ways of editing that are compared, each by the settings in which it differs from the default."""
 TRUTH, UNEDITED = "true renders", "unedited splats"
 """Rows beside the methods: the object as the edit should make it, and as it was."""
-ASPECTS = ("class", "color", "pattern", "style", "azimuth")
-ROWS_FILE = "rows.jsonl"
-_WHITE = 0.1
-"""How far a pixel is from white, in its farthest channel, when it is the object's. Of those tried the one at which both
-a recolored truth and an unchanged decoded view overlap the original best."""
-
-Row = dict[str, Any]
-Key = tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """How an edit is made."""
+    """One way of editing: the settings of the Edit, and what it is told of the object."""
 
     name: str
     settings: Mapping[str, Any]
@@ -80,7 +68,7 @@ class Method:
 
     @classmethod
     def parse(cls, name: str) -> Method:
-        """A method by its name in :data:`METHODS`, or by its settings as "space=encoded,amount=2".
+        """Parse a method: its name in :data:`METHODS`, or its settings as "space=encoded,amount=2".
 
         Fields of the Edit are meant, and besides: originals=no (from noise), noun=class or noun=full (say what the
         object is: its class, or its colors too), weights=2 (of the edit's words).
@@ -119,80 +107,14 @@ class Method:
 
     def edit(self, case: EditCase, item: WorldObject, **settings: Any) -> Edit:
         """The Edit of one case on an object."""
+        from invert3d_ns.world.captions import full_description
+
         extra: dict[str, Any] = {}
         if self.noun:
-            extra["noun"] = item.description() if self.noun == "full" else item.name
+            extra["noun"] = full_description(item) if self.noun == "full" else item.name
         if self.weight is not None:
             extra["weights"] = {case.phrase: self.weight}
         return case.edit(**(settings | extra | dict(self.settings)))
-
-
-def silhouettes(views: Float[Tensor, "F 3 H W"]) -> Bool[Tensor, "F H W"]:
-    """What is not white, with its holes filled."""
-    from scipy.ndimage import binary_fill_holes
-
-    differs = ((1 - views).amax(1) > _WHITE).numpy()
-    return torch.from_numpy(np.stack([np.asarray(binary_fill_holes(one)) for one in differs]))
-
-
-def overlap(views: Float[Tensor, "F 3 H W"], others: Float[Tensor, "F 3 H W"]) -> Float[Tensor, " F"]:
-    """Intersection over union of the silhouettes; 1 where both are empty."""
-    a, b = silhouettes(views), silhouettes(others)
-    union = (a | b).flatten(1).sum(1)
-    return torch.where(union > 0, (a & b).flatten(1).sum(1) / union.clamp_min(1), torch.ones(len(a)))
-
-
-def grade(
-    judge: Judge,
-    case: EditCase,
-    color: str,
-    truth: Truth,
-    views: Float[Tensor, "F 3 H W"],
-    originals: Float[Tensor, "F 3 H W"],
-) -> Row:
-    """Read edited views.
-
-    Args:
-        color: of the object's largest part, before the edit.
-        views: what the edit made, RGB in [0, 1].
-        originals: the views before it.
-
-    Returns:
-        ``changed``: for each view 1 where the edited attribute reads as asked, else 0, None where it cannot be seen.
-        ``kept``: for each other attribute, of how many views it was read right on true renders before the edit, and
-        for how many of these it still is; [right, of]. ``iou``: overlap of each view's silhouette with the original's.
-    """
-    from invert3d_ns.world.objects import COLORS
-
-    found = judge.judge(views).right(truth.wanted)
-    before = judge.judge(truth.original).right(truth.was)
-    colors = list(COLORS)
-    if case.kind == "part":
-        seen, main = (read_colors(views, truth, key) for key in ("part", "main"))
-        changed = (seen == colors.index(case.target)).float().masked_fill(truth_hidden(truth, "part"), torch.nan)
-        found["color"] = (main == colors.index(color)).float()
-        was = read_colors(truth.original, truth, "main")
-        before["color"] = (was == colors.index(color)).float()
-    else:
-        changed = found[case.kind]
-    kept = {}
-    for aspect in ASPECTS:
-        if aspect == case.kind:
-            continue
-        known = (before[aspect] == 1) & ~found[aspect].isnan()
-        kept[aspect] = [int(found[aspect][known].sum()), int(known.sum())]
-    marks = [None if value != value else int(value) for value in changed.tolist()]
-    return {
-        "changed": marks,
-        "kept": kept,
-        "iou": [round(v, 4) for v in overlap(views, originals).tolist()],
-        "read": {aspect: [int(v.nansum()), int((~v.isnan()).sum())] for aspect, v in before.items()},
-    }
-
-
-def truth_hidden(truth: Truth, key: str) -> Bool[Tensor, " F"]:
-    """Views in which a part can hardly be seen."""
-    return truth.shades[key].isnan().flatten(2).any(2).any(0)
 
 
 def learned_words(
@@ -207,14 +129,12 @@ def learned_words(
     groups: int = 48,
     progress: Callable[[int, int], None] | None = None,
 ) -> ObjectEmbedding:
-    """The words of one object, inverted once for each seed and prior and then read from ``folder``.
+    """Invert one object, once for each seed and prior: later calls read the embedding from ``folder``.
 
     Raises:
         InputError: the folder cannot be written, or what it holds is damaged.
     """
-    from invert3d_ns.metrics.inversion_quality import renderer
-    from invert3d_ns.words.bank import build_bank
-    from invert3d_ns.words.cti import CameraTextInversion, Objective, fit_words
+    from invert3d_ns.metrics.inversion_quality import invert_splats
     from invert3d_ns.words.embedding import ObjectEmbedding
 
     path = folder / f"{name}_{seed}_{prior.info.fingerprint}_{steps}x{vectors}.safetensors"
@@ -223,14 +143,8 @@ def learned_words(
         embedding.check_prior(prior)
         return embedding
     folder.mkdir(parents=True, exist_ok=True)
-    bank = build_bank(renderer(cloud), prior, groups=groups, heldout_groups=1, seed=seed)
-    inversion = CameraTextInversion(prior, Objective(False, prior.info.inversion_timesteps), seed=seed)
-    words = fit_words(
-        inversion,
-        bank,
-        inversion.initial_words(vectors, prior.info.init_word, prior.info.inversion_jitter),
-        steps=steps,
-        callback=None if progress is None else lambda step, _: progress(step + 1, steps),
+    _, _, words = invert_splats(
+        prior, cloud, seed, steps=steps, vectors=vectors, groups=groups, heldout_groups=1, progress=progress
     )
     embedding = ObjectEmbedding.for_prior(prior, words, init_word=prior.info.init_word, steps=steps)
     embedding.save(path)
@@ -239,7 +153,7 @@ def learned_words(
 
 @dataclasses.dataclass
 class Plan:
-    """What is measured."""
+    """What an evaluation of edits measures, and with which settings."""
 
     objects: Sequence[str] = tuple(OBJECTS)
     edits: Sequence[str] | None = None
@@ -264,7 +178,7 @@ class Plan:
         return method.edit(case, item, seed=seed, steps=self.sampling_steps, guidance_scale=self.guidance_scale)
 
     def stamp(self, prior: MultiViewPrior) -> Row:
-        """What rows of this plan rest on besides object, edit, method and seed: rows of another one are not its own."""
+        """What tells rows of this plan from those of others, besides object, edit, method and seed."""
         inversion = f"{self.inversion_steps}x{self.vectors}{', one' if self.one_inversion else ''}"
         return {
             "prior": prior.info.fingerprint,
@@ -287,7 +201,7 @@ class Plan:
         )
 
 
-def evaluate(
+def evaluate_edits(
     prior: MultiViewPrior,
     judge: Judge,
     out: Path,
@@ -315,7 +229,7 @@ def evaluate(
     methods = [Method.parse(name) for name in plan.methods]
     things = {name: object_of(name) for name in plan.objects}
     cases = {name: chosen_cases(item, plan.edits) for name, item in things.items()}
-    done = read_rows(out, prior, plan)
+    done = read_rows(out / ROWS_FILE, plan.stamp(prior))
     views, size = prior.info.num_views, prior.info.image_size
     total = sum(len(c) for c in cases.values()) * len(plan.seeds) * (len(methods) + 2)
     kept_rows: list[Row] = []
@@ -360,7 +274,7 @@ def evaluate(
                         )
                         pairs = [(made, originals)]
                         if seed == plan.seeds[0]:
-                            path = strip(out, name, index[1], method.name)
+                            path = strip_path(out, name, index[1], method.name)
                             path.parent.mkdir(parents=True, exist_ok=True)
                             write_grid(path, torch.cat([originals, made, truth.target]), columns=3 * views, least=64)
                     seconds = round(time.perf_counter() - started, 2)
@@ -375,65 +289,9 @@ def evaluate(
                                 "seconds": seconds,
                             }
                             | plan.stamp(prior)
-                            | grade(judge, case, item.color, truth, shown, before)
+                            | grade_edited_views(judge, case, item.color, truth, shown, before)
                         )
-                        append_row(out, row)
+                        append_row(out / ROWS_FILE, row)
                         kept_rows.append(row)
     tell("done")
     return kept_rows
-
-
-def strip(out: Path, name: str, index: int, method: str) -> Path:
-    """Where one edit's views are kept: originals, edited ones and the truth, side by side."""
-    word = "".join(c if c.isalnum() or c in ".-" else "_" for c in method)
-    return out / "views" / f"{name}_{word}_{index:02}.png"
-
-
-def write_pictures(out: Path, plan: Plan) -> list[Path]:
-    """A picture for each object and method: originals, edited views and true renders, a row an edit."""
-    from PIL import Image
-
-    from invert3d_ns.base.files import atomic_path
-
-    written = []
-    for name in plan.objects:
-        for method in plan.methods:
-            paths = sorted(out.glob(strip(Path(), name, 0, method).as_posix().replace("_00.png", "_[0-9][0-9].png")))
-            if not paths:
-                continue
-            strips = [Image.open(path) for path in paths]
-            grid = Image.new("RGB", (max(s.width for s in strips), sum(s.height for s in strips)), "white")
-            top = 0
-            for one in strips:
-                grid.paste(one, (0, top))
-                top += one.height
-            written.append(out / f"{paths[0].name.removesuffix(paths[0].name[-7:])}.png")
-            with atomic_path(written[-1]) as temporary:
-                grid.save(temporary, format="PNG")
-    return written
-
-
-def read_rows(out: Path, prior: MultiViewPrior, plan: Plan, name: str = ROWS_FILE) -> dict[Key, Row]:
-    """Rows of an earlier run with the same prior and number of steps, by object, edit, method and seed."""
-    path = out / name
-    if not path.exists():
-        return {}
-    rows: dict[Key, Row] = {}
-    stamp = plan.stamp(prior)
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue  # the line that a killed run was writing
-        if all(row.get(key) == value for key, value in stamp.items()):
-            rows[row["object"], row["edit"], row["method"], str(row["seed"])] = row
-    return rows
-
-
-def append_row(out: Path, row: Row, name: str = ROWS_FILE) -> None:
-    """Add a row to the file of rows."""
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / name
-    torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
-    with path.open("a", encoding="utf-8") as file:
-        file.write(("\n" if torn else "") + json.dumps(row) + "\n")

@@ -1,4 +1,4 @@
-"""Does the scene follow its edited views? Splats after an edit, from cameras that no step saw."""
+"""Evaluation of edited splats: views from cameras that no step saw, graded by the independent judge."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from invert3d_ns.metrics.edit_cases import chosen_cases, object_of, truth_of
-from invert3d_ns.metrics.edit_quality import Method, Plan, Row, append_row, grade, read_rows
+from invert3d_ns.metrics.edit_grading import grade_edited_views
+from invert3d_ns.metrics.edit_quality import Method, Plan
+from invert3d_ns.metrics.edit_rows import Row, append_row, read_rows
 from invert3d_ns.metrics.judge import Judge
-from invert3d_ns.metrics.report import spread
+from invert3d_ns.metrics.report import mean_and_spread
 
 if TYPE_CHECKING:
     from invert3d_ns.editing.scene_edit_config import SceneEditConfig
@@ -43,7 +45,7 @@ def unseen_orbit() -> tuple[Float[Tensor, "16"], Float[Tensor, "16"]]:
 
 @torch.no_grad()
 def warp_error(cloud: SplatCloud, size: int = WARP_SIZE) -> float:
-    """How far neighboring unseen views disagree where they show the same point: mean absolute difference of RGB.
+    """Mean absolute difference of RGB in [0, 1] between neighboring unseen views, where they show the same point.
 
     Every view's pixels are carried by their depth into the next view, and compared with what is seen there unless
     something else hides it.
@@ -90,7 +92,7 @@ def evaluate_splats(
     Rows go to ``splats.jsonl`` and are not made again; a picture of each edit's unseen views goes to ``splats``.
 
     Returns:
-        A row for each object, edit and seed with the grades of unseen views (as :func:`edit_quality.grade`),
+        A row for each object, edit and seed with the grades of unseen views (see :mod:`.edit_grading`),
         ``edited``: the marks of the edited views that the splats follow, ``warp``: the warp error over that of the
         unedited splats. For each object and seed one with ``outside``: the largest change of a number of a splat
         outside the upper half, which alone may change; and one with ``psnr`` of splats from z* alone on unseen views.
@@ -109,7 +111,7 @@ def evaluate_splats(
     things = {name: object_of(name) for name in plan.objects}
     jobs = {name: chosen_cases(item, plan.edits) for name, item in things.items()}
     total = sum(len(cases) + 2 for cases in jobs.values()) * len(plan.seeds)
-    done = read_rows(out, prior, plan, SPLAT_ROWS_FILE)
+    done = read_rows(out / SPLAT_ROWS_FILE, plan.stamp(prior))
     size = prior.info.image_size
     unseen, rings = unseen_orbit(), spread_cameras(config.orbits, config.views)
     seen = rings[0].flatten(), rings[1].flatten()
@@ -161,7 +163,7 @@ def evaluate_splats(
                     edited = finished(editor)
                     made = draw(edited)
                     calm = calm or warp_error(cloud)
-                    shown = grade(
+                    shown = grade_edited_views(
                         judge,
                         chosen,
                         item.color,
@@ -169,9 +171,11 @@ def evaluate_splats(
                         editor.edited.flatten(0, 1).cpu(),
                         editor.originals.flatten(0, 1).cpu(),
                     )
-                    row |= grade(judge, chosen, item.color, truth_of(item, chosen, *unseen, size), made, before)
+                    row |= grade_edited_views(
+                        judge, chosen, item.color, truth_of(item, chosen, *unseen, size), made, before
+                    )
                     row |= {"kind": chosen.kind, "edited": shown["changed"], "warp": warp_error(edited) / calm}
-                append_row(out, row, SPLAT_ROWS_FILE)
+                append_row(out / SPLAT_ROWS_FILE, row)
                 rows.append(row)
                 if seed == plan.seeds[0]:
                     word = "".join(c if c.isalnum() else "_" for c in label)
@@ -195,7 +199,7 @@ def local_change(before: SplatCloud, after: SplatCloud) -> dict[str, float]:
 
 
 def tabulate_splats(rows: Sequence[Row]) -> tuple[list[dict[str, str]], dict[str, float]]:
-    """Rows of :func:`evaluate_splats` as lines of a table and as flat figures, mean ± spread over seeds."""
+    """Put rows of :func:`evaluate_splats` into lines of a table and flat figures, mean ± spread over seeds."""
     table: list[dict[str, str]] = []
     figures: dict[str, float] = {}
     edits = [row for row in rows if "edited" in row]
@@ -214,9 +218,9 @@ def tabulate_splats(rows: Sequence[Row]) -> tuple[list[dict[str, str]], dict[str
         }
         before, after = (values for values, _ in list(columns.values())[:2])
         shares = [b / a for a, b in zip(before, after, strict=True) if a > 0]
-        line = {"splats": kind} | {name: spread(values, digits) for name, (values, digits) in columns.items()}
+        line = {"splats": kind} | {name: mean_and_spread(values, digits) for name, (values, digits) in columns.items()}
         if shares:
-            line["share of success"] = spread(shares)
+            line["share of success"] = mean_and_spread(shares)
         table.append(line)
         if kind == "all edits":
             names = ("edited_views_changed", "unseen_views_changed", "warp_ratio", "splats_iou")

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from invert3d_ns.metrics.edit_cases import KINDS
-from invert3d_ns.metrics.edit_quality import ASPECTS, TRUTH, Row
-from invert3d_ns.metrics.report import spread
+from invert3d_ns.metrics.edit_quality import TRUTH
+from invert3d_ns.metrics.edit_rows import Row
+from invert3d_ns.metrics.judge import ASPECTS
+from invert3d_ns.metrics.report import mean_and_spread
 
 
 def _changed(rows: Sequence[Row]) -> float | None:
@@ -39,8 +41,8 @@ def _measures() -> dict[str, tuple[Callable[[Sequence[Row]], float | None], int]
     return columns
 
 
-def tabulate(rows: Sequence[Row]) -> tuple[list[dict[str, str]], dict[str, float]]:
-    """Rows of :func:`evaluate` as a table, a line for each method, and as flat figures.
+def tabulate_edits(rows: Sequence[Row]) -> tuple[list[dict[str, str]], dict[str, float]]:
+    """Put rows of :func:`.edit_quality.evaluate_edits` into a table, a line for each method, and as flat figures.
 
     Figures are means of each seed's figures, ± their spread.
     """
@@ -57,7 +59,7 @@ def tabulate(rows: Sequence[Row]) -> tuple[list[dict[str, str]], dict[str, float
                 if any((r["method"], r["seed"]) == (method, seed) for r in rows)
             ]
             values = [value for value in found if value is not None]
-            line[column] = spread(values, digits) if values else ""
+            line[column] = mean_and_spread(values, digits) if values else ""
             if values and column != "s":
                 name = column.removesuffix(" %").replace(" ", "_").lower()
                 figures[f"{word}_{'changed_' if name in KINDS else ''}{name}"] = round(fmean(values), 4)

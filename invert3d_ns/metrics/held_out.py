@@ -1,4 +1,4 @@
-"""The prompts that priors are graded on: written down once and for all, of combinations that training holds back."""
+"""Fixed lists of prompts that priors are graded on, of combinations that training holds back, and what they ask for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROMPTS = 200
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt and what it asks for."""
+    """One prompt and the attributes that it asks for."""
 
     text: str
     name: str
@@ -37,12 +37,12 @@ class Prompt:
     """Whether training holds the combination back."""
 
     def object(self, seed: int = 0) -> WorldObject:
-        """A true object that shows what is asked for: upright, matte, without parts in colors of their own."""
+        """Draw a true object that shows what is asked for: upright, matte, without parts in colors of their own."""
         return _object(self.name, self.color, self.pattern, self.second, self.style, seed)
 
 
 def held_out_prompts(count: int = PROMPTS) -> list[Prompt]:
-    """The first of the fixed list of prompts over held-out combinations of class, color, pattern and style.
+    """List the first of the fixed prompts over held-out combinations of class, color, pattern and style.
 
     Styles take turns, and classes within a style; the rest comes in an order decided by hashes of the words, which no
     version of any library changes. Checks in black or white on white or black are left out: which of the two is the
@@ -53,9 +53,9 @@ def held_out_prompts(count: int = PROMPTS) -> list[Prompt]:
 
 @lru_cache(maxsize=1)
 def _held_out_prompts() -> list[Prompt]:
-    from invert3d_ns.world.objects import COLORS, PATTERNS, held_out
+    from invert3d_ns.world.objects import held_out
     from invert3d_ns.world.shapes import CLASSES
-    from invert3d_ns.world.styles import STYLES
+    from invert3d_ns.world.vocabulary import COLORS, PATTERNS, STYLES
 
     share = -(-PROMPTS // len(STYLES))
     chosen: list[list[Prompt]] = []
@@ -74,12 +74,13 @@ def _held_out_prompts() -> list[Prompt]:
     return [prompt for turn in zip(*chosen, strict=True) for prompt in turn][:PROMPTS]
 
 
-def prompts(held_out_side: bool, count: int | None = None, seed: int = 0) -> list[Prompt]:
-    """Prompts for plain photos, "a <color> <class>", of one side of the split, in a shuffled order."""
+def photo_prompts(held_out_side: bool, count: int | None = None, seed: int = 0) -> list[Prompt]:
+    """List prompts for plain photos, "a <color> <class>", of one side of the split, in a shuffled order."""
     import numpy as np
 
-    from invert3d_ns.world.objects import COLORS, held_out
+    from invert3d_ns.world.objects import held_out
     from invert3d_ns.world.shapes import CLASSES
+    from invert3d_ns.world.vocabulary import COLORS
 
     found = [
         _prompt(name, color, "plain", "photo", held_out_side)
@@ -90,25 +91,21 @@ def prompts(held_out_side: bool, count: int | None = None, seed: int = 0) -> lis
     return [found[i] for i in order[:count]]
 
 
-def asked(cases: Sequence[Prompt], azimuths: Tensor) -> Judgment:
-    """What views of prompts should show, view by view.
+def expected_judgment(cases: Sequence[Prompt], azimuths: Tensor) -> Judgment:
+    """The judgment that views of prompts should receive, view by view.
 
     Args:
         cases: B prompts.
         azimuths: [B, F] degrees that their views are asked for from.
     """
-    from invert3d_ns.metrics.judge import Judgment, fronted, world_names
+    from invert3d_ns.metrics.judge import Judgment, attribute_indices, fronted
 
-    words = {"classes": "name", "colors": "color", "patterns": "pattern", "styles": "style"}
-    index = {
-        kind: torch.tensor([names.index(getattr(case, words[kind])) for case in cases])
-        for kind, names in world_names().items()
-    }
+    index = attribute_indices(cases)
     told = fronted()[index["classes"]]
-    wanted = ((azimuths + 180) % 360 - 180).masked_fill(~told[:, None], torch.nan)
+    directions = ((azimuths + 180) % 360 - 180).masked_fill(~told[:, None], torch.nan)
     views = azimuths.shape[1]
     return Judgment(
-        **{kind: values.repeat_interleave(views) for kind, values in index.items()}, azimuths=wanted.flatten()
+        **{kind: values.repeat_interleave(views) for kind, values in index.items()}, azimuths=directions.flatten()
     )
 
 
@@ -117,7 +114,8 @@ def _digest(words: Sequence[str]) -> bytes:
 
 
 def _prompt(name: str, color: str, pattern: str, style: str, held_out: bool = True) -> Prompt:
-    from invert3d_ns.world.objects import COLORS
+    from invert3d_ns.world.captions import full_description
+    from invert3d_ns.world.vocabulary import COLORS
 
     second = None
     if pattern != "plain":
@@ -126,7 +124,7 @@ def _prompt(name: str, color: str, pattern: str, style: str, held_out: bool = Tr
         if color in ("white", "black"):
             options = [c for c in COLORS if c not in ("white", "black", "gray")]
         second = options[_digest((name, color, pattern, style))[-1] % len(options)]
-    text = _object(name, color, pattern, second, style, 0).description()
+    text = full_description(_object(name, color, pattern, second, style, 0))
     return Prompt(text, name, color, pattern, second, style, held_out)
 
 

@@ -1,4 +1,4 @@
-"""Do the words carry the object? Inversions of objects that the prior never saw, graded on cameras that no step saw."""
+"""Evaluation of inversions: objects that no prior was shown, graded on cameras that no step saw."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from invert3d_ns.metrics.report import spread
+from invert3d_ns.metrics.report import mean_and_spread
 
 if TYPE_CHECKING:
     from nerfstudio.cameras.cameras import Cameras
 
     from invert3d_ns.prior.multiview import MultiViewPrior
     from invert3d_ns.scenes.cloud import SplatCloud
+    from invert3d_ns.words.bank import LatentBank
+    from invert3d_ns.words.cti import CameraTextInversion
 
 OBJECTS: dict[str, tuple[str, str]] = {
     "robot": ("green", "a green robot"),
@@ -32,7 +34,7 @@ RIVALS = ("z*", "init word", "caption")
 
 
 def unseen_object(name: str, seed: int = 5) -> SplatCloud:
-    """Splats of one of :data:`OBJECTS`, with a part or a pattern in a second color as the seed has it."""
+    """Make splats of one of :data:`OBJECTS`, with a part or a pattern in a second color as the seed has it."""
     import numpy as np
 
     from invert3d_ns.world.objects import sample_object
@@ -52,6 +54,51 @@ def renderer(cloud: SplatCloud) -> Callable[[Cameras], Float[Tensor, "F H W 3"]]
     return render
 
 
+def invert_splats(
+    prior: MultiViewPrior,
+    cloud: SplatCloud,
+    seed: int,
+    *,
+    steps: int,
+    vectors: int,
+    groups: int,
+    heldout_groups: int,
+    per_view_timesteps: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[LatentBank, CameraTextInversion, Float[Tensor, "N D"]]:
+    """Invert splats from the prior's init word, with the prior's own timesteps, jitter and learning rate.
+
+    Args:
+        prior: the frozen multi-view diffusion model.
+        cloud: the object, in the object frame.
+        seed: of the bank's orbits, the jitter and every step.
+        steps: optimization steps.
+        vectors: number N of pseudo-words.
+        groups: orbits in the bank.
+        heldout_groups: orbits that no step sees.
+        per_view_timesteps: see :class:`.settings.Objective`.
+        progress: called with the steps done and their number.
+
+    Returns:
+        The bank, the objective and the vectors found.
+    """
+    from invert3d_ns.words.bank import build_bank
+    from invert3d_ns.words.cti import CameraTextInversion, fit_words
+    from invert3d_ns.words.settings import Objective
+
+    bank = build_bank(renderer(cloud), prior, groups=groups, heldout_groups=heldout_groups, seed=seed)
+    objective = Objective(per_view_timesteps, prior.info.inversion_timesteps)
+    inversion = CameraTextInversion(prior, objective, seed=seed)
+    words = fit_words(
+        inversion,
+        bank,
+        inversion.initial_words(vectors, prior.info.init_word, prior.info.inversion_jitter),
+        steps=steps,
+        callback=None if progress is None else lambda step, _: progress(step + 1, steps),
+    )
+    return bank, inversion, words
+
+
 def evaluate_object(
     prior: MultiViewPrior,
     name: str,
@@ -68,23 +115,22 @@ def evaluate_object(
     """Invert one unseen object and compare z* with the untouched init word and with the plain caption.
 
     Returns:
-        A row for each of the three with ``loss`` (noise prediction on held-out orbits) and ``psnr`` (generated views
+        A row for each of the three with ``loss`` (the denoising loss on held-out orbits) and ``psnr`` (generated views
         against the truth, dB); and the first held-out orbit's true views followed by each one's.
     """
     from invert3d_ns.base.metrics import psnr
-    from invert3d_ns.words.bank import build_bank
-    from invert3d_ns.words.cti import TOKEN, CameraTextInversion, Objective, fit_words
+    from invert3d_ns.words.cti import TOKEN
 
-    bank = build_bank(renderer(unseen_object(name)), prior, groups=groups, heldout_groups=2, seed=seed)
-    objective = Objective(per_view_timesteps, prior.info.inversion_timesteps)
-    inversion = CameraTextInversion(prior, objective, seed=seed)
-    initial = inversion.initial_words(vectors, prior.info.init_word, prior.info.inversion_jitter)
-    words = fit_words(
-        inversion,
-        bank,
-        initial,
+    bank, inversion, words = invert_splats(
+        prior,
+        unseen_object(name),
+        seed,
         steps=steps,
-        callback=None if progress is None else lambda step, _: progress(step + 1, steps),
+        vectors=vectors,
+        groups=groups,
+        heldout_groups=2,
+        per_view_timesteps=per_view_timesteps,
+        progress=progress,
     )
     conditions: dict[str, tuple[str, Tensor | str]] = {
         "init word": (prior.info.init_word, prior.info.init_word),
@@ -150,8 +196,8 @@ def evaluate_objects(
     return rows, torch.stack(pictures)
 
 
-def tabulate(graded: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, str]], dict[str, float]]:
-    """Rows of :func:`evaluate_object` over objects and seeds as a table, and its headline figures.
+def tabulate_inversions(graded: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, str]], dict[str, float]]:
+    """Put rows of :func:`evaluate_object` over objects and seeds into a table and headline figures.
 
     Returns:
         A row for each object and kind of words with mean ± spread over seeds; and, for loss and PSNR, on how many
@@ -164,7 +210,14 @@ def tabulate(graded: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, str]],
         of = {label: [r for r in graded if (r["object"], r["words"]) == (name, label)] for label in labels}
         for label, runs in of.items():
             loss, quality = ([r[key] for r in runs] for key in ("loss", "psnr"))
-            table.append({"object": name, "words": label, "held-out loss": spread(loss, 4), "PSNR dB": spread(quality)})
+            table.append(
+                {
+                    "object": name,
+                    "words": label,
+                    "held-out loss": mean_and_spread(loss, 4),
+                    "PSNR dB": mean_and_spread(quality),
+                }
+            )
         loss, quality = ([mean(r[key] for r in of[label]) for label in RIVALS] for key in ("loss", "psnr"))
         figures["objects_won_loss"] += loss[0] < min(loss[1:])
         figures["objects_won_psnr"] += quality[0] > max(quality[1:])

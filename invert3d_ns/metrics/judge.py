@@ -1,4 +1,4 @@
-"""The judge of single views: a small classifier that no loss and no training of a prior ever sees.
+"""The judge: a small classifier of single views, independent of every loss and of every prior's training.
 
 Own network, because no pretrained one may be assumed and its independence is the point: trained on true renders of
 other seeds, another architecture (plain strided convolutions on pixels) than anything in the prior or in CLIP.
@@ -8,11 +8,12 @@ What it says of true renders is reported beside every figure that rests on it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -28,14 +29,16 @@ WIDTHS = (32, 64, 96, 128)
 BINS = 24
 """Directions between which the azimuth is read."""
 KINDS = ("classes", "colors", "patterns", "styles")
-"""What is named, each by a word of the world."""
+"""Attributes that are named, each by a word of the world; fields of a :class:`Judgment`."""
+ASPECTS = ("class", "color", "pattern", "style", "azimuth")
+"""What is graded, as tables name it: :data:`KINDS`, then the azimuth."""
 TOLERANCE = 30.0
 """Degrees by which an azimuth may miss and be right."""
 
 
 @dataclass(frozen=True)
 class Judgment:
-    """What views show, or what they should show."""
+    """What B views show, or what they should show."""
 
     classes: Int[Tensor, " B"]
     """Index into CLASSES."""
@@ -49,7 +52,7 @@ class Judgment:
     """Degrees in [-180, 180); as what should be seen, NaN where nothing can be told from the object's side."""
 
     def right(self, truth: Judgment) -> dict[str, Float[Tensor, " B"]]:
-        """For class, color, pattern, style and azimuth: 1 where a view shows what ``truth`` says, else 0.
+        """For each of :data:`ASPECTS`: 1 where a view shows what ``truth`` says, else 0.
 
         NaN where that cannot be judged: the color in a style without colors, an azimuth that is NaN in ``truth``.
         """
@@ -57,28 +60,61 @@ class Judgment:
         found["colors"] = found["colors"].masked_fill(colorless()[truth.styles], torch.nan)
         off = (self.azimuths - truth.azimuths + 180) % 360 - 180
         found["azimuths"] = torch.where(off.isnan(), off, (off.abs() <= TOLERANCE).float())
-        return dict(zip(("class", "color", "pattern", "style", "azimuth"), found.values(), strict=True))
+        return dict(zip(ASPECTS, found.values(), strict=True))
 
 
-def share(right: Mapping[str, Float[Tensor, " B"]]) -> dict[str, float]:
-    """Means over the views that could be judged; NaN where there are none."""
+def mean_shares(right: Mapping[str, Float[Tensor, " B"]]) -> dict[str, float]:
+    """Share of right views among those that could be judged, of each aspect; NaN where there are none."""
     return {key: values.nanmean().item() for key, values in right.items()}
 
 
 @lru_cache(maxsize=1)
 def world_names() -> dict[str, tuple[str, ...]]:
     """The names that each of :data:`KINDS` has in the procedural world, in order."""
-    from invert3d_ns.world.objects import COLORS, PATTERNS
     from invert3d_ns.world.shapes import CLASSES
-    from invert3d_ns.world.styles import STYLES
+    from invert3d_ns.world.vocabulary import COLORS, PATTERNS, STYLES
 
     return dict(zip(KINDS, map(tuple, (CLASSES, COLORS, PATTERNS, STYLES)), strict=True))
+
+
+class Described(Protocol):
+    """What has attributes in words of the world: an object, or a prompt that asks for one."""
+
+    @property
+    def name(self) -> str:
+        """Class."""
+        ...
+
+    @property
+    def color(self) -> str:
+        """Key of COLORS."""
+        ...
+
+    @property
+    def pattern(self) -> str:
+        """Key of PATTERNS."""
+        ...
+
+    @property
+    def style(self) -> str:
+        """Key of STYLES."""
+        ...
+
+
+def attribute_indices(items: Iterable[Described]) -> dict[str, Int[Tensor, " B"]]:
+    """The attributes of objects, or those that prompts ask for, as indices into the names of each of :data:`KINDS`."""
+    fields: dict[str, str] = dict(zip(KINDS, ("name", "color", "pattern", "style"), strict=True))
+    items = list(items)
+    return {
+        kind: torch.tensor([names.index(getattr(item, fields[kind])) for item in items])
+        for kind, names in world_names().items()
+    }
 
 
 @lru_cache(maxsize=1)
 def colorless() -> Tensor:
     """For each style, whether it hides the object's color (bool)."""
-    from invert3d_ns.world.styles import COLORLESS
+    from invert3d_ns.world.vocabulary import COLORLESS
 
     return torch.tensor([style in COLORLESS for style in world_names()["styles"]])
 
@@ -92,7 +128,7 @@ def fronted() -> Tensor:
 
 
 class Judge(nn.Module):
-    """Names class, color, pattern and style of single views, and the azimuth that they are seen from.
+    """A classifier that names class, color, pattern and style of single views, and the azimuth they are seen from.
 
     Args:
         names: words of each of :data:`KINDS`; those of the world if not given.
@@ -132,7 +168,7 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def judge(self, images: Float[Tensor, "B 3 H W"], batch: int = 256) -> Judgment:
-        """What views show; RGB in [0, 1] on white, square, of any size and on any device.
+        """Classify views: RGB in [0, 1] on white, square, of any size and on any device.
 
         The azimuth is the mean direction of the likeliest bin and its two neighbors.
         """

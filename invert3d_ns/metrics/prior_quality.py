@@ -1,4 +1,4 @@
-"""Does the prior do what words say? Views of prompts that were held out from training, graded by the judge."""
+"""Evaluation of priors: views of prompts that were held out from training, graded by the judge."""
 
 from __future__ import annotations
 
@@ -11,30 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from invert3d_ns.metrics.held_out import Prompt, asked, held_out_prompts, prompts
-from invert3d_ns.metrics.judge import Judge
-from invert3d_ns.metrics.report import spread
+from invert3d_ns.metrics.held_out import Prompt, expected_judgment
+from invert3d_ns.metrics.judge import ASPECTS, Judge
+from invert3d_ns.metrics.report import mean_and_spread
 from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world, random_orbit
 
 if TYPE_CHECKING:
     from invert3d_ns.prior.multiview import MultiViewPrior
 
-__all__ = [
-    "ASPECTS",
-    "Prompt",
-    "breakdown",
-    "evaluate_prior",
-    "grade_true_renders",
-    "held_out_prompts",
-    "prompts",
-    "sample_views",
-    "summary",
-    "table_row",
-    "true_views",
-]
-
-ASPECTS = ("class", "color", "pattern", "style", "azimuth")
-"""What is graded."""
 _TRUTH_SEED = 4242
 
 Progress = Callable[[int, int], None]
@@ -43,13 +27,13 @@ Progress = Callable[[int, int], None]
 def true_views(
     cases: Sequence[Prompt], azimuths: Float[Tensor, "B F"], elevations: Float[Tensor, "B F"], size: int = 64
 ) -> Float[Tensor, "B F 3 H W"]:
-    """True renders of objects that show what prompts ask for, RGB in [0, 1] on white; angles are in degrees."""
-    from invert3d_ns.world.objects import render
+    """Render true objects that show what prompts ask for, RGB in [0, 1] on white; angles are in degrees."""
+    from invert3d_ns.world.rendering import render_objects
     from invert3d_ns.world.styles import apply_styles
 
     seeds = [_TRUTH_SEED + index for index in range(len(cases))]
     objects = [case.object(seed) for case, seed in zip(cases, seeds, strict=True)]
-    renders = render(objects, orbit_camera_to_world(azimuths, elevations), size)
+    renders = render_objects(objects, orbit_camera_to_world(azimuths, elevations), size)
     rgb = apply_styles(renders, [case.style for case in cases], seeds)
     return torch.from_numpy(np.ascontiguousarray(rgb)).permute(0, 1, 4, 2, 3).float() / 255
 
@@ -64,7 +48,7 @@ def sample_views(
     steps: int = 20,
     guidance_scale: float | None = None,
 ) -> Float[Tensor, "B F 3 H W"]:
-    """Views of prompts, RGB in [0, 1] on the CPU.
+    """Sample views of prompts: RGB in [0, 1], on the CPU.
 
     Args:
         cross_view: False makes every view an object of its own: the same weights, but nothing tells a view of the
@@ -144,7 +128,7 @@ def _grade(
         for start in range(0, len(cases), batch):
             some = slice(start, start + batch)
             images = draw(cases[some], azimuths[some], elevations[some], seed * 100_003 + start)
-            right = judge.judge(images.flatten(0, 1)).right(asked(cases[some], azimuths[some]))
+            right = judge.judge(images.flatten(0, 1)).right(expected_judgment(cases[some], azimuths[some]))
             for index, case in enumerate(cases[some]):
                 own = slice(index * views, (index + 1) * views)
                 shares = {aspect: right[aspect][own].nanmean().item() for aspect in ASPECTS}
@@ -165,7 +149,7 @@ def _grade(
     return rows, torch.cat(pictures)
 
 
-def summary(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+def aspect_means(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
     """Means of :data:`ASPECTS` over the prompts where they can be judged, one number a seed; without aspects that
     cannot be judged at all.
     """
@@ -179,15 +163,16 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
 
 
 def table_row(label: str, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """One line of the table: per cent of views, mean ± spread over seeds."""
-    means = summary(rows)
+    """Make one line of the table: per cent of views, mean ± spread over seeds."""
+    means = aspect_means(rows)
     return {"views": label} | {
-        f"{aspect} %": spread([100 * v for v in means[aspect]], 1) if aspect in means else "" for aspect in ASPECTS
+        f"{aspect} %": mean_and_spread([100 * v for v in means[aspect]], 1) if aspect in means else ""
+        for aspect in ASPECTS
     }
 
 
-def breakdown(rows: Sequence[dict[str, Any]], truth: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    """A line for every style, pattern and class: per cent of views, in brackets what the judge says of true renders."""
+def attribute_table(rows: Sequence[dict[str, Any]], truth: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """Make a line for every style, pattern and class: per cent of views, in brackets those of true renders."""
     table: list[dict[str, str]] = []
     for key in ("asked style", "asked pattern", "name"):
         for value in dict.fromkeys(row[key] for row in rows):

@@ -1,4 +1,4 @@
-"""Networks of a prior's exact shape with random weights: as fast and as large as trained ones, and good for no more.
+"""Build priors of full size with random weights, which cost as much time and memory as trained ones.
 
 They exist in memory only: nothing writes them, no name loads them, and they refuse to generate views.
 """
@@ -23,8 +23,8 @@ NAME = "random-weights"
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Numbers that the networks are built from; everything else is as in Stable Diffusion and MVDream."""
+class Architecture:
+    """Sizes that the networks are built from; everything else is as in Stable Diffusion and MVDream."""
 
     channels: tuple[int, ...]
     """Of the UNet's levels; all but the last attend."""
@@ -40,20 +40,20 @@ class Shape:
     """Side of a latent; a view's is this times the autoencoder's factor."""
 
 
-SHAPES: dict[Size, Shape] = {
-    "tiny": Shape((32, 64), 2, False, (32, 2, 2), vae=(32, 32, 32, 32), latent=8),
-    "small": Shape((64, 128, 256, 256), 4, False, (128, 4, 2), vae=(32, 64, 128, 128)),
-    "sd1.5": Shape((320, 640, 1280, 1280), 8, False, (768, 12, 12)),
-    "sd2.1": Shape((320, 640, 1280, 1280), (5, 10, 20, 20), True, (1024, 23, 16)),
+ARCHITECTURES: dict[Size, Architecture] = {
+    "tiny": Architecture((32, 64), 2, False, (32, 2, 2), vae=(32, 32, 32, 32), latent=8),
+    "small": Architecture((64, 128, 256, 256), 4, False, (128, 4, 2), vae=(32, 64, 128, 128)),
+    "sd1.5": Architecture((320, 640, 1280, 1280), 8, False, (768, 12, 12)),
+    "sd2.1": Architecture((320, 640, 1280, 1280), (5, 10, 20, 20), True, (1024, 23, 16)),
 }
 """Full sizes have 256x256 views; small is the same depth at a fifth of the width."""
 
 
 class RandomPrior(MultiViewPrior):
-    """A prior that nothing was ever taught."""
+    """A prior with random weights, for benchmarks; it refuses to sample."""
 
     def sample(self, *args: Any, **kwargs: Any) -> Any:
-        """Refuse.
+        """Refuse to sample.
 
         Raises:
             InputError: always.
@@ -68,7 +68,7 @@ def random_prior(size: Size, device: str | torch.device = "cpu", dtype: torch.dt
 
     from invert3d_ns.prior.vocabulary import CLIP_VOCABULARY_SIZE, clip_tokenizer
 
-    shape, levels = SHAPES[size], len(SHAPES[size].channels)
+    shape, levels = ARCHITECTURES[size], len(ARCHITECTURES[size].channels)
     width, layers, heads = shape.text
     tokenizer = clip_tokenizer()
     unet_config: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Where every figure is written: ``table.md`` for people, ``table.json`` for programs, pictures beside them."""
+"""Write reports: ``table.md`` for people and ``table.json`` for programs, with versions, hardware and seeds."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from invert3d_ns.base.provenance import provenance
 Row = Mapping[str, Any]
 
 
-def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Mean ± standard deviation over seeds, as tables show it."""
+def mean_and_spread(values: Sequence[float], digits: int = 2) -> str:
+    """Format the mean of values ± their standard deviation; the one value alone if there is but one."""
     if len(values) < 2:
         return f"{values[0]:.{digits}f}"
     return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}"

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_iter
 
 
 class TensorMemory(TorchDispatchMode):
-    """While active, the bytes of all storages that operations made in it and that still exist, and their peak.
+    """Counter of the bytes of all storages that operations make while it is active and that still exist.
 
     What kernels use inside is not seen, nor what an allocator keeps back or loses to gaps; shared storage counts once.
     Backward passes and torch's fake tensors are seen like everything else, whose bytes are those that true ones would

@@ -1,1 +1,1 @@
-"""How everything bundled is made."""
+"""Training of everything that is bundled: the prior, the CLIP towers and the judge."""

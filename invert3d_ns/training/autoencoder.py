@@ -1,4 +1,4 @@
-"""Stage 1: the image autoencoder, diffusers' ``AutoencoderKL`` at a small size."""
+"""Train the image autoencoder, stage 1 of the prior: diffusers' ``AutoencoderKL`` at a small size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from invert3d_ns.training.loop import Stage
+from invert3d_ns.training.loop import Stage, step_generator
 from invert3d_ns.world.data import WorldViews
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ ARCHITECTURE: dict[str, Any] = {
     "scaling_factor": 1.0,
 }
 KL_WEIGHT = 1e-6
+"""Weight of the latents' Kullback-Leibler divergence from a unit Gaussian."""
 FOREGROUND_WEIGHT = 4.0
 """Weight of an object's pixels over the background's, which are more than half of the image and all white."""
 CROP = 32
@@ -63,8 +64,8 @@ class _Crops:
         self.data, self.batch, self.seed, self.device = data, batch, seed, device
 
     def draw(self, step: int, whole: bool) -> tuple[Float[Tensor, "B 3 H W"], Float[Tensor, "B 1 H W"]]:
-        """Images in [-1, 1] and their masks."""
-        data, generator = self.data, torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        """Draw the images of a step, in [-1, 1], and their coverage in [0, 1]."""
+        data, generator = self.data, step_generator(self.seed, step)
         views, size = data.rgb.shape[1:3]
         count, side = (self.batch // 2, size) if whole else (self.batch, CROP)
         chosen = torch.randint(len(data) * views, (count,), generator=generator).tolist()
@@ -87,7 +88,7 @@ class _Crops:
 
 
 def build_autoencoder(device: str = "cpu") -> AutoencoderKL:
-    """A fresh autoencoder whose residual blocks start as the identity, which is where Muon is quickest from."""
+    """Build an autoencoder whose residual blocks start as the identity, which is where Muon is quickest from."""
     from diffusers import AutoencoderKL
     from diffusers.models.resnet import ResnetBlock2D
 
@@ -109,7 +110,7 @@ def train_autoencoder(
     device: str = "cpu",
     compiled: bool = False,
 ) -> AutoencoderKL:
-    """Train, average, and fold the latents' mean and spread into the quantization convolutions.
+    """Train an autoencoder, average its weights, and normalize its latents.
 
     Returns:
         An autoencoder whose latents have zero mean and unit variance in each channel, so that its scaling factor is 1.
@@ -134,7 +135,7 @@ def train_autoencoder(
         reconstruction, kl, mse = compute(*crops.draw(step, step >= CROP_SHARE * steps))
         return {"loss": reconstruction + KL_WEIGHT * kl, "kl": kl.detach(), "psnr": -10 * mse.log10()}
 
-    stage.run(loss)
+    stage.train(loss)
     stage.use_average()
     normalize_latents(model, data)
     return model
@@ -148,8 +149,8 @@ def _decoder_stage(folder: Path, model: AutoencoderKL, steps: int, lr: float) ->
     return Stage("decoder", folder, model, steps, lr, weight_decay=1e-3, muon=True)
 
 
-def use_finished_decoder(folder: Path, model: AutoencoderKL) -> None:
-    """Put the decoder that :func:`finish_decoder` has come to in place, if it was run, without training it."""
+def load_finished_decoder(folder: Path, model: AutoencoderKL) -> None:
+    """Load the decoder that :func:`finish_decoder` has trained so far, if it was run, without training it further."""
     stage = _decoder_stage(folder, model, 0, 0.0)
     if stage.done:
         stage.use_average()
@@ -188,7 +189,7 @@ def finish_decoder(
         value, mse = compute(*crops.draw(step, step >= 0.5 * steps))
         return {"loss": value, "psnr": -10 * mse.log10()}
 
-    stage.run(loss)
+    stage.train(loss)
     stage.use_average()
 
 
@@ -213,7 +214,7 @@ def normalize_latents(model: AutoencoderKL, data: WorldViews, count: int = 256) 
 def reconstruction_psnr(
     model: AutoencoderKL, images: Float[Tensor, "B 3 H W"], masks: Float[Tensor, "B 1 H W"]
 ) -> tuple[float, float]:
-    """PSNR in dB over whole images in [0, 1], and over the objects' pixels only (coverage above a half)."""
+    """Measure reconstructions: PSNR in dB over whole images in [0, 1], and where coverage is above a half."""
     latents = [model.encode(part * 2 - 1, return_dict=False)[0].mode() for part in images.split(64)]
     output = torch.cat([model.decode(part, return_dict=False)[0] for part in latents])  # type: ignore[arg-type]
     error = ((output / 2 + 0.5).clamp(0, 1) - images).square()

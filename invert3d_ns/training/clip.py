@@ -1,4 +1,4 @@
-"""Training of the bundled CLIP: open_clip's model and loss, contrastively, on views of the world and their captions."""
+"""Train the bundled CLIP towers: open_clip's model and contrastive loss, on views of the world and their captions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from invert3d_ns.training.loop import Stage
+from invert3d_ns.training.loop import Stage, step_generator
 from invert3d_ns.training.text import load_or_build_tokenizer
 from invert3d_ns.world.attributes import attribute_labels, attribute_prompts
 from invert3d_ns.world.data import WorldViews
@@ -28,7 +28,7 @@ layers over 8x8 patches."""
 ATTRIBUTES_FROM = 400
 """Step from which prompts that name an attribute alone are learned too; whole descriptions come first."""
 ATTRIBUTE_WEIGHT = 0.5
-"""Of the loss over them."""
+"""Weight of the loss over such prompts, relative to the contrastive one."""
 MOST_VIEWS = 2
 """Views of an object that are averaged in training: one or up to this many."""
 
@@ -64,7 +64,7 @@ def train_clip(
 
     # On a CPU the fused attention's backward takes four times as long as the plain one's at this length.
     attention = [SDPBackend.MATH] if device == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
-    batches = Batches(data)
+    batches = CaptionBatches(data)
     torch.manual_seed(seed)
     prompts, labels = attribute_prompts(), attribute_labels(data)
     towers = build_clip(folder, batches.texts).to(device)
@@ -77,11 +77,11 @@ def train_clip(
         seen = torch.randint(data.rgb.shape[1], (len(objects), count), generator=generator)
         images = torch.from_numpy(data.rgb[objects[:, None].numpy(), seen.numpy()]).to(device)
         images = images.permute(0, 1, 4, 2, 3).float() / 255
-        images = augment(images.flatten(0, 1), generator).unflatten(0, images.shape[:2])
+        images = augment_views(images.flatten(0, 1), generator).unflatten(0, images.shape[:2])
         return towers.encode_views(images), objects, chosen
 
     def loss(step: int) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        generator = step_generator(seed, step)
         with torch.no_grad():
             # open_clip's own bound on the temperature.
             towers.model.logit_scale.clamp_(0, math.log(100))
@@ -89,7 +89,9 @@ def train_clip(
             images, objects, chosen = features(step, generator)
             picked = {}
             if step >= ATTRIBUTES_FROM:
-                picked = {k: [pick(texts, generator) for texts in table.values()] for k, table in prompts.items()}
+                picked = {
+                    k: [draw_wording(texts, generator) for texts in table.values()] for k, table in prompts.items()
+                }
             words = towers.encode_text([*chosen, *(text for texts in picked.values() for text in texts)])
         # The vectors are float32 again; products of bfloat16 would round away the differences that matter.
         words, *named = words.split([len(chosen), *map(len, picked.values())])
@@ -106,20 +108,21 @@ def train_clip(
         return {"loss": loss, "contrast": apart, "attributes": told, "recall": right.float().mean(), "scale": scale}
 
     with sdpa_kernel(attention):
-        stage.run(loss)
+        stage.train(loss)
     stage.use_average()
     _renew_batch_statistics(towers, data, seed)
     return towers.freeze()
 
 
-def pick(options: list[str], generator: torch.Generator) -> str:
-    """One of several, at random."""
+def draw_wording(options: list[str], generator: torch.Generator) -> str:
+    """Draw one of several wordings."""
     return options[int(torch.randint(len(options), (), generator=generator))]
 
 
-def wordings(data: WorldViews) -> list[list[str]]:
-    """For each object, everything that may be said of it; the last is its full description. Empty captions, which teach
-    a prior to do without, are left out.
+def object_wordings(data: WorldViews) -> list[list[str]]:
+    """List the captions of each object; the last is its full description.
+
+    Empty captions, from which a prior learns to do without, are left out.
     """
     return [
         [text for text in texts if text] + [whole]
@@ -127,8 +130,8 @@ def wordings(data: WorldViews) -> list[list[str]]:
     ]
 
 
-class Batches:
-    """Draws objects and a wording of each.
+class CaptionBatches:
+    """Batches of objects, and a wording of each.
 
     Every other batch is of look-alikes: groups of four of one class and one color, or one class and one style, by
     their full descriptions. Among objects drawn at random, class, color and style alone tell nearly all apart, and
@@ -136,11 +139,11 @@ class Batches:
     """
 
     def __init__(self, data: WorldViews) -> None:
-        self.texts = wordings(data)
+        self.texts = object_wordings(data)
         self.groups = [_grouped(data.classes * 1000 + other) for other in (data.colors, data.styles)]
 
     def draw(self, step: int, size: int, generator: torch.Generator) -> tuple[Int[Tensor, " B"], list[str]]:
-        """Objects, and a wording of each; no wording twice, so there may be fewer than ``size``."""
+        """Draw objects, and a wording of each; no wording twice, so there may be fewer than ``size``."""
         luck = torch.rand(size, generator=generator)
         if step % 2 == 0:
             objects = torch.randint(len(self.texts), (size,), generator=generator)
@@ -164,8 +167,8 @@ def _grouped(keys: Int[Tensor, " O"]) -> tuple[Tensor, Tensor, Tensor]:
     return order, (counts.cumsum(0) - counts)[index], counts[index]
 
 
-def augment(images: Float[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "B 3 H W"]:
-    """Shift, scale, blur and noise, so that views from other renderers and soft generated ones are understood too."""
+def augment_views(images: Float[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "B 3 H W"]:
+    """Shift, scale, blur and add noise to views in [0, 1], so that soft ones and other renderers' are understood."""
     from torchvision.transforms.functional import gaussian_blur
 
     count = len(images)
@@ -182,7 +185,7 @@ def augment(images: Float[Tensor, "B 3 H W"], generator: torch.Generator) -> Flo
 
 
 def build_clip(folder: Path, texts: list[list[str]]) -> ClipTowers:
-    """Fresh towers over the vocabulary kept in ``folder``, which is learned from texts when it is not there."""
+    """Build towers with fresh weights over the vocabulary kept in ``folder``; it is learned from texts when missing."""
     from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
     from open_clip.model import CLIP
 
@@ -217,7 +220,7 @@ def _renew_batch_statistics(towers: ClipTowers, data: WorldViews, seed: int, bat
         norm.momentum = None  # a plain average over the batches
     towers.train()
     for index in range(batches):
-        generator = torch.Generator().manual_seed(seed * 1_000_003 - 1 - index)
+        generator = step_generator(seed, -1 - index)
         objects = torch.randint(len(data), (256,), generator=generator)
         seen = torch.randint(data.rgb.shape[1], (256,), generator=generator)
         images = torch.from_numpy(data.rgb[objects.numpy(), seen.numpy()]).to(towers.mean.device)

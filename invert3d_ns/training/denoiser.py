@@ -1,6 +1,6 @@
-"""Stage 2: the multi-view UNet and its text tower, trained together on the autoencoder's latents.
+"""Train the multi-view UNet and its text tower, stage 2 of the prior, together on the autoencoder's latents.
 
-What makes words be obeyed at this size, and why:
+What makes a prior of this size follow its prompts, and why:
 
 - zero terminal SNR and v-prediction (Lin et al. 2023): otherwise colors are read from the noisy latent, not from the
   words;
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.prior.info import PriorInfo, fingerprint
-from invert3d_ns.training.loop import Stage
+from invert3d_ns.training.loop import Stage, step_generator
 from invert3d_ns.training.text import build_text_encoder, load_or_build_tokenizer
 from invert3d_ns.world.data import WorldViews
 
@@ -49,8 +49,8 @@ ARCHITECTURE: dict[str, Any] = {
     "class_embed_type": "projection",
     "projection_class_embeddings_input_dim": 16,
 }
-MUON = True
 DROP_CAPTION = 0.1
+"""Share of captions that are replaced by the empty one, for classifier-free guidance."""
 SINGLE_VIEW_SHARE, ALL_VIEWS_SHARE = 0.4, 0.12
 """Shares of batches that hold single views, and that hold every view of an object; the rest holds four."""
 SCATTERED_SHARE = 0.25
@@ -59,8 +59,6 @@ NOISY_SHARE = 0.5
 NOISY_FROM = 500
 """This share of timesteps is uniform over the noisiest part of the schedule, from this step on; the rest over all of
 it."""
-
-
 PATTERNED_SHARE = 0.6
 """Share of the objects drawn that have a pattern."""
 PEAK, WARM_PEAK = 2e-3, 1.2e-3
@@ -70,14 +68,14 @@ DECAY_SHARE = 0.3
 
 
 def build_unet() -> UNet2DConditionModel:
-    """A fresh UNet."""
+    """Build a UNet with fresh weights."""
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(**ARCHITECTURE)
 
 
 def build_scheduler() -> Any:
-    """Stable Diffusion's schedule rescaled to zero terminal SNR, v-prediction, trailing timesteps."""
+    """Build Stable Diffusion's schedule rescaled to zero terminal SNR, v-prediction, trailing timesteps."""
     from diffusers import DDIMScheduler
 
     return DDIMScheduler(
@@ -93,8 +91,8 @@ def build_scheduler() -> Any:
     )
 
 
-def assemble(folder: Path, vae: AutoencoderKL, data: WorldViews, training: dict[str, Any]) -> MultiViewPrior:
-    """A prior around an autoencoder: fresh UNet and text tower, vocabulary from ``folder`` or from captions."""
+def assemble_prior(folder: Path, vae: AutoencoderKL, data: WorldViews, training: dict[str, Any]) -> MultiViewPrior:
+    """Build a prior around an autoencoder: fresh UNet and text tower, vocabulary from ``folder`` or from captions."""
     from invert3d_ns.prior.multiview import MultiViewPrior
 
     captions = (caption for wordings in data.captions for caption in wordings)
@@ -118,8 +116,8 @@ def assemble(folder: Path, vae: AutoencoderKL, data: WorldViews, training: dict[
     return MultiViewPrior(unet, vae, text_encoder, tokenizer, scheduler, info, frozen=False)
 
 
-def assemble_from(start: str, data: WorldViews, training: dict[str, Any]) -> MultiViewPrior:
-    """A prior that goes on from a finished one: its networks, its autoencoder frozen, its vocabulary.
+def assemble_from_prior(start: str, data: WorldViews, training: dict[str, Any]) -> MultiViewPrior:
+    """Build a prior that goes on from a finished one: its networks, its autoencoder frozen, its vocabulary.
 
     Args:
         start: a folder that ``invert3d train prior`` wrote, or "bundled".
@@ -168,7 +166,7 @@ class LatentCache:
         self.known = _kept(folder / f"latents-known-{stem}.npy", np.bool_, (count, views))
 
     @torch.no_grad()
-    def get(self, objects: Tensor, views: Tensor) -> Float[Tensor, "B F c h w"]:
+    def encoded(self, objects: Tensor, views: Tensor) -> Float[Tensor, "B F c h w"]:
         """Latents of views ``views`` (B, F) of objects ``objects`` (B,)."""
         rows, columns = objects[:, None].expand_as(views), views
         missing = ~self.known[rows, columns]
@@ -191,7 +189,7 @@ def _kept(path: Path, kind: type[np.generic], shape: tuple[int, ...]) -> Tensor:
 
 
 def draw_views(images: int, views: int, generator: torch.Generator) -> tuple[int, Int[Tensor, "B F"]]:
-    """How many objects a batch of ``images`` views holds, and which of their ``views`` stored views of each."""
+    """Draw how many objects a batch of ``images`` views holds, and which of their ``views`` stored views of each."""
     kind, scattered = torch.rand(2, generator=generator).tolist()
     if kind < SINGLE_VIEW_SHARE:
         return images, torch.randint(views, (images, 1), generator=generator)
@@ -225,14 +223,14 @@ def _stage(
         model,
         steps,
         lr,
-        muon=MUON,
+        muon=True,
         decay_share=DECAY_SHARE,
         sample=sample and (lambda _, done: sample(done)),
     )
 
 
-def use_checkpoint(folder: Path, prior: MultiViewPrior) -> int:
-    """Put the averaged weights of the latest checkpoint in place, of a training that may still run, and give its steps.
+def load_checkpoint(folder: Path, prior: MultiViewPrior) -> int:
+    """Load the averaged weights of the latest checkpoint, of a training that may still run; return its steps.
 
     Raises:
         InputError: there is no checkpoint yet.
@@ -260,7 +258,7 @@ def train_denoiser(
 
     Args:
         folder: checkpoints go here.
-        prior: of :func:`assemble`.
+        prior: of :func:`assemble_prior`.
         data: the training set.
         steps: optimizer steps.
         images: views a step: a quarter as many objects, or as many in a batch of single views.
@@ -280,10 +278,10 @@ def train_denoiser(
         prior.unet.compile(dynamic=False)
 
     def loss(step: int) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        generator = step_generator(seed, step)
         count, seen = draw_views(images, views, generator)
         objects = torch.multinomial(weights, count, replacement=True, generator=generator)
-        latents = cache.get(objects, seen).to(device)
+        latents = cache.encoded(objects, seen).to(device)
         wording = torch.randint(len(data.captions[0]), (count,), generator=generator).tolist()
         dropped = torch.rand(count, generator=generator) < DROP_CAPTION
         drawn = zip(objects.tolist(), wording, dropped.tolist(), strict=True)
@@ -308,5 +306,5 @@ def train_denoiser(
                 values[name] = each[band.to(device)].mean() if band.any() else values["loss"].detach()
         return values
 
-    stage.run(loss)
+    stage.train(loss)
     stage.use_average()

@@ -1,4 +1,4 @@
-"""Training of the judge: true renders with seeds of its own."""
+"""Train the judge, on true renders with seeds of their own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from invert3d_ns.training.judge_data import JudgedViews
-from invert3d_ns.training.loop import Stage
+from invert3d_ns.training.loop import Stage, step_generator
 
 if TYPE_CHECKING:
     from invert3d_ns.metrics.judge import Judge
@@ -63,20 +63,20 @@ def train_judge(
     stage = Stage("judge", folder, model, steps, peak, weight_decay=0.03, muon=True, adam_share=0.2)
 
     def loss(step: int) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        generator = step_generator(seed, step)
         views = torch.randint(len(data), (batch,), generator=generator)
-        images = degrade(data.images(views), generator).to(device)
+        images = degrade_views(data.images(views), generator).to(device)
         targets = {kind: getattr(data.truth, kind)[views].to(device) for kind in (*KINDS, "azimuths")}
         with torch.autocast(torch.device(device).type, torch.bfloat16):
             logits = model(images.contiguous(memory_format=torch.channels_last))
-        return losses({kind: values.float() for kind, values in logits.items()}, targets)
+        return judge_losses({kind: values.float() for kind, values in logits.items()}, targets)
 
-    stage.run(loss)
+    stage.train(loss)
     return model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
 
 
-def losses(logits: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Sum of the heads' cross-entropies, each over what can be judged, as "loss"; and shares of right views."""
+def judge_losses(logits: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Sum the heads' cross-entropies, each over what can be judged, as "loss"; and give shares of right views."""
     from invert3d_ns.metrics.judge import KINDS, colorless
 
     device = logits["classes"].device
@@ -90,12 +90,12 @@ def losses(logits: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, T
         right = (logits[kind].argmax(1) == targets[kind]).float()
         found[kind] = (right * mask).sum() / mask.sum().clamp_min(1)
     told = ~targets["azimuths"].isnan()
-    each = nn.functional.cross_entropy(logits["azimuths"], directions(targets["azimuths"]), reduction="none")
+    each = nn.functional.cross_entropy(logits["azimuths"], azimuth_targets(targets["azimuths"]), reduction="none")
     return {"loss": total + (each * told).mean(), **found}
 
 
-def directions(azimuths: Float[Tensor, " B"]) -> Float[Tensor, "B bins"]:
-    """Target shares of the azimuth's bins: a bump around each azimuth (degrees), uniform where it is NaN."""
+def azimuth_targets(azimuths: Float[Tensor, " B"]) -> Float[Tensor, "B bins"]:
+    """Make target shares of the azimuth's bins: a bump around each azimuth (degrees), uniform where it is NaN."""
     from invert3d_ns.metrics.judge import BINS
 
     centers = torch.arange(BINS, device=azimuths.device) * (360 / BINS)
@@ -103,8 +103,8 @@ def directions(azimuths: Float[Tensor, " B"]) -> Float[Tensor, "B bins"]:
     return (SHARPNESS * off.cos() * ~azimuths.isnan()[:, None]).softmax(1)
 
 
-def degrade(images: Float[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "B 3 H W"]:
-    """Shift, hide, blur, blotch and noise: soft generated views are to be judged by what they show.
+def degrade_views(images: Float[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "B 3 H W"]:
+    """Shift, hide, blur, blotch and add noise to views in [0, 1], so that soft generated ones are judged by content.
 
     Every quarter of the batch has its own blur: none, a Gaussian, or a view of fewer pixels enlarged again.
     """
@@ -138,12 +138,7 @@ def degrade(images: Float[Tensor, "B 3 H W"], generator: torch.Generator) -> Flo
 
 
 def judge_accuracy(judge: Judge, data: JudgedViews) -> dict[str, float]:
-    """Share of true renders of which class, color, pattern, style and azimuth are named as they are."""
-    from invert3d_ns.metrics.judge import share
+    """Measure the share of true renders of which class, color, pattern, style and azimuth are named as they are."""
+    from invert3d_ns.metrics.judge import mean_shares
 
-    return share(judge.judge(data.images(slice(None))).right(data.truth))
-
-
-def save_judge(judge: Judge, path: Path) -> None:
-    """Write the weights in half precision, with the names that they stand for."""
-    judge.save(path)
+    return mean_shares(judge.judge(data.images(slice(None))).right(data.truth))

@@ -1,4 +1,4 @@
-"""The judge's own renders: every style and every pattern equally often, as the prompts that priors are graded on."""
+"""Render the judge's training set: every style and pattern equally often, as in the prompts of evaluations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.progress import track
 from torch import Tensor
 
 from invert3d_ns.base.files import atomic_path
-from invert3d_ns.world.data import CHUNK, render_set
+from invert3d_ns.world.data import CHUNK, render_on_orbits
 from invert3d_ns.world.objects import WorldObject, sample_object
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ PLAIN_SHARE = 0.5
 
 @dataclass
 class JudgedViews:
-    """Single views and what they show."""
+    """V single views and what they show."""
 
     rgb: UInt8[np.ndarray, "V H W 3"]
     """In each object's style, composited on white."""
@@ -43,9 +43,9 @@ class JudgedViews:
 
 
 def judged_views(folder: Path, objects: int, *, seed: int, size: int = 64) -> JudgedViews:
-    """:data:`VIEWS` views of each of many objects, of held-out combinations too.
+    """Read :data:`VIEWS` views of each of many objects, of held-out combinations too, from ``folder``.
 
-    They are rendered on the first call, which goes on where an earlier one was stopped, then read from ``folder``.
+    The first call renders them; it goes on where an earlier one was stopped.
     """
     from invert3d_ns.metrics.judge import KINDS, Judgment
 
@@ -67,16 +67,12 @@ def judged_views(folder: Path, objects: int, *, seed: int, size: int = 64) -> Ju
 
 
 def _chunk(count: int, seed: int, index: int, size: int) -> dict[str, np.ndarray]:
-    from invert3d_ns.metrics.judge import fronted, world_names
+    from invert3d_ns.metrics.judge import attribute_indices, fronted
 
     rng = np.random.default_rng([seed, index])
     objects = [_draw(rng) for _ in range(count)]
-    rgb, _, azimuths, _ = render_set(objects, seed * 1_000_003 + index, size, VIEWS)
-    fields = {"classes": "name", "colors": "color", "patterns": "pattern", "styles": "style"}
-    found = {
-        kind: np.repeat([names.index(getattr(o, fields[kind])) for o in objects], VIEWS)
-        for kind, names in world_names().items()
-    }
+    rgb, _, azimuths, _ = render_on_orbits(objects, seed * 1_000_003 + index, size, VIEWS)
+    found = {kind: np.repeat(values.numpy(), VIEWS) for kind, values in attribute_indices(objects).items()}
     told = np.repeat([o.pose == "upright" for o in objects], VIEWS) & fronted().numpy()[found["classes"]]
     degrees = (azimuths.flatten().numpy() + 180) % 360 - 180
     return found | {"rgb": rgb.reshape(-1, *rgb.shape[2:]), "azimuths": np.where(told, degrees, np.nan).astype("f4")}

@@ -1,4 +1,4 @@
-"""One resumable training loop for every stage: checkpoints are atomic, and a killed run goes on where it stopped."""
+"""The training loop of every stage: checkpoints are atomic, and a killed run goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -12,10 +12,20 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from invert3d_ns.base.files import atomic_path
 from invert3d_ns.training.muon import Muon, split_parameters
 
 CHECKPOINT_EVERY = 200
 """Steps between checkpoints."""
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """A CPU generator for the randomness of one training step.
+
+    Not one of :mod:`invert3d_ns.base.random`: the shipped weights were trained on the batches of these, and whoever
+    repeats a training gets the same ones.
+    """
+    return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
 def warmup_stable_decay(step: int, steps: int, warmup: int = 100, decay_share: float = 0.35) -> float:
@@ -78,12 +88,15 @@ class Stage:
 
     @property
     def path(self) -> Path:
-        """The checkpoint."""
+        """The file of the checkpoint."""
         return self.folder / f"{self.name}.pt"
 
     def save(self) -> None:
-        """Write the checkpoint beside the old one, then take its place."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Write the checkpoint, or leave the old one as it is.
+
+        Raises:
+            InputError: it cannot be written.
+        """
         state: dict[str, Any] = {
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
@@ -91,11 +104,10 @@ class Stage:
             "done": self.done,
             "history": self.history,
         }
-        partial = self.path.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(self.path)
+        with atomic_path(self.path) as temporary:
+            torch.save(state, temporary)
 
-    def run(self, loss: Callable[[int], dict[str, Tensor]]) -> None:
+    def train(self, loss: Callable[[int], dict[str, Tensor]]) -> None:
         """Train to the last step.
 
         Args:
@@ -148,7 +160,7 @@ class Stage:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The running average of the weights in place of the weights, for as long as the context lasts."""
+        """Put the running average of the weights in their place for as long as the context lasts."""
         self.ema.store(self._trained())
         self.ema.copy_to(self._trained())
         self.model.eval()

@@ -17,11 +17,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of x, x^3 and x^5 in the quintic iteration."""
 ITERATIONS = 5
+"""Newton-Schulz iterations of each update."""
 
 
-def orthogonalise(matrix: Float[Tensor, "M N"]) -> Float[Tensor, "M N"]:
-    """Nearly the closest semi-orthogonal matrix: singular values in about [0.7, 1.2], in bfloat16 precision."""
+def orthogonalize(matrix: Float[Tensor, "M N"]) -> Float[Tensor, "M N"]:
+    """Approximate the closest semi-orthogonal matrix: singular values in about [0.7, 1.2], in bfloat16 precision."""
     a, b, c = COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if tall else matrix).bfloat16()
@@ -37,7 +39,7 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         params: parameters of two or more dimensions; kernels are taken as matrices (outputs, the rest).
-        lr: learning rate; an update's root mean square is about ``lr * rate_of_adam``, see below.
+        lr: learning rate; an update's root mean square is about 0.2 ``lr``, see below.
         momentum: decay of the gradients' running mean.
         weight_decay: decoupled, times the learning rate.
 
@@ -64,13 +66,13 @@ class Muon(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(gradient)
                 mean = state["momentum"].lerp_(gradient, 1 - momentum)
                 ahead = gradient.lerp(mean, momentum).flatten(1)
-                update = orthogonalise(ahead).reshape(parameter.shape)
+                update = orthogonalize(ahead).reshape(parameter.shape)
                 parameter.mul_(1 - lr * group["weight_decay"])
                 parameter.add_(update, alpha=-lr * 0.2 * max(ahead.shape) ** 0.5)
 
 
 def split_parameters(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """A model's parameters for Muon (hidden matrices and kernels) and for AdamW (all else).
+    """Split a model's parameters into those for Muon (hidden matrices and kernels) and those for AdamW (all else).
 
     Embeddings, the first and the last convolution, biases and norms go to AdamW: their rows are not a map between
     hidden spaces.

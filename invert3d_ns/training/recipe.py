@@ -1,4 +1,4 @@
-"""The recipe of the bundled prior, from rendering to the finished model. Every stage resumes."""
+"""Train the bundled prior, from rendering the training set to the finished model. Every stage resumes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,18 @@ from invert3d_ns.prior.info import fingerprint
 from invert3d_ns.scenes.cameras import camera_condition
 from invert3d_ns.training.autoencoder import (
     finish_decoder,
+    load_finished_decoder,
     reconstruction_psnr,
     train_autoencoder,
-    use_finished_decoder,
 )
-from invert3d_ns.training.denoiser import PEAK, WARM_PEAK, assemble, assemble_from, train_denoiser, use_checkpoint
+from invert3d_ns.training.denoiser import (
+    PEAK,
+    WARM_PEAK,
+    assemble_from_prior,
+    assemble_prior,
+    load_checkpoint,
+    train_denoiser,
+)
 from invert3d_ns.world.data import WorldViews, world_views
 
 if TYPE_CHECKING:
@@ -49,7 +56,7 @@ StageName = Literal["all", "data", "autoencoder", "decoder", "denoiser", "export
 
 @dataclass
 class Recipe:
-    """Everything that decides how a prior comes out."""
+    """The settings of a training of the prior, and its stages."""
 
     folder: Path
     """For the training set and the checkpoints; a second call goes on where the first stopped."""
@@ -74,10 +81,10 @@ class Recipe:
     """Stop when a stage is not good enough to train the next one on."""
 
     def data(self) -> WorldViews:
-        """The training set."""
+        """Read the training set; the first call renders it."""
         return world_views(self.folder / "data", self.objects, seed=DATA_SEED, views=VIEWS)
 
-    def run(self, stage: StageName = "all") -> MultiViewPrior | None:
+    def train(self, stage: StageName = "all") -> MultiViewPrior | None:
         """Train what is not trained yet, up to the stage of that name.
 
         "decoder" and "denoiser" may run at the same time, in two processes, and "export" beside either.
@@ -95,7 +102,7 @@ class Recipe:
         if stage == "data":
             return None
         if self.start is not None:
-            return self._denoise(assemble_from(self.start, data, self._settings()), data, stage)
+            return self._denoise(assemble_from_prior(self.start, data, self._settings()), data, stage)
         vae = train_autoencoder(
             self.folder, data, self.autoencoder_steps, seed=self.seed, device=self.device, compiled=self.compiled
         )
@@ -116,8 +123,8 @@ class Recipe:
             return None
         torch.manual_seed(self.seed)
         made = {"autoencoder_steps": self.autoencoder_steps, "decoder_steps": self.decoder_steps}
-        prior = self._denoise(assemble(self.folder, vae, data, self._settings() | made), data, stage)
-        use_finished_decoder(self.folder, prior.vae)
+        prior = self._denoise(assemble_prior(self.folder, vae, data, self._settings() | made), data, stage)
+        load_finished_decoder(self.folder, prior.vae)
         return prior
 
     @property
@@ -144,7 +151,7 @@ class Recipe:
         psnr = self._grade("autoencoder that the denoiser is shown with", prior.vae)
         training = prior.info.training | {"psnr": round(psnr[0], 2), "psnr_foreground": round(psnr[1], 2)}
         if stage == "export":
-            training["steps"] = use_checkpoint(self.folder, prior)
+            training["steps"] = load_checkpoint(self.folder, prior)
         else:
             train_denoiser(
                 self.folder,

@@ -1,4 +1,4 @@
-"""The bundled prior's vocabulary and text tower: CLIP's own classes at a small size."""
+"""Build the bundled prior's vocabulary and text tower: CLIP's own classes at a small size."""
 
 from __future__ import annotations
 
@@ -75,8 +75,9 @@ ARCHITECTURE: dict[str, Any] = {
 
 
 def load_or_build_tokenizer(folder: Path, captions: Iterable[str]) -> CLIPTokenizer:
-    """The vocabulary of an unfinished training in ``folder``, or a new one, kept there: ties between merges fall
-    differently each time, and a resumed text tower must find its words where they were.
+    """Load the vocabulary of an unfinished training from ``folder``, or build one and keep it there.
+
+    Ties between merges fall differently each time, and a resumed text tower must find its words where they were.
     """
     from transformers import CLIPTokenizer
 
@@ -98,7 +99,7 @@ def load_or_build_tokenizer(folder: Path, captions: Iterable[str]) -> CLIPTokeni
 
 
 def build_tokenizer(captions: Iterable[str]) -> CLIPTokenizer:
-    """Byte-pair encoding in CLIP's form, learned from captions. Any text can be encoded: unknown words as letters."""
+    """Build a byte-pair encoding in CLIP's form, learned from captions. Unknown words are encoded as letters."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
 
@@ -139,7 +140,7 @@ def build_tokenizer(captions: Iterable[str]) -> CLIPTokenizer:
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """A fresh text tower for a vocabulary."""
+    """Build a text tower with fresh weights for a vocabulary."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     special: dict[str, Any] = {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}

@@ -1,1 +1,1 @@
-"""Scene to words: the embedding, the objective that finds it, and the latents it is found on."""
+"""Inversion, from a scene or photographs to words: the embedding, the objective that finds it, and its latents."""

@@ -30,6 +30,7 @@ _ORBITS, _HELD_OUT_ORBITS = 10, 11
 HELD_OUT_MARGIN = 4.0
 """Training orbits differ from every held-out orbit by at least this many degrees, in elevation or in azimuth."""
 _BLANK = 0.02
+"""Largest difference from white, in [0, 1], of a view that shows nothing."""
 
 
 @dataclass
@@ -52,14 +53,21 @@ class LatentBank:
 
 
 def held_out_orbits(groups: int, views: int = 4) -> tuple[Float[Tensor, "G F"], Float[Tensor, "G F"]]:
-    """Azimuths and elevations in degrees of the held-out groups: the same for every seed, to make runs comparable."""
+    """Draw azimuths and elevations in degrees of the held-out groups, the same for every seed, so that runs compare."""
     return random_orbit(groups, views, generator=seeded_generator(_HELD_OUT_ORBITS))
 
 
 def training_orbits(
     groups: int, heldout: tuple[Float[Tensor, "H F"], Float[Tensor, "H F"]], *, views: int = 4, seed: int = 0
 ) -> tuple[Float[Tensor, "G F"], Float[Tensor, "G F"]]:
-    """Random orbits in degrees, none of them within :data:`HELD_OUT_MARGIN` of a held-out one."""
+    """Draw azimuths and elevations in degrees of training groups, all apart from the held-out ones.
+
+    Args:
+        groups: how many groups G.
+        heldout: azimuths and elevations of the held-out groups, see :data:`HELD_OUT_MARGIN`.
+        views: views F of a group.
+        seed: of the draw.
+    """
     generator = seeded_generator(_ORBITS, seed)
     spacing = 360.0 / views
     azimuths, elevations = torch.empty(0, views), torch.empty(0, views)
@@ -82,7 +90,15 @@ def render_views(
     *,
     supersampling: int = 2,
 ) -> Float[Tensor, "*G F 3 S S"]:
-    """Square images in [0, 1] of a scene at orbit cameras, each pixel the mean of ``supersampling`` squared samples."""
+    """Render square images in [0, 1] of a scene at orbit cameras.
+
+    Args:
+        render: nerfstudio cameras [F] to images [F H W 3] in [0, 1].
+        azimuths: degrees.
+        elevations: degrees.
+        size: side S of the images in pixels.
+        supersampling: each pixel is the mean of so many samples, along each side.
+    """
     cameras = orbit_cameras(azimuths.flatten(), elevations.flatten(), size * supersampling)
     images = torch.cat([render(cameras[index : index + 1]) for index in range(azimuths.numel())])
     images = F.avg_pool2d(images.permute(0, 3, 1, 2), supersampling).clamp(0.0, 1.0)
@@ -116,7 +132,11 @@ def build_bank(
 
     Args:
         render: nerfstudio cameras [F] to images [F H W 3] in [0, 1] on a white background.
-        size: side of the images in pixels; the prior's own by default.
+        prior: its autoencoder encodes the views.
+        groups: training orbits G.
+        heldout_groups: held-out orbits H.
+        size: side S of the images in pixels; the prior's own by default.
+        seed: of the training orbits.
         progress: called with the number of groups done and their total.
 
     Raises:

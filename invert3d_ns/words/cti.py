@@ -1,9 +1,8 @@
-"""Camera-conditioned text inversion (CTI): which words make the frozen multi-view prior denoise an object's views?"""
+"""Camera-conditioned text inversion (CTI): fit pseudo-words to an object's views, through a frozen multi-view prior."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.words.settings import Objective
 
 if TYPE_CHECKING:
     from invert3d_ns.prior.multiview import MultiViewPrior
@@ -31,18 +31,6 @@ def seeded_generator(*key: int) -> torch.Generator:
     """
     state = np.random.SeedSequence([len(key), *(value % 2**32 for value in key)]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) % 2**63)
-
-
-@dataclass(frozen=True)
-class Objective:
-    """The settings of the CTI loss."""
-
-    per_view_timesteps: bool = False
-    """Draw a timestep for each view, as the official code does, rather than one for all views of a group."""
-    timestep_range: tuple[float, float] = (0.0, 1.0)
-    """Fractions of the diffusion process between which timesteps are drawn (0: clean, 1: pure noise)."""
-    norm_penalty: float = 0.0
-    """Weight of the mean squared length of the vectors, in units of the squared mean length of the prior's words."""
 
 
 class CameraTextInversion:
@@ -71,7 +59,7 @@ class CameraTextInversion:
         self._unit = table.detach().float().norm(dim=-1).mean().item()
 
     def initial_words(self, count: int, init_word: str, jitter: float = 0.0) -> Float[Tensor, "N D"]:
-        """``count`` copies of the embedding of ``init_word``, each moved by noise of ``jitter`` times its length.
+        """Make ``count`` copies of the embedding of ``init_word``, each moved by noise of ``jitter`` times its length.
 
         A word of several tokens gives its tokens in turn. Float32, on the prior's device.
 
@@ -87,11 +75,11 @@ class CameraTextInversion:
         return words
 
     def context(self, words: Float[Tensor, "N D"], prompt: str = TOKEN) -> Float[Tensor, "1 L C"]:
-        """The prior's text condition for ``prompt`` with ``words`` as the placeholder; differentiable in ``words``."""
+        """Encode ``prompt`` with ``words`` for the placeholder: the prior's text condition, differentiable in them."""
         return self.prior.encode_prompt(prompt, words={TOKEN: words})
 
-    def draw(self, bank: LatentBank, step: int, groups: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Latents, cameras, noise and timesteps of training step ``step``, a function of the seed and the step alone.
+    def draw_batch(self, bank: LatentBank, step: int, groups: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Draw latents, cameras, noise and timesteps of training step ``step``; seed and step decide all of them.
 
         Returns:
             latents [B F c h w], cameras [B F 16], noise [B F c h w], timesteps [B] or [B F], on the bank's device.
@@ -109,8 +97,12 @@ class CameraTextInversion:
     def loss(
         self, words: Float[Tensor, "N D"], bank: LatentBank, step: int, groups: int = 1
     ) -> dict[str, Float[Tensor, ""]]:
-        """The terms of the loss at training step ``step``; their sum is what is minimized."""
-        latents, cameras, noise, timesteps = self.draw(bank, step, groups)
+        """Compute the terms of the loss at training step ``step``, scalars whose sum is minimized.
+
+        Returns:
+            ``denoising``, and ``norm`` if the objective penalizes the vectors' length; differentiable in ``words``.
+        """
+        latents, cameras, noise, timesteps = self.draw_batch(bank, step, groups)
         context = self.context(words)
         context = context.expand(groups, -1, -1) if groups > 1 else context
         terms = {"denoising": self.prior.prediction_loss(latents, noise, timesteps, context, cameras)}
@@ -122,7 +114,7 @@ class CameraTextInversion:
     def heldout_loss(
         self, condition: Float[Tensor, "N D"] | str, bank: LatentBank, *, groups: int | None = None, draws: int = 4
     ) -> float:
-        """Mean denoising loss on held-out orbits at evenly spaced timesteps, with the same noise for every condition.
+        """Measure the mean denoising loss on held-out orbits, with the same noise and timesteps for every condition.
 
         Args:
             condition: vectors z, or a prompt in plain words to compare with.
@@ -174,10 +166,17 @@ def fit_words(
     The pipeline of ``ns-train invert3d`` takes the same steps and reaches the same vectors.
 
     Args:
+        inversion: the objective.
+        bank: latents and cameras of the object's views.
+        words: where to start from; unchanged.
+        steps: optimization steps.
         learning_rate: of the first step; the prior's own choice if None.
         decay: let the learning rate fall to zero along half a cosine. The official code keeps it constant.
         groups: orbits in each step.
         callback: called after each step with its number and the loss terms.
+
+    Returns:
+        The fitted vectors, float32, on the device of ``words``.
     """
     vectors = Parameter(words.detach().clone())
     optimizer = torch.optim.AdamW([vectors], lr=learning_rate or inversion.prior.info.inversion_learning_rate)

@@ -1,4 +1,4 @@
-"""The words that a scene became, as a file that anything which reads textual inversions can use."""
+"""The embedding of an object, and its file, which whatever reads textual inversions can read."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ class ObjectEmbedding:
         steps: int,
         token: str = "<object>",
     ) -> ObjectEmbedding:
-        """An embedding of ``vectors`` (copied to the CPU) that belongs to ``prior``."""
+        """Make an embedding of ``vectors`` (copied to the CPU, float32) that belongs to ``prior``."""
         info = prior.info
         return cls(vectors.clone(), token, info.name, info.fingerprint, init_word, steps)
 
     @property
     def words(self) -> dict[str, Float[Tensor, "N D"]]:
-        """What :meth:`MultiViewPrior.encode_prompt` takes as ``words``."""
+        """The vectors by their placeholder, as :meth:`MultiViewPrior.encode_prompt` takes them."""
         return {self.token: self.vectors}
 
     def save(self, path: Path | str) -> None:
@@ -145,7 +145,7 @@ class ObjectEmbedding:
 
 
 def _with_sorted_header(content: bytes) -> bytes:
-    """The same safetensors file with its header in alphabetical order: equal embeddings must be equal files."""
+    """Put the header of a safetensors file in alphabetical order: equal embeddings must be equal files."""
     # The safetensors library writes metadata in an order that changes from one process to the next.
     size = int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()

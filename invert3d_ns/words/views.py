@@ -1,4 +1,4 @@
-"""Words back to pictures: an embedding's views from any cameras (Invert3D, equation 7)."""
+"""Generate an object's views from its embedding, from any cameras (Invert3D, equation 7)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def generate_views(
 
     Args:
         prior: the prior that the embedding belongs to.
-        azimuths: degrees, in the order in which views are wanted.
+        embedding: the object.
+        azimuths: degrees, in the order in which views are returned.
         elevation: degrees.
         prompt: words around the placeholder; the bare placeholder if None. The prior's prompt suffix is appended to
             prompts that have words of their own.

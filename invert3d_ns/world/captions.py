@@ -1,59 +1,23 @@
-"""What captions of the procedural world say, in which words and in which order."""
+"""Captions of objects of the procedural world: one full description, and random wordings of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from invert3d_ns.base.english import with_article
-from invert3d_ns.world.styles import STYLES
-
-if TYPE_CHECKING:
-    from invert3d_ns.world.objects import WorldObject
-
-PATTERNS: dict[str, tuple[str, ...]] = {
-    "plain": (),
-    "striped": ("striped",),
-    "spotted": ("spotted", "dotted"),
-    "checkered": ("checkered",),
-}
-"""Patterns and the words for them."""
-PATTERN_NOUNS = {"striped": "stripes", "spotted": "spots", "checkered": "checks"}
-MATERIALS: dict[str, tuple[str, ...]] = {
-    "matte": (),
-    "shiny": ("shiny", "glossy"),
-    "metallic": ("metallic", "metal"),
-}
-"""Materials and the words for them."""
-SIZES: dict[str, tuple[str, ...]] = {"normal": (), "small": ("small", "tiny", "little")}
-"""Sizes in the view and the words for them."""
-POSES: dict[str, tuple[str, ...]] = {
-    "upright": (),
-    "upside down": ("upside down",),
-    "lying": ("lying on its back", "tipped over"),
-}
-"""Poses and the words for them."""
-SYNONYMS: dict[str, tuple[str, ...]] = {
-    "ball": ("ball", "sphere"),
-    "cube": ("cube", "box"),
-    "ring": ("ring", "donut"),
-    "mug": ("mug", "cup"),
-    "car": ("car", "toy car"),
-    "airplane": ("airplane", "plane"),
-    "lamp": ("lamp", "table lamp"),
-}
-"""Other words for a class; the class's own name where none is given."""
+from invert3d_ns.world.objects import WorldObject
+from invert3d_ns.world.vocabulary import MATERIALS, PATTERN_NOUNS, PATTERNS, POSES, SIZES, STYLES, SYNONYMS
 
 
-def describe(item: WorldObject) -> str:
-    """Everything that can be said of an object, in the first wording of each."""
+def full_description(item: WorldObject) -> str:
+    """The caption that leaves nothing out, always in the same words: the first wording of each attribute."""
     return _caption(item, lambda share: True, lambda words: words[0], form=0.0)
 
 
 def varied_caption(item: WorldObject, rng: np.random.Generator) -> str:
-    """A caption in one of several wordings and orders.
+    """Draw a caption: one of several wordings and orders.
 
     Details are left out at times, the color rarely, the class almost never: "an object" then stands in its place.
     """
@@ -100,7 +64,7 @@ def _caption(
 def _styled(item: WorldObject, pick: Callable[[tuple[str, ...]], str], said: Callable[[float], bool], text: str) -> str:
     if not said(0.96):
         return text
-    wordings = STYLES[item.style].wordings
+    wordings = STYLES[item.style]
     return (wordings[0] if said(0.4) else pick(wordings)).format(text)
 
 

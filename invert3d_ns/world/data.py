@@ -1,4 +1,7 @@
-"""Training sets of the procedural world: rendered once, kept on disk, read through memory maps."""
+"""Data sets of the procedural world: rendered once, kept on disk, read through memory maps.
+
+Their random streams are numpy's and torch's own of a plain seed, and stay so: they made the shipped weights.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,14 @@ from jaxtyping import Bool, Float, Int, UInt8
 from rich.progress import track
 from torch import Tensor
 
+from invert3d_ns.base.files import atomic_path
 from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world, random_orbit
-from invert3d_ns.world.objects import COLORS, PATTERNS, WorldObject, render, sample_object
+from invert3d_ns.world.captions import full_description, varied_caption
+from invert3d_ns.world.objects import WorldObject, sample_object
+from invert3d_ns.world.rendering import render_objects
 from invert3d_ns.world.shapes import CLASSES
-from invert3d_ns.world.styles import STYLES, apply_styles, style_coverage
+from invert3d_ns.world.styles import apply_styles, style_coverage
+from invert3d_ns.world.vocabulary import COLORS, PATTERNS, STYLES
 
 CHUNK = 256
 """Objects drawn from one seed; a set of any size begins with the chunks of a smaller one."""
@@ -68,8 +75,8 @@ class WorldViews:
         return torch.from_numpy(np.array(self.alpha[objects]))[:, :, None].float() / 255
 
 
-def orbits(objects: int, views: int, seed: int) -> tuple[Float[Tensor, "O F"], Float[Tensor, "O F"]]:
-    """Azimuths and elevations in degrees: four evenly spaced views from one elevation, as MVDream was trained on.
+def sample_orbits(objects: int, views: int, seed: int) -> tuple[Float[Tensor, "O F"], Float[Tensor, "O F"]]:
+    """Draw azimuths and elevations in degrees: four evenly spaced views from one elevation, as MVDream was trained on.
 
     Of eight views, the odd ones are a second such orbit half way between, in every other object at a height of its
     own: any choice of views then makes a training example.
@@ -83,12 +90,12 @@ def orbits(objects: int, views: int, seed: int) -> tuple[Float[Tensor, "O F"], F
     return azimuths, elevations
 
 
-def render_set(
+def render_on_orbits(
     objects: list[WorldObject], seed: int, size: int, views: int = 4
 ) -> tuple[UInt8[np.ndarray, "O F H W 3"], UInt8[np.ndarray, "O F H W"], Float[Tensor, "O F"], Float[Tensor, "O F"]]:
-    """Views of objects, each in its style, from random orbits: RGB, coverage, azimuths and elevations in degrees."""
-    azimuths, elevations = orbits(len(objects), views, seed)
-    renders = render(objects, orbit_camera_to_world(azimuths, elevations), size)
+    """Render objects, each in its style, from random orbits: RGB, coverage, azimuths and elevations in degrees."""
+    azimuths, elevations = sample_orbits(len(objects), views, seed)
+    renders = render_objects(objects, orbit_camera_to_world(azimuths, elevations), size)
     styles = [o.style for o in objects]
     rgb = apply_styles(renders, styles, [seed * CHUNK + i for i in range(len(objects))])
     return rgb, style_coverage(renders.alpha, styles), azimuths, elevations
@@ -104,8 +111,7 @@ def world_views(
     split: str = "train",
     plain: bool = False,
 ) -> WorldViews:
-    """A set of captioned views; rendered on the first call (about 200 views a second and core), then read from
-    ``folder``.
+    """Read a set of captioned views from ``folder``; the first call renders it (about 200 views a second and core).
 
     A rendering that was stopped goes on from its last finished chunk.
     """
@@ -124,9 +130,8 @@ def world_views(
                 with np.load(chunk.with_suffix(".npz")) as arrays:
                     store[index * CHUNK : (index + 1) * CHUNK] = arrays[kind]
             store.flush()
-        partial = done.with_suffix(".partial")
-        partial.write_text(json.dumps(table))
-        partial.replace(done)
+        with atomic_path(done) as temporary:
+            temporary.write_text(json.dumps(table))
         shutil.rmtree(folder / stem)
     table = json.loads(done.read_text())
     index = {
@@ -153,11 +158,11 @@ def _render_chunks(folder: Path, count: int, seed: int, size: int, views: int, s
             continue
         rng = np.random.default_rng([seed, index])
         objects = [sample_object(rng, split=split, plain=plain) for _ in range(min(CHUNK, count - start))]
-        rgb, alpha, azimuths, elevations = render_set(objects, seed * 1_000_003 + index, size, views)
+        rgb, alpha, azimuths, elevations = render_on_orbits(objects, seed * 1_000_003 + index, size, views)
         np.savez(path.with_suffix(".npz"), rgb=rgb, alpha=alpha)
         table = {
-            "captions": [[o.caption(rng) for _ in range(WORDINGS)] for o in objects],
-            "descriptions": [o.description() for o in objects],
+            "captions": [[varied_caption(o, rng) for _ in range(WORDINGS)] for o in objects],
+            "descriptions": [full_description(o) for o in objects],
             "classes": [o.name for o in objects],
             "colors": [o.color for o in objects],
             "patterns": [o.pattern for o in objects],
@@ -166,6 +171,5 @@ def _render_chunks(folder: Path, count: int, seed: int, size: int, views: int, s
             "azimuths": azimuths.tolist(),
             "elevations": elevations.tolist(),
         }
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(table))
-        partial.replace(path)
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(table))

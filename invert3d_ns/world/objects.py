@@ -1,94 +1,49 @@
-"""The procedural world: captioned, colored objects, drawn from a seed, and their exact renders.
-
-Own renderer (sphere tracing in C), because a training set of 100,000 views with masks, depth and part labels has to
-come from the package alone, in minutes on two cores, with no mesh assets and no OpenGL context.
-"""
+"""Objects of the procedural world: what one is, which combinations training holds back, and drawing one from a seed."""
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
-import importlib.util
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
+from jaxtyping import Float
 
-from invert3d_ns.base.errors import InputError
-from invert3d_ns.scenes.cameras import FOV_Y, OBJECT_RADIUS
-from invert3d_ns.world.captions import MATERIALS, PATTERNS, SYNONYMS, describe, varied_caption
-from invert3d_ns.world.primitives import PRIMITIVE_FLOATS, pack
+from invert3d_ns.scenes.cameras import OBJECT_RADIUS
+from invert3d_ns.world.primitives import pack_primitives
 from invert3d_ns.world.shapes import CLASSES, UNSEEN_CLASSES
-from invert3d_ns.world.styles import STYLES
+from invert3d_ns.world.vocabulary import COLORS, MATERIALS, PATTERNS, STYLES
 
-__all__ = [
-    "COLORS",
-    "MATERIALS",
-    "PATTERNS",
-    "STYLES",
-    "SYNONYMS",
-    "Renders",
-    "WorldObject",
-    "held_out",
-    "render",
-    "sample_object",
-]
-
-COLORS: dict[str, tuple[float, float, float]] = {
-    "red": (0.86, 0.10, 0.10),
-    "orange": (1.00, 0.52, 0.05),
-    "yellow": (0.98, 0.88, 0.12),
-    "green": (0.13, 0.65, 0.18),
-    "cyan": (0.10, 0.80, 0.85),
-    "blue": (0.12, 0.25, 0.90),
-    "purple": (0.52, 0.15, 0.72),
-    "pink": (1.00, 0.55, 0.75),
-    "brown": (0.45, 0.26, 0.12),
-    "gray": (0.55, 0.55, 0.57),
-    "black": (0.09, 0.09, 0.10),
-    "white": (0.97, 0.97, 0.97),
-}
-"""RGB in [0, 1] of every color that captions name."""
 PHOTO_SHARE, PATTERN_SHARE, PART_SHARE = 0.4, 0.4, 0.6
 """Shares of objects that are drawn as photos, that have a pattern, and of plain ones with a part in a color of its
 own."""
-LIGHT = (-0.45, -0.65, 0.61)
-"""Direction to the light, in the object frame (from the front, left and above)."""
 
 
 @dataclass(frozen=True)
 class WorldObject:
-    """One object: what it is, and how the renderer sees it."""
+    """One object: its attributes in words of :mod:`.vocabulary`, and the primitives that the renderer takes."""
 
     name: str
-    """Class."""
+    """Class, a key of CLASSES or UNSEEN_CLASSES."""
     color: str
     """Color of the largest part."""
     pattern: str
+    """Key of PATTERNS."""
     second: str | None
     """Color of the pattern or of the named part."""
     part: str | None
     """The part that has the second color."""
     primitives: Float[np.ndarray, "P 32"]
+    """As :func:`.primitives.pack_primitives` lays them out."""
     style: str = "photo"
-    """Name in STYLES; the renderer draws every object as a photo, :mod:`.styles` turns that into the style."""
+    """Key of STYLES; the renderer draws every object as a photo, :mod:`.styles` turns that into the style."""
     material: str = "matte"
+    """Key of MATERIALS."""
     size: str = "normal"
+    """Key of SIZES."""
     pose: str = "upright"
+    """Key of POSES."""
     main: str | None = None
     """What captions may call the largest part."""
-
-    def caption(self, rng: np.random.Generator) -> str:
-        """One of many wordings; details are left out at times."""
-        return varied_caption(self, rng)
-
-    def description(self) -> str:
-        """Everything that captions can say of the object, always in the same words."""
-        return describe(self)
 
 
 def held_out(name: str, color: str, pattern: str = "plain", style: str = "photo") -> bool:
@@ -112,7 +67,7 @@ def sample_object(
     upright: bool = False,
     split: str = "train",
 ) -> WorldObject:
-    """Draw an object.
+    """Draw an object at random.
 
     Args:
         rng: source of every choice.
@@ -154,7 +109,7 @@ def sample_object(
     steady = plain or upright or rng.random() < 0.85
     size = "normal" if steady or rng.random() < 0.5 else "small"
     pose = "upright" if steady or size == "small" else pick(("upside down", "lying"))
-    rows = pack(
+    rows = pack_primitives(
         shape,
         paint,
         second_color=tint(second) if second else (1.0, 1.0, 1.0),
@@ -174,82 +129,3 @@ def _pattern_color(rng: np.random.Generator, main: str) -> str:
         options = [c for c in COLORS if c not in ("white", "black", "gray")]
         return options[rng.integers(len(options))]
     return "white" if rng.random() < 0.75 else "black"
-
-
-@dataclass
-class Renders:
-    """Views of several objects. Every array starts with (objects, views, height, width)."""
-
-    rgb: UInt8[np.ndarray, "O F H W 3"]
-    """Composited on white."""
-    alpha: UInt8[np.ndarray, "O F H W"]
-    depth: Float[np.ndarray, "O F H W"]
-    """Along the optical axis, in world units; 0 where empty."""
-    normals: Float[np.ndarray, "O F H W 3"]
-    """Object frame, unit length; 0 where empty."""
-    parts: UInt8[np.ndarray, "O F H W"]
-    """Index of the part; 255 where empty."""
-
-
-def render(
-    objects: Sequence[WorldObject],
-    camera_to_world: Float[Tensor, "O F 4 4"],
-    size: int = 64,
-    *,
-    samples: int = 2,
-    threads: int | None = None,
-) -> Renders:
-    """Sphere-trace views of objects.
-
-    Args:
-        objects: what to render.
-        camera_to_world: OpenGL camera axes, object frame.
-        size: pixels of the square image.
-        samples: rays a pixel, along each side.
-        threads: worker threads; torch's number when not given.
-
-    Raises:
-        InputError: the package was installed without a C compiler.
-    """
-    library = _library()
-    count, views = camera_to_world.shape[:2]
-    most = max(len(o.primitives) for o in objects)
-    table = np.zeros((count, most, PRIMITIVE_FLOATS), np.float32)
-    for row, item in zip(table, objects, strict=True):
-        row[: len(item.primitives)] = item.primitives
-    counts = np.array([len(o.primitives) for o in objects], np.int32)
-    cameras = np.ascontiguousarray(camera_to_world.numpy(), np.float32)
-    shape = (count, views, size, size)
-    rgba, parts = np.empty((*shape, 4), np.uint8), np.empty(shape, np.uint8)
-    depth, normals = np.empty(shape, np.float32), np.empty((*shape, 3), np.float32)
-    light = np.array(LIGHT, np.float32)
-    pointer = lambda a: ctypes.c_void_p(a.ctypes.data)  # noqa: E731
-    library.sdf_render(
-        pointer(table),
-        pointer(counts),
-        most,
-        pointer(cameras),
-        count,
-        views,
-        size,
-        samples,
-        ctypes.c_float(math.tan(math.radians(FOV_Y) / 2)),
-        pointer(light),
-        pointer(rgba),
-        pointer(depth),
-        pointer(normals),
-        pointer(parts),
-        threads or torch.get_num_threads(),
-    )
-    normals /= np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-9)
-    return Renders(rgba[..., :3], rgba[..., 3], depth, normals, parts)
-
-
-def _library() -> ctypes.CDLL:
-    spec = importlib.util.find_spec("invert3d_ns.world._sdf")
-    if spec is None or spec.origin is None:
-        raise InputError(
-            "the renderer of the training world was not compiled; "
-            "install a C compiler and reinstall with `pip install -e .`"
-        )
-    return ctypes.CDLL(spec.origin)

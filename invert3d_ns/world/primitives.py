@@ -1,7 +1,7 @@
-"""Shapes of the procedural world: colored primitives, and their layout for the renderer.
+"""Primitives that shapes of the procedural world are built of, and their layout for the renderer.
 
 A shape is built z-up with its front facing -y (azimuth 0 of :mod:`invert3d_ns.scenes.cameras`), in units of its own;
-:func:`pack` centers it and scales it to the radius that every scene is normalized to.
+:func:`pack_primitives` centers it and scales it to the radius that every scene is normalized to.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Shape:
     """What captions may call the largest part, as in "a chair with a red seat and black legs"."""
 
 
-def pack(
+def pack_primitives(
     shape: Shape,
     colors: dict[str, tuple[float, float, float]],
     *,

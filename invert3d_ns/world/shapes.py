@@ -1,4 +1,4 @@
-"""Classes of the procedural world: each is a function from a random generator to a shape."""
+"""Classes of objects of the procedural world: for each, a function that draws a shape from a random generator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Objects of the procedural world as splats: for the demo scene and for inversions of objects that no prior saw."""
+"""Turn objects of the procedural world into splats: the demo scene, and scenes of classes that no prior was shown."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from scipy.spatial.transform import Rotation
 from invert3d_ns.scenes.cameras import FOV_Y, orbit_camera_to_world
 from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.scenes.rasterization import SH_C0
-from invert3d_ns.world.objects import COLORS, WorldObject, render
-from invert3d_ns.world.primitives import pack
+from invert3d_ns.world.objects import WorldObject
+from invert3d_ns.world.primitives import pack_primitives
+from invert3d_ns.world.rendering import render_objects
 from invert3d_ns.world.shapes import UNSEEN_CLASSES
+from invert3d_ns.world.vocabulary import COLORS
 
 
 def demo_object() -> WorldObject:
     """The object of the bundled demo scene: a robot in four colors, of a class that the bundled prior never saw."""
     shape = UNSEEN_CLASSES["robot"](np.random.default_rng(0))
     paint = {"body": "orange", "arms": "orange", "head": "yellow", "legs": "blue", "eyes": "red"}
-    rows = pack(shape, {part: COLORS[color] for part, color in paint.items()})
+    rows = pack_primitives(shape, {part: COLORS[color] for part, color in paint.items()})
     return WorldObject("robot", "orange", "plain", "yellow", "head", rows)
 
 
 def splats_of(item: WorldObject, *, spacing: float = 0.016, size: int = 192, views: int = 12) -> SplatCloud:
-    """Cover an object's visible surface with flat splats, one a voxel, in its shaded colors.
+    """Make splats that cover an object's visible surface with flat splats, one a voxel, in its shaded colors.
 
     Args:
         item: the object.
@@ -34,15 +36,15 @@ def splats_of(item: WorldObject, *, spacing: float = 0.016, size: int = 192, vie
     elevations = torch.tensor([-55.0, -15.0, 20.0, 60.0]).repeat_interleave(views)
     azimuths = torch.arange(views).repeat(4) * (360.0 / views) + 7.0
     cameras = orbit_camera_to_world(azimuths, elevations)
-    views_of = render([item], cameras[None], size, samples=1)
-    solid = views_of.alpha[0] == 255
+    renders = render_objects([item], cameras[None], size, samples=1)
+    solid = renders.alpha[0] == 255
     rows, columns = np.meshgrid(np.arange(size), np.arange(size), indexing="ij")
     tangent = np.tan(np.radians(FOV_Y) / 2)
     u, v = ((columns + 0.5) / size * 2 - 1) * tangent, (1 - (rows + 0.5) / size * 2) * tangent
     rays = np.stack([u, v, -np.ones_like(u)], -1)
     m = cameras.numpy()
-    points = np.einsum("fij,fhwj->fhwi", m[:, :3, :3], rays * views_of.depth[0][..., None]) + m[:, None, None, :3, 3]
-    points, normals, colors = points[solid], views_of.normals[0][solid], views_of.rgb[0][solid] / 255.0
+    points = np.einsum("fij,fhwj->fhwi", m[:, :3, :3], rays * renders.depth[0][..., None]) + m[:, None, None, :3, 3]
+    points, normals, colors = points[solid], renders.normals[0][solid], renders.rgb[0][solid] / 255.0
     _, inverse, counts = np.unique(
         np.floor(points / spacing).astype(int), axis=0, return_inverse=True, return_counts=True
     )

@@ -1,4 +1,4 @@
-"""Styles of the procedural world: image-space and shading transforms of its renders, under the names people use.
+"""Draw renders of the procedural world in its styles: transforms of color and shading in image space.
 
 Every style leaves the background white, so that objects stay separable and splats can carry the style.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,30 +16,29 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.world.rendering import Renders
+from invert3d_ns.world.vocabulary import BLOCKY, STYLES
 
-if TYPE_CHECKING:
-    from invert3d_ns.world.objects import Renders
-
-COLORLESS = ("pencil sketch", "sepia", "blueprint")
-"""Styles in which the object's color cannot be seen."""
-BLOCKY = ("pixel art",)
-"""Styles that redraw the silhouette too, in blocks."""
 LUMA = (0.299, 0.587, 0.114)
+"""Weights of RGB in brightness (ITU-R BT.601)."""
 
 
 @dataclass
 class Layers:
-    """What a style draws from: V views of one or more objects. What a style does not ask for is not computed."""
+    """Images that a style is drawn from: V views of one or more objects. Derived ones are computed when asked for."""
 
     rgb: Float[Tensor, "V 3 H W"]
     """Color in [0, 1], the background filled with the object's mean color so that filters do not bleed white."""
     mask: Float[Tensor, "V 1 H W"]
     """Coverage in [0, 1]."""
     normals: Float[Tensor, "V 3 H W"]
+    """Object frame, unit length; 0 where empty."""
     parts: Float[Tensor, "V 1 H W"]
+    """Index of the part; 255 where empty."""
     depth: Float[Tensor, "V 1 H W"]
+    """Along the optical axis, in world units; 0 where empty."""
     seeds: Sequence[int]
-    """One a view; views of one object share theirs."""
+    """Seed of each view's texture; views of one object share theirs."""
 
     @property
     def unit(self) -> int:
@@ -81,16 +79,6 @@ class Layers:
         draws = torch.stack([torch.randn(2, 6, 6, generator=torch.Generator().manual_seed(s)) for s in self.seeds])
         fields = F.interpolate(draws, size=tuple(self.rgb.shape[-2:]), mode="bicubic", align_corners=True)
         return fields.clamp(-1.5, 1.5) / 1.5
-
-
-@dataclass(frozen=True)
-class Style:
-    """How captions speak of a style, and how it is drawn."""
-
-    wordings: tuple[str, ...]
-    """Templates with {} for what is shown; the first is the canonical one."""
-    apply: Callable[[Layers], Float[Tensor, "V 3 H W"]]
-    """Colors of the object's pixels; :func:`apply_styles` puts the white background behind them."""
 
 
 def _smooth(x: Tensor, radius: int) -> Tensor:
@@ -209,26 +197,19 @@ def _blueprint(layers: Layers) -> Tensor:
     return torch.where(_inner_lines(layers) > 0.5, _tone((0.86, 0.92, 1.0), paper), paper)
 
 
-STYLES: dict[str, Style] = {
-    "photo": Style(("{}", "a photo of {}", "a picture of {}"), lambda layers: layers.rgb),
-    "pencil sketch": Style(
-        ("a pencil sketch of {}", "{}, pencil sketch", "{} drawn in pencil", "{} in pencil sketch style"),
-        _pencil_sketch,
-    ),
-    "watercolor": Style(
-        ("a watercolor painting of {}", "{}, watercolor", "{} in watercolor style", "a watercolor of {}"), _watercolor
-    ),
-    "pixel art": Style(("pixel art of {}", "{}, pixel art", "{} in pixel art style"), _pixel_art),
-    "toon": Style(("a cartoon of {}", "{}, toon style", "a toon of {}", "{} in toon style"), _toon),
-    "night": Style(("{} at night", "a night photo of {}", "{}, night", "{} in the night"), _night),
-    "sepia": Style(("a sepia photo of {}", "{} in sepia", "{}, sepia", "{} in sepia style"), _sepia),
-    "neon": Style(("a neon sign of {}", "{} in neon style", "{}, neon"), _neon),
-    "van gogh": Style(
-        ("{} in van gogh style", "a van gogh painting of {}", "{} painted by van gogh", "{}, van gogh"), _van_gogh
-    ),
-    "blueprint": Style(("a blueprint of {}", "{}, blueprint", "{} in blueprint style"), _blueprint),
+_PAINTERS: dict[str, Callable[[Layers], Float[Tensor, "V 3 H W"]]] = {
+    "photo": lambda layers: layers.rgb,
+    "pencil sketch": _pencil_sketch,
+    "watercolor": _watercolor,
+    "pixel art": _pixel_art,
+    "toon": _toon,
+    "night": _night,
+    "sepia": _sepia,
+    "neon": _neon,
+    "van gogh": _van_gogh,
+    "blueprint": _blueprint,
 }
-"""Styles by the name that people use."""
+"""Colors of the object's pixels in each style; :func:`apply_styles` puts the white background behind them."""
 
 
 def apply_styles(renders: Renders, names: Sequence[str], seeds: Sequence[int]) -> UInt8[np.ndarray, "O F H W 3"]:
@@ -240,7 +221,7 @@ def apply_styles(renders: Renders, names: Sequence[str], seeds: Sequence[int]) -
         seeds: of each object's texture; its views share one draw.
 
     Raises:
-        InputError: a style that is not in :data:`STYLES`.
+        InputError: a style that is not in :data:`.vocabulary.STYLES`.
     """
     for name in names:
         if name not in STYLES:
@@ -252,7 +233,7 @@ def apply_styles(renders: Renders, names: Sequence[str], seeds: Sequence[int]) -
         rows = [i for i, other in enumerate(names) if other == name]
         layers = _layers(renders, rows, [seeds[i] for i in rows])
         mask = _blocks(layers.mask) if name in BLOCKY else layers.mask
-        drawn = STYLES[name].apply(layers).clamp(0, 1) * mask + (1 - mask)
+        drawn = _PAINTERS[name](layers).clamp(0, 1) * mask + (1 - mask)
         drawn = (drawn * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
         out[rows] = drawn.reshape(len(rows), -1, *drawn.shape[1:])
     return out
@@ -270,17 +251,17 @@ def style_coverage(alpha: UInt8[np.ndarray, "O F H W"], names: Sequence[str]) ->
 
 def _layers(renders: Renders, rows: list[int], seeds: list[int]) -> Layers:
     views = renders.rgb.shape[1]
-    take = lambda a: torch.from_numpy(a[rows]).flatten(0, 1)  # noqa: E731
-    mask = take(renders.alpha)[:, None].float() / 255
-    rgb = take(renders.rgb).permute(0, 3, 1, 2).float() / 255
+    rows_of = lambda a: torch.from_numpy(a[rows]).flatten(0, 1)  # noqa: E731
+    mask = rows_of(renders.alpha)[:, None].float() / 255
+    rgb = rows_of(renders.rgb).permute(0, 3, 1, 2).float() / 255
     pure = ((rgb - (1 - mask)) / mask.clamp_min(0.25)).clamp(0, 1)
     solid = (mask > 0.5).float()
     mean = (pure * solid).sum((2, 3), keepdim=True) / solid.sum((2, 3), keepdim=True).clamp_min(1)
     return Layers(
         torch.where(mask > 0.2, pure, mean),
         mask,
-        take(renders.normals).permute(0, 3, 1, 2),
-        take(renders.parts)[:, None].float(),
-        take(renders.depth)[:, None],
+        rows_of(renders.normals).permute(0, 3, 1, 2),
+        rows_of(renders.parts)[:, None].float(),
+        rows_of(renders.depth)[:, None],
         [s for s in seeds for _ in range(views)],
     )

@@ -1,1 +1,1 @@
-"""Words of photographs that come without cameras."""
+"""Inversion of photographs that come without cameras."""

@@ -1,4 +1,4 @@
-"""The other sides of what a photograph shows, as the prior imagines them from plain words: what is inverted.
+"""Complete photographs to whole orbits, as the prior imagines the other sides from plain words.
 
 Vectors that are fitted to one view alone forget what the object is from elsewhere; fitted to a whole orbit they cannot.
 So the photograph is completed to orbits first: plain words say what it shows, and while the prior samples an orbit, the
@@ -30,7 +30,7 @@ _ELEVATIONS = (0.0, 20.0)
 
 
 def orbit_from(camera: Sequence[float], second: float) -> tuple[Float[Tensor, "8"], Float[Tensor, "8"]]:
-    """Azimuths and elevations of evenly spaced views of which the first is ``camera``: (azimuth, elevation), degrees.
+    """List azimuths and elevations, in degrees, of evenly spaced views of which the first is ``camera``.
 
     Those at quarter turns from it have its elevation, those between have ``second``: orbits as in training.
     """
@@ -49,7 +49,7 @@ def imagine_views(
     steps: int = 16,
     seed: int = 0,
 ) -> Float[Tensor, "F c h w"]:
-    """Latents of F views of what ``context`` says, the first of which is ``photograph`` (latents as well)."""
+    """Sample latents of F views of what ``context`` says, the first of which is ``photograph`` (latents as well)."""
     noise = torch.randn(len(cameras), *photograph.shape, generator=torch.Generator().manual_seed(seed))[None]
     noise, cameras = noise.to(prior.device), cameras[None].to(prior.device)
     times = sampling_timesteps(prior, steps)
@@ -77,7 +77,7 @@ def imagine_bank(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> LatentBank:
-    """A latent bank of ``orbits`` imagined orbits, photographs in turn, in groups of four views.
+    """Make a latent bank of ``orbits`` imagined orbits, photographs in turn, in groups of four views.
 
     Args:
         photographs: latents, on the prior's device.

@@ -1,6 +1,6 @@
-"""Inversion without cameras: which words make the prior denoise a photograph, seen from wherever it was taken?
+"""Inversion of photographs without cameras: fit pseudo-words to them, and find where they were taken from.
 
-Priors want a camera and the photograph has none: it is a latent variable with a distribution over a grid of orbit
+Priors need a camera and the photograph has none: it is a latent variable with a distribution over a grid of orbit
 cameras, found from what the frozen prior itself thinks of each (see :class:`ImageInversion`). Two ways to the words:
 
 - imagined (:mod:`invert3d_ns.words.photographs.imagined`): plain words and the photograph are completed to whole
@@ -20,15 +20,15 @@ from torch import Tensor
 from invert3d_ns.base.english import with_article
 from invert3d_ns.scenes.cameras import camera_condition
 from invert3d_ns.words.bank import LatentBank
-from invert3d_ns.words.cti import CameraTextInversion, Objective, fit_words, seeded_generator
+from invert3d_ns.words.cti import CameraTextInversion, fit_words, seeded_generator
 from invert3d_ns.words.embedding import ObjectEmbedding
-from invert3d_ns.words.photographs.image_settings import ImageSettings
 from invert3d_ns.words.photographs.imagined import imagine_bank
-from invert3d_ns.words.photographs.naming import name_object, vocabulary
-from invert3d_ns.words.photographs.object_views import framed
+from invert3d_ns.words.photographs.naming import TextScore, candidate_words, name_object
+from invert3d_ns.words.photographs.object_views import frame_view
+from invert3d_ns.words.settings import ImageSettings, Objective
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from invert3d_ns.prior.multiview import MultiViewPrior
 
@@ -38,6 +38,8 @@ _DRAW, _SCORE = 30, 31
 _SCORED = (0.8, 0.7)
 _ACROSS, _DOWN = (-0.06, 0.0, 0.06), (-0.03, 0.01, 0.05)
 _SHORTLIST, _CHUNK = 8, 64
+_TEXT_CAMERAS, _ROUGH_CAMERAS = 6, 3
+"""Likeliest cameras from which texts are scored."""
 
 Framing = tuple[float, float, float]
 """Extent, and shift right and down, in shares of the frame."""
@@ -55,7 +57,7 @@ class ImageInversion(CameraTextInversion):
         prior: the frozen multi-view diffusion model.
         photographs: square views that their objects fill, of
             :func:`invert3d_ns.words.photographs.object_views.object_view`; of the prior's size or larger.
-        settings: how.
+        settings: how words and cameras are searched.
         seed: with the step number, determines every random draw.
 
     Raises:
@@ -91,12 +93,12 @@ class ImageInversion(CameraTextInversion):
         return found
 
     @property
-    def known(self) -> bool:
-        """Whether nothing is left to search."""
+    def cameras_known(self) -> bool:
+        """Whether azimuths and elevations are given, so that no camera is left to search."""
         return bool(self.settings.azimuths and self.settings.elevations)
 
     def bank(self) -> LatentBank:
-        """The photographs as what :func:`fit_words` takes; without held-out views, as there are none."""
+        """Make a bank of the photographs at their likeliest cameras, without held-out views."""
         nothing = self.latents[:0]
         cameras = camera_condition(*self.cameras.T)[:, None].to(self.latents.device)
         return LatentBank(self.latents, cameras, nothing, cameras[:0], nothing)
@@ -104,17 +106,17 @@ class ImageInversion(CameraTextInversion):
     def loss(
         self, words: Float[Tensor, "N D"], bank: LatentBank, step: int, groups: int = 1
     ) -> dict[str, Float[Tensor, ""]]:
-        """The terms of the loss at ``step``, after a search of the cameras where one is due."""
+        """Compute the terms of the loss at ``step``, after a search of the cameras where one is due."""
         every = max(1, self.settings.steps * 2 // 3 // self.settings.searches)
         turn, due = divmod(step, every)
         if self.settings.method == "direct" and due == 0 and turn < self.settings.searches:
             plain = self.prior.encode_prompt(with_article(self.text)) if turn == 0 else None
-            self.search(self.context(words.detach()) if plain is None else plain, sharpness=2.0 * (turn + 1))
+            self.search_cameras(self.context(words.detach()) if plain is None else plain, sharpness=2.0 * (turn + 1))
         return super().loss(words, bank, step, groups)
 
-    def draw(self, bank: LatentBank, step: int, groups: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Photographs, cameras drawn from their distributions, noise and timesteps of ``step``; shapes as for CTI."""
-        _, _, noise, timesteps = super().draw(bank, step, groups)
+    def draw_batch(self, bank: LatentBank, step: int, groups: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Draw photographs, cameras from their distributions, noise and timesteps of ``step``; shapes as for CTI."""
+        _, _, noise, timesteps = super().draw_batch(bank, step, groups)
         generator = seeded_generator(self.seed, _DRAW, step)
         # Every photograph in turn, so that a step of several holds several.
         picks = (torch.arange(groups) + step * groups) % len(self.latents)
@@ -135,7 +137,7 @@ class ImageInversion(CameraTextInversion):
         return torch.stack([self._view(index) for index in range(len(self.photographs))])
 
     @torch.no_grad()
-    def search(self, context: Float[Tensor, "1 L C"], sharpness: float, *, draws: int = 2) -> None:
+    def search_cameras(self, context: Float[Tensor, "1 L C"], sharpness: float, *, draws: int = 2) -> None:
         """Score framings and cameras under ``context``; set :attr:`framings`, :attr:`latents` and :attr:`weights`.
 
         How large the object is and where the camera's axis meets it, no photograph says: views from cameras that look
@@ -150,16 +152,16 @@ class ImageInversion(CameraTextInversion):
 
             def contrast(framing: Framing, index: int = index, every: Tensor = every) -> float:
                 self._frame(index, framing)
-                return float(self.losses(index, context, everywhere, range(1))[0, every].min())
+                return float(self.camera_losses(index, context, everywhere, range(1))[0, every].min())
 
             sizes = [(extent, across, _DOWN[1]) for extent in self.settings.extents for across in _ACROSS]
             extent, across, _ = min(sizes, key=contrast)
             self._frame(index, min([(extent, across, down) for down in _DOWN], key=contrast))
-            if self.known:
+            if self.cameras_known:
                 continue
-            rough = self.losses(index, context, every, range(1, draws + 1))[0]
+            rough = self.camera_losses(index, context, every, range(1, draws + 1))[0]
             short = rough.argsort()[:_SHORTLIST]
-            fine = self.losses(index, context, every[short], range(draws + 1, 3 * draws + 1))[0]
+            fine = self.camera_losses(index, context, every[short], range(draws + 1, 3 * draws + 1))[0]
             spread = rough.std(correction=0).clamp_min(1e-12)
             z = (rough - rough.mean()) / spread
             # Fine scores take the place of the shortlist's rough ones, around the same mean.
@@ -168,10 +170,10 @@ class ImageInversion(CameraTextInversion):
             self.weights[index, every] = torch.softmax(-sharpness * z, 0)
 
     @torch.no_grad()
-    def losses(
+    def camera_losses(
         self, index: int, contexts: Float[Tensor, "P L C"], cameras: Int[Tensor, " G"], draws: Iterable[int]
     ) -> Float[Tensor, "P G"]:
-        """Denoising losses of one photograph for every context from every camera, relative to their mean.
+        """Compute denoising losses of one photograph for every context from every camera, relative to their mean.
 
         All of them see the same noise at the same timesteps, so that their order means something after few draws.
 
@@ -204,6 +206,24 @@ class ImageInversion(CameraTextInversion):
             total, count = total + loss / loss.mean(), count + 1
         return (total / count).reshape(len(contexts), len(cameras))
 
+    @torch.no_grad()
+    def text_score(self, near: str) -> TextScore:
+        """Search the cameras under the text ``near``; make the score of other texts from the likeliest ones.
+
+        A text's score is its loss, the mean over photographs, each from the camera that suits the text best.
+        """
+        self.search_cameras(self.prior.encode_prompt(with_article(near)), sharpness=2.0)
+        cameras = list(self.weights.topk(min(_TEXT_CAMERAS, int(self.possible.sum(1).min()))).indices)
+
+        @torch.no_grad()
+        def score(texts: Sequence[str], draws: range, *, rough: bool) -> Float[Tensor, " P"]:
+            contexts = self.prior.encode_prompt([with_article(text) for text in texts])
+            tried = [own[:_ROUGH_CAMERAS] for own in cameras] if rough else cameras
+            each = [self.camera_losses(index, contexts, own, draws).amin(1) for index, own in enumerate(tried)]
+            return torch.stack(each).mean(0)
+
+        return score
+
     def _frame(self, index: int, framing: Framing) -> None:
         if self.framings[index] != framing:
             self.framings[index] = framing
@@ -211,7 +231,7 @@ class ImageInversion(CameraTextInversion):
 
     def _view(self, index: int) -> Float[Tensor, "3 S S"]:
         extent, *shift = self.framings[index]
-        return framed(self.photographs[index], self.prior.info.image_size, extent, (shift[0], shift[1]))
+        return frame_view(self.photographs[index], self.prior.info.image_size, extent, (shift[0], shift[1]))
 
     @torch.no_grad()
     def _encoded(self, index: int) -> Float[Tensor, "1 1 c h w"]:
@@ -229,7 +249,7 @@ class ImageInversion(CameraTextInversion):
 
 
 def camera_grid() -> Float[Tensor, "G 2"]:
-    """Azimuths and elevations in degrees of the cameras that are searched."""
+    """List azimuths and elevations in degrees of the cameras that are searched."""
     return torch.cartesian_prod(torch.arange(AZIMUTHS) * (360.0 / AZIMUTHS), torch.tensor(ELEVATIONS))
 
 
@@ -241,12 +261,15 @@ def invert_images(
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[ObjectEmbedding, ImageInversion]:
-    """Words for the object in one or a few photographs.
+    """Find the words of the object in one or a few photographs.
 
     Args:
+        prior: the frozen multi-view diffusion model.
         photographs: RGB in [0, 1] on white, filled by their objects, of the prior's size or larger; see
             :func:`invert3d_ns.words.photographs.object_views.object_view`. They show one object; each has a camera of
             its own.
+        settings: how words and cameras are searched.
+        seed: determines every random draw.
         progress: called with what is being done, the steps of it that are done, and how many it has.
 
     Returns:
@@ -260,14 +283,14 @@ def invert_images(
     inversion = ImageInversion(prior, photographs, settings, seed=seed)
     if not settings.init_word:
         report("naming the object", 0, 1)
-        inversion.text = name_object(inversion, vocabulary(prior)) or inversion.text
+        inversion.text = name_object(inversion.text_score, candidate_words(prior)) or inversion.text
     plain = with_article(inversion.text)
     words = inversion.initial_words(settings.vectors, plain)
     objective, bank, groups = inversion, inversion.bank(), settings.batch
     if settings.method == "imagined":
         context = prior.encode_prompt(plain)
         report("finding cameras", 0, 1)
-        inversion.search(context, sharpness=4.0, draws=4)
+        inversion.search_cameras(context, sharpness=4.0, draws=4)
         bank = imagine_bank(
             prior,
             context,

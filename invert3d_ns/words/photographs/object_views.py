@@ -1,4 +1,4 @@
-"""Photographs as a prior knows views: one object, cut out, in the middle of a white square."""
+"""Turn photographs into views as a prior knows them: one object, cut out, in the middle of a white square."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def object_view(path: Path, size: int, extent: float = 1.0) -> Float[Tensor, "3 
 
 
 def largest_pieces(alpha: Float[Tensor, "H W"]) -> Float[Tensor, "H W"]:
-    """Coverage without its specks: connected pieces of less than a fiftieth of the largest one's area vanish."""
+    """Remove specks from coverage in [0, 1]: connected pieces of less than a fiftieth of the largest one's area."""
     from scipy.ndimage import label
 
     labeled: Any = label(alpha.numpy() > 0.1, structure=np.ones((3, 3)))
@@ -93,7 +93,7 @@ def _alpha(path: Path, pixels: np.ndarray, rgb: Float[Tensor, "H W 3"]) -> Float
 def _window(
     layers: Float[Tensor, "c H W"], middle: tuple[float, float], frame: float, size: int
 ) -> Float[Tensor, "c S S"]:
-    """The square of side ``frame`` (pixels) around ``middle`` (row, column), resampled; outside the picture is zero."""
+    """Resample the square of side ``frame`` (pixels) around ``middle`` (row, column); outside the picture is zero."""
     # Whole pixels around a box with a fraction are kept out by resampling from a padded picture.
     pad = int(np.ceil(frame))
     padded = torch.nn.functional.pad(layers, (pad, pad, pad, pad))
@@ -107,10 +107,10 @@ def _window(
     )[0]
 
 
-def framed(
+def frame_view(
     view: Float[Tensor, "3 S S"], size: int, extent: float, shift: tuple[float, float] = (0.0, 0.0)
 ) -> Float[Tensor, "3 size size"]:
-    """A view that its object fills, shrunk so that it spans ``extent`` (in (0, 1]) of ``size`` pixels, on white.
+    """Shrink a view that its object fills, so that it spans ``extent`` (in (0, 1]) of ``size`` pixels, on white.
 
     ``shift``: how far right and down of the middle it lies, in shares of the frame; it is kept whole.
     """

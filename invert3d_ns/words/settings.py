@@ -1,4 +1,4 @@
-"""Settings of the inversion of photographs; apart from it, so that ``invert3d --help`` need not load torch."""
+"""Settings of inversions, of scenes and of photographs; free of torch, so that ``invert3d --help`` starts quickly."""
 
 from __future__ import annotations
 
@@ -14,8 +14,20 @@ along their length, as a car from the front."""
 
 
 @dataclass(frozen=True)
+class Objective:
+    """Settings of the CTI loss, see :class:`.cti.CameraTextInversion`."""
+
+    per_view_timesteps: bool = False
+    """Draw a timestep for each view, as the official code does, rather than one for all views of a group."""
+    timestep_range: tuple[float, float] = (0.0, 1.0)
+    """Fractions of the diffusion process between which timesteps are drawn (0: clean, 1: pure noise)."""
+    norm_penalty: float = 0.0
+    """Weight of the mean squared length of the vectors, in units of the squared mean length of the prior's words."""
+
+
+@dataclass(frozen=True)
 class ImageSettings:
-    """How photographs become words."""
+    """Settings of the inversion of photographs."""
 
     init_word: str = ""
     """What the object is, such as "chair" or "blue car": where the words start from. If empty, the prior chooses among
@@ -37,14 +49,14 @@ class ImageSettings:
     azimuths: tuple[float, ...] = ()
     """Azimuths in degrees that the photographs are known to show, one for each; searched if not given."""
     elevations: tuple[float, ...] = ()
-    """Elevations in degrees, likewise."""
+    """Elevations in degrees that they are known to show, one for each; searched if not given."""
     extents: tuple[float, ...] = EXTENTS
     """Shares of the frame that the object may span; which one it is is found together with the camera."""
     learning_rate: float | None = None
-    """Of the first step; the prior's own choice if None."""
+    """Learning rate of the first step; the prior's own choice if None."""
 
     def check(self, photographs: int) -> None:
-        """Refuse settings that cannot be, by name.
+        """Refuse settings that are out of range or do not fit the number of photographs.
 
         Raises:
             InputError: a number is out of range, or the cameras given are not one for each photograph.
