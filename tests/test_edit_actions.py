@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from live_stage import BLUE, PATIENCE, STYLE, SplatHost, Stage
+from runs import QuietRun
 
 from invert3d_ns.editing.edit import load_edits
 from invert3d_ns.editing.scene_edit_config import SceneEditConfig
@@ -230,16 +233,17 @@ def test_the_prior_is_warmed_up_once_when_there_is_nothing_else_to_do(stage):
 
 def test_the_edit_phase_of_a_run_uses_the_prior_as_people_do(monkeypatch):
     """A preview in a pause may still run when the training goes on."""
-    host, used = SplatHost(), []
+    host, used = cast(Any, SplatHost()), []
 
     class Editor:
         def __init__(self, cloud, prior, *given, **named) -> None:
             self.note("made")
+            self.prepared, self.done, self.total_steps = False, 0, 2
 
         def note(self, what: str) -> None:
             used.append((what, host.prior.users))
 
-        def prepare(self, **callbacks) -> None:
+        def prepare(self, *callbacks) -> None:
             self.note("prepared")
 
         def step(self) -> dict[str, float]:
@@ -249,10 +253,13 @@ def test_the_edit_phase_of_a_run_uses_the_prior_as_people_do(monkeypatch):
         def cloud(self):
             return host.splats()
 
-    monkeypatch.setattr("invert3d_ns.editing.scene_editor.SceneEditor", Editor)
-    phase = EditPhase(host, [BLUE.edit()], SceneEditConfig())
-    phase.prepare()
-    phase.step()
+    monkeypatch.setattr("invert3d_ns.editing.edit_sequence.SceneEditor", Editor)
+    monkeypatch.setattr(EditPhase, "picture", lambda self: None)
+    host.config = SimpleNamespace(edit=SceneEditConfig(), prior_options=None)
+    host.freeze_for_editing, host.check_words_describe_splats = lambda: host.prior, lambda: None
+    phase, run = EditPhase(host, [BLUE.edit()]), cast(Any, QuietRun())
+    phase.begin(run, None)
+    phase.step(run, 0)
     assert used == [("made", 1), ("prepared", 1), ("step", 1)] and host.prior.users == 0
 
 

@@ -32,7 +32,7 @@ def wall(y: float, half: float, step: float = 0.02) -> SplatCloud:
 
 
 def joined(*clouds: SplatCloud) -> SplatCloud:
-    return SplatCloud(**{f: torch.cat([getattr(c, f) for c in clouds]) for f in TENSORS})
+    return SplatCloud(*(torch.cat([getattr(c, f) for c in clouds]) for f in TENSORS))  # type: ignore[arg-type]
 
 
 FRONT = orbit_camera_to_world(torch.tensor([0.0]), torch.tensor(0.0))

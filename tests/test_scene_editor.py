@@ -152,7 +152,7 @@ def test_one_object_of_three_changes_and_is_shown_alone_at_full_size(tiny_v_prio
     small = [transform_splats(scene(120), torch.diag(torch.tensor([0.3, 0.3, 0.3, 1.0]))) for _ in places]
     for cloud, place in zip(small, places, strict=True):
         cloud.means = cloud.means + place
-    three = SplatCloud(**{name: torch.cat([getattr(c, name) for c in small]) for name in TENSORS})
+    three = SplatCloud(*(torch.cat([getattr(c, name) for c in small]) for name in TENSORS))  # type: ignore[arg-type]
     calls = answer(monkeypatch, show(repainted(scene(120))))
     config = SceneEditConfig(fit_steps=5, details=False)
     edit = replace(EDIT, change=change, region=Region((-0.5, -0.5, -0.5, 0.5, 0.5, 0.5), "object"))
@@ -294,7 +294,8 @@ def test_splats_that_no_view_shows_follow_their_neighbors(tiny_v_prior, monkeypa
     core = replace(
         shell, **{name: getattr(shell, name)[:40] for name in TENSORS if name != "means"}, means=shell.means[:40] * 0.4
     )
-    cloud = SplatCloud(**{name: torch.cat([getattr(shell, name), getattr(core, name)]) for name in TENSORS})
+    both = (torch.cat([getattr(shell, name), getattr(core, name)]) for name in TENSORS)
+    cloud = SplatCloud(*both)  # type: ignore[arg-type]
     cloud.opacities[:] = 8.0
     cloud.features_dc[:] = torch.tensor([0.9, 0.1, 0.1]) / SH_C0 - 0.5 / SH_C0
     answer(monkeypatch, show(repainted(cloud)))

@@ -176,7 +176,7 @@ def test_conditions_of_an_edit_take_another_guidance(tiny_v_prior) -> None:
     from invert3d_ns.prior.conditions import Conditions
 
     plain = words(tiny_v_prior)
-    conditions = Conditions(plain.positive, plain.negative, None, (), guidance_scale=3.0, guidance_rescale=0.7)
+    conditions = Conditions(plain.positive, plain.negative, guidance_scale=3.0, guidance_rescale=0.7)
     other = conditions.with_guidance(9.0)
     assert (other.guidance_scale, conditions.guidance_scale) == (9.0, 3.0)
     assert replace(other, guidance_scale=3.0) == conditions

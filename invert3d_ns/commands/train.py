@@ -125,7 +125,7 @@ class TrainClip(WorldOptions, TrainingOptions):
         check_range(self, "seed", least=0, most=LARGEST_SEED)
         device = self.choose_device()
 
-        from invert3d_ns.alignment.checkpoints import save_clip
+        from invert3d_ns.alignment.storage import save_clip
         from invert3d_ns.training.clip import train_clip
         from invert3d_ns.training.recipe import DATA_SEED, VIEWS
         from invert3d_ns.world.data import world_views
@@ -157,7 +157,7 @@ class TrainJudge(TrainingOptions):
 
         from invert3d_ns.base.errors import InputError
         from invert3d_ns.metrics.judge import WEIGHTS
-        from invert3d_ns.training.judge import OBJECTS, SEED, save_judge, train_judge
+        from invert3d_ns.training.judge import OBJECTS, SEED, train_judge
         from invert3d_ns.training.judge_data import judged_views
 
         start = None if self.start is None else WEIGHTS if self.start == "bundled" else Path(self.start)
@@ -166,7 +166,7 @@ class TrainJudge(TrainingOptions):
         folder = self.out / "judge"
         data = judged_views(folder / "data", min(OBJECTS, 2 * self.objects), seed=SEED)
         judge = train_judge(folder, data, self.judge_steps, start=start, seed=self.seed, device=device)
-        save_judge(judge, folder / "judge.safetensors")
+        judge.save(folder / "judge.safetensors")
         print(f"Judge: {folder / 'judge.safetensors'}")
         return 0
 

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 from invert3d_ns.base.files import atomic_path
 from invert3d_ns.base.pictures import write_grid
 from invert3d_ns.metrics import consistency
+from invert3d_ns.metrics.held_out import held_out_prompts, photo_prompts
 from invert3d_ns.metrics.prior_quality import (
-    breakdown,
+    aspect_means,
+    attribute_table,
     evaluate_prior,
     grade_true_renders,
-    held_out_prompts,
-    prompts,
-    summary,
     table_row,
 )
 
@@ -69,7 +68,7 @@ def measure_prior(
     def watch(label: str) -> Callable[[int, int], None] | None:
         return None if progress is None else functools.partial(progress, label)
 
-    asked, photos = held_out_prompts(plan.prompts), prompts(True, plan.prompts)
+    asked, photos = held_out_prompts(plan.prompts), photo_prompts(True, plan.prompts)
     sampling = {"steps": plan.sampling_steps, "guidance_scale": plan.guidance_scale}
     truth = grade_true_renders(judge, asked, plan.seeds)
     rows: list[Row] = [table_row(f"judge on true renders ({len(asked)})", truth)]
@@ -87,7 +86,7 @@ def measure_prior(
     figures = {
         f"{name}_{aspect}": round(sum(values) / len(values), 4)
         for name, of in graded.items()
-        for aspect, values in summary(of).items()
+        for aspect, values in aspect_means(of).items()
     }
     if plan.consistency_objects:
         measured, views = consistency.evaluate_consistency(
@@ -99,10 +98,10 @@ def measure_prior(
             progress=watch("multi-view consistency"),
             **sampling,
         )
-        lines, behind = consistency.tabulate(measured)
+        lines, behind = consistency.tabulate_consistency(measured)
         rows, figures = rows + lines, figures | behind
         write_grid(out / "consistency.png", views.flatten(0, 1), columns=8, least=64)
-    rows += breakdown(graded["held_out"], truth)
+    rows += attribute_table(graded["held_out"], truth)
     with atomic_path(out / "prompts.txt") as temporary:
         temporary.write_text("\n".join(case.text for case in asked) + "\n", encoding="utf-8")
     return rows, figures

@@ -36,8 +36,9 @@ class EvaluateEdit(InversionOptions, SampledViews, SeededReport):
 
         from invert3d_ns.base.errors import InputError
         from invert3d_ns.metrics.edit_cases import OBJECTS
-        from invert3d_ns.metrics.edit_quality import METHODS, Plan, evaluate, write_pictures
-        from invert3d_ns.metrics.edit_table import tabulate
+        from invert3d_ns.metrics.edit_quality import METHODS, Plan, evaluate_edits
+        from invert3d_ns.metrics.edit_rows import write_pictures
+        from invert3d_ns.metrics.edit_table import tabulate_edits
         from invert3d_ns.metrics.judge import Judge
         from invert3d_ns.prior.checkpoints import load_prior
 
@@ -62,8 +63,8 @@ class EvaluateEdit(InversionOptions, SampledViews, SeededReport):
         prior = load_prior(self.prior)
         judge = Judge.load()
         with progress_bar(transient=False) as show:
-            rows, figures = tabulate(evaluate(prior, judge, self.out, plan, show))
-            write_pictures(self.out, plan)
+            rows, figures = tabulate_edits(evaluate_edits(prior, judge, self.out, plan, show))
+            write_pictures(self.out, plan.objects, plan.methods)
             if self.splats:
                 from invert3d_ns.metrics.edit_splats import evaluate_splats, tabulate_splats
 

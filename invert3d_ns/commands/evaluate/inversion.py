@@ -22,7 +22,7 @@ class EvaluateInversion(InversionOptions, SampledViews, SeededReport):
         self.check_report()
 
         from invert3d_ns.base.pictures import write_grid
-        from invert3d_ns.metrics.inversion_quality import OBJECTS, evaluate_objects, tabulate
+        from invert3d_ns.metrics.inversion_quality import OBJECTS, evaluate_objects, tabulate_inversions
         from invert3d_ns.prior.checkpoints import load_prior
 
         prior = load_prior(self.prior)
@@ -39,7 +39,7 @@ class EvaluateInversion(InversionOptions, SampledViews, SeededReport):
                 sampling_steps=self.sampling_steps,
                 guidance_scale=self.guidance_scale,
             )
-        rows, figures = tabulate(graded)
+        rows, figures = tabulate_inversions(graded)
         # Each object in four rows of views: the truth, init word, caption, z*.
         write_grid(self.out / "views.png", views.flatten(0, 2), columns=4, least=96)
         title = f"Inversion of objects that prior {prior.info.name} never saw, held-out cameras"
