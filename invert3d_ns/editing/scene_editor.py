@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.random import random_stream
 from invert3d_ns.editing import view_sets
 from invert3d_ns.editing.regions import coverage_masks, inside_box, take, to_frame
 from invert3d_ns.editing.scene_edit_config import SceneEditConfig
@@ -27,7 +28,6 @@ from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world, 
 from invert3d_ns.scenes.fitting import fit_splats, render_splats
 from invert3d_ns.scenes.normalization import transform_splats
 from invert3d_ns.scenes.ply import SH_C0, SplatCloud
-from invert3d_ns.words.cti import seeded_generator
 
 if TYPE_CHECKING:
     from invert3d_ns.editing.edit import Edit
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SceneEditConfig", "SceneEditor"]
 
-_FIT, _REFINE = 40, 41
 _COLORS = ("features_dc", "features_rest")
 _GEOMETRY = ("means", "scales", "quats", "opacities")
 _RATES = {"means": 5e-4, "scales": 5e-3, "quats": 5e-3, "opacities": 2e-2}
@@ -325,7 +324,7 @@ class SceneEditor:
 
     def _fit(self) -> dict[str, Tensor]:
         wanted, poses = self._tensors["wanted"], self._poses.flatten(0, 1)
-        order = torch.randperm(len(wanted), generator=seeded_generator(_FIT, self.seed, self.done))
+        order = torch.randperm(len(wanted), generator=random_stream("edit fit", self.seed, self.done))
         picks = order[: self.config.batch].to(self.device)
         drawn, alphas = render_splats(
             self._current(), poses[picks.cpu()], self._size, supersampling=self.config.supersampling
@@ -341,7 +340,7 @@ class SceneEditor:
         return terms
 
     def _refine(self) -> dict[str, Tensor]:
-        generator = seeded_generator(_REFINE, self.seed, self.done)
+        generator = random_stream("edit refinement", self.seed, self.done)
         azimuths, elevations = random_orbit(1, self.config.views, generator=generator)
         drawn, _ = render_splats(
             self._current(),
