@@ -10,7 +10,6 @@ from invert3d_ns.words.cti import (
     CameraTextInversion,
     check_vector_count,
     fit_words,
-    seeded_generator,
 )
 from invert3d_ns.words.settings import Objective
 
@@ -23,15 +22,6 @@ def prior(request, tiny_prior, tiny_v_prior):
 @pytest.fixture(scope="module")
 def bank(prior):
     return make_bank(prior)
-
-
-def test_seeded_generators_differ_by_every_key_and_by_nothing_else():
-    def first(*key):
-        return torch.rand(4, generator=seeded_generator(*key)).tolist()
-
-    assert first(1, 2) == first(1, 2)
-    keys = [(1, 2), (2, 1), (1, 2, 0), (0, 1), (12,), (-1, 2)]
-    assert len({tuple(first(*key)) for key in keys}) == len(keys)
 
 
 def test_words_start_from_the_init_word(prior):

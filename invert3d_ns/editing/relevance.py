@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.random import random_stream
 from invert3d_ns.prior.prompts import columns_of
 from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.scenes.fitting import lift_to_splats
-from invert3d_ns.words.cti import seeded_generator
 
 if TYPE_CHECKING:
     from diffusers.models.attention_processor import Attention
@@ -33,7 +33,6 @@ TIMESTEPS = (0.4, 0.6, 0.8)
 """Shares of the diffusion at which attention is read: what is where is settled in the middle."""
 PLACES = 16
 """Side of the maps that tell places best, where the network has that many; Prompt-to-Prompt reads its maps there."""
-_RELEVANCE = 42
 _INSTALLING = threading.Lock()
 _ACTIVE = threading.local()
 
@@ -77,7 +76,7 @@ def word_maps(
     with torch.no_grad():
         context = prior.encode_prompt(prompt, embedding.words)
         latents = prior.encode_images(images.to(prior.device))
-        noise = torch.randn(latents.shape, generator=seeded_generator(_RELEVANCE, seed)).to(latents)
+        noise = torch.randn(latents.shape, generator=random_stream("relevance", seed)).to(latents)
         maps: list[Tensor] = []
         for share in timesteps:
             t = torch.full((len(latents),), min(int(share * prior.num_timesteps), prior.num_timesteps - 1))

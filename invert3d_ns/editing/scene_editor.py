@@ -17,6 +17,7 @@ from torch import Tensor
 
 from invert3d_ns.base.cancellation import Progress, ShouldStop
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.random import random_stream
 from invert3d_ns.editing import view_sets
 from invert3d_ns.editing.composition import split_into_passes, with_context
 from invert3d_ns.editing.conditions import edit_conditions
@@ -29,7 +30,6 @@ from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world, 
 from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.scenes.fitting import fit_splats
 from invert3d_ns.scenes.rendering import render_splats
-from invert3d_ns.words.cti import seeded_generator
 
 if TYPE_CHECKING:
     from invert3d_ns.prior.multiview import MultiViewPrior
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SceneEditConfig", "SceneEditor"]
 
-_FIT, _REFINE = 40, 41
 _STATE_VERSION = 2
 
 
@@ -271,7 +270,7 @@ class SceneEditor:
 
     def _fit(self, current: SplatCloud) -> dict[str, Tensor]:
         targets, poses = self._tensors["targets"], self._poses.flatten(0, 1)
-        order = torch.randperm(len(targets), generator=seeded_generator(_FIT, self.seed, self.done))
+        order = torch.randperm(len(targets), generator=random_stream("edit fit", self.seed, self.done))
         picks = order[: self.config.batch].to(self.device)
         drawn, alphas = render_splats(current, poses[picks.cpu()], self._size, supersampling=self.config.supersampling)
         weight = self._tensors["confidence"][picks][:, None, None, None]
@@ -285,7 +284,7 @@ class SceneEditor:
         return terms
 
     def _refine(self, current: SplatCloud) -> dict[str, Tensor]:
-        generator = seeded_generator(_REFINE, self.seed, self.done)
+        generator = random_stream("edit refinement", self.seed, self.done)
         azimuths, elevations = random_orbit(1, self.config.views, generator=generator)
         drawn, _ = render_splats(
             current,

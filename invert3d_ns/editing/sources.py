@@ -106,10 +106,10 @@ def check_same_object(prior: MultiViewPrior, embedding: ObjectEmbedding, splats:
     Raises:
         InputError: the words are another object's, or another prior's.
     """
+    from invert3d_ns.base.random import random_stream
     from invert3d_ns.scenes.cameras import camera_condition
     from invert3d_ns.scenes.rendering import render_orbit
     from invert3d_ns.words.bank import check_visible, held_out_orbits
-    from invert3d_ns.words.cti import seeded_generator
 
     embedding.check_prior(prior)
     info = prior.info
@@ -124,7 +124,7 @@ def check_same_object(prior: MultiViewPrior, embedding: ObjectEmbedding, splats:
     losses = torch.zeros(2)
     for draw in range(_DRAWS):
         t = torch.full((_ORBITS,), int((low + (high - low) * (draw + 0.5) / _DRAWS) * prior.num_timesteps))
-        noise = torch.randn(latents.shape, generator=seeded_generator(draw)).to(latents)
+        noise = torch.randn(latents.shape, generator=random_stream("check of splats", 0, draw)).to(latents)
         for index, context in enumerate(contexts):
             context = context.expand(_ORBITS, -1, -1)
             losses[index] += prior.prediction_loss(latents, noise, t.to(latents.device), context, cameras).cpu()

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from invert3d_ns.base.random import random_stream
 from invert3d_ns.scenes.cameras import ELEVATION_RANGE
 from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.scenes.fitting import lift_to_splats
 from invert3d_ns.scenes.silhouettes import alpha_from_background
-from invert3d_ns.words.cti import seeded_generator
 
 if TYPE_CHECKING:
     from invert3d_ns.prior.multiview import MultiViewPrior
@@ -24,7 +24,6 @@ SEEN = 0.05
 """A splat counts as seen from this contribution on, in pixels summed over the views."""
 LOST = 0.1
 """Weight of pixels that showed the object and show background after the edit; not 0, for objects that became white."""
-_EXPLAINED = 43
 
 
 def spread_cameras(orbits: int, views: int) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B F"]]:
@@ -76,7 +75,7 @@ def explained_share(
     losses = [0.0, 0.0]
     for share in (0.4, 0.6, 0.8):
         t = torch.full((1,), int(share * prior.num_timesteps), device=latents.device)
-        noise = torch.randn(latents.shape, generator=seeded_generator(_EXPLAINED, int(100 * share))).to(latents)
+        noise = torch.randn(latents.shape, generator=random_stream("explained views", 0, int(100 * share))).to(latents)
         for index, context in enumerate((own, word)):
             losses[index] += float(prior.prediction_loss(latents, noise, t, context, cameras))
     return losses[0] / max(losses[1], 1e-12)

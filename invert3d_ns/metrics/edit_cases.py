@@ -279,8 +279,10 @@ def _expected(item: WorldObject, azimuths: Float[Tensor, " F"]) -> Judgment:
 
 def evaluation_orbit(object_index: int, case_index: int, seed: int, views: int) -> tuple[Tensor, Tensor]:
     """Draw azimuths and elevations (degrees, [F]) of the views of one edit of one object, other ones for each seed."""
+    from invert3d_ns.base.random import random_stream
     from invert3d_ns.scenes.cameras import random_orbit
-    from invert3d_ns.words.cti import seeded_generator
 
-    azimuths, elevations = random_orbit(1, views, generator=seeded_generator(90, object_index, case_index, seed))
+    azimuths, elevations = random_orbit(
+        1, views, generator=random_stream("orbits of edits", seed, object_index, case_index)
+    )
     return azimuths[0], elevations[0]

@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.random import random_stream
 from invert3d_ns.scenes.cameras import camera_condition, orbit_cameras, random_orbit
-from invert3d_ns.words.cti import seeded_generator
 
 if TYPE_CHECKING:
     from nerfstudio.cameras.cameras import Cameras
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     Render = Callable[[Cameras], Float[Tensor, "F H W 3"]]
 
-_ORBITS, _HELD_OUT_ORBITS = 10, 11
 HELD_OUT_MARGIN = 4.0
 """Training orbits differ from every held-out orbit by at least this many degrees, in elevation or in azimuth."""
 _BLANK = 0.02
@@ -54,7 +53,7 @@ class LatentBank:
 
 def held_out_orbits(groups: int, views: int = 4) -> tuple[Float[Tensor, "G F"], Float[Tensor, "G F"]]:
     """Draw azimuths and elevations in degrees of the held-out groups, the same for every seed, so that runs compare."""
-    return random_orbit(groups, views, generator=seeded_generator(_HELD_OUT_ORBITS))
+    return random_orbit(groups, views, generator=random_stream("held-out orbits", 0))
 
 
 def training_orbits(
@@ -68,7 +67,7 @@ def training_orbits(
         views: views F of a group.
         seed: of the draw.
     """
-    generator = seeded_generator(_ORBITS, seed)
+    generator = random_stream("training orbits", seed)
     spacing = 360.0 / views
     azimuths, elevations = torch.empty(0, views), torch.empty(0, views)
     while len(azimuths) < groups:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.random import random_stream
 from invert3d_ns.words.settings import Objective
 
 if TYPE_CHECKING:
@@ -20,17 +21,6 @@ if TYPE_CHECKING:
 
 TOKEN = "<object>"
 """The placeholder in prompts that stands for the learned vectors."""
-
-_TRAINING, _HELD_OUT, _INITIAL = 0, 1, 2
-
-
-def seeded_generator(*key: int) -> torch.Generator:
-    """A CPU generator whose stream depends on every integer of ``key`` and on nothing else.
-
-    Drawing each step's randomness from its own generator is what lets a resumed run continue exactly, on any device.
-    """
-    state = np.random.SeedSequence([len(key), *(value % 2**32 for value in key)]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state) % 2**63)
 
 
 class CameraTextInversion:
@@ -70,7 +60,7 @@ class CameraTextInversion:
         words = self.prior.word_vectors(init_word)
         words = words.repeat(-(-count // len(words)), 1)[:count].clone()
         if jitter > 0:
-            noise = torch.randn(words.shape, generator=seeded_generator(self.seed, _INITIAL)).to(words.device)
+            noise = torch.randn(words.shape, generator=random_stream("initial words", self.seed)).to(words.device)
             words += jitter * words.norm(dim=-1, keepdim=True) * noise / words.shape[-1] ** 0.5
         return words
 
@@ -84,7 +74,7 @@ class CameraTextInversion:
         Returns:
             latents [B F c h w], cameras [B F 16], noise [B F c h w], timesteps [B] or [B F], on the bank's device.
         """
-        generator = seeded_generator(self.seed, _TRAINING, step)
+        generator = random_stream("inversion step", self.seed, step)
         picks = torch.randint(len(bank), (groups,), generator=generator)
         low, high = (round(fraction * self.prior.num_timesteps) for fraction in self.objective.timestep_range)
         shape = (groups, bank.latents.shape[1]) if self.objective.per_view_timesteps else (groups,)
@@ -127,7 +117,7 @@ class CameraTextInversion:
         timesteps = middles.long().to(latents.device)
         total = 0.0
         for index in range(len(latents)):
-            generator = seeded_generator(_HELD_OUT, index)
+            generator = random_stream("held-out loss", 0, index)
             noise = torch.randn(draws, *latents.shape[1:], generator=generator).to(latents.device)
             for draw in range(draws):
                 here, now = slice(index, index + 1), slice(draw, draw + 1)

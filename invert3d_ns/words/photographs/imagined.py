@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from invert3d_ns.base.random import random_stream
 from invert3d_ns.prior.conditions import Conditions
 from invert3d_ns.prior.out_of_memory import explain_out_of_memory
 from invert3d_ns.prior.sampling import denoise, sampling_timesteps
@@ -48,9 +49,13 @@ def imagine_views(
     *,
     steps: int = 16,
     seed: int = 0,
+    orbit: int = 0,
 ) -> Float[Tensor, "F c h w"]:
-    """Sample latents of F views of what ``context`` says, the first of which is ``photograph`` (latents as well)."""
-    noise = torch.randn(len(cameras), *photograph.shape, generator=torch.Generator().manual_seed(seed))[None]
+    """Sample latents of F views of what ``context`` says, the first of which is ``photograph`` (latents as well).
+
+    The noise is of ``seed`` and ``orbit``: every orbit of one seed starts from noise of its own.
+    """
+    noise = torch.randn(len(cameras), *photograph.shape, generator=random_stream("imagined orbit", seed, orbit))[None]
     noise, cameras = noise.to(prior.device), cameras[None].to(prior.device)
     times = sampling_timesteps(prior, steps)
     conditions = Conditions.of_context(prior, context)
@@ -89,7 +94,7 @@ def imagine_bank(
         index = orbit % len(photographs)
         second = _ELEVATIONS[(orbit // len(photographs)) % len(_ELEVATIONS)]
         condition = camera_condition(*orbit_from(cameras[index].tolist(), second)).to(prior.device)
-        views = imagine_views(prior, context, photographs[index], condition, seed=seed * 1009 + orbit)
+        views = imagine_views(prior, context, photographs[index], condition, seed=seed, orbit=orbit)
         for start in (0, 1):
             latents.append(views[start::2])
             conditions.append(condition[start::2])

@@ -18,9 +18,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from invert3d_ns.base.english import with_article
+from invert3d_ns.base.random import random_stream
 from invert3d_ns.scenes.cameras import camera_condition
 from invert3d_ns.words.bank import LatentBank
-from invert3d_ns.words.cti import CameraTextInversion, fit_words, seeded_generator
+from invert3d_ns.words.cti import CameraTextInversion, fit_words
 from invert3d_ns.words.embedding import ObjectEmbedding
 from invert3d_ns.words.photographs.imagined import imagine_bank
 from invert3d_ns.words.photographs.naming import TextScore, candidate_words, name_object
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 AZIMUTHS, ELEVATIONS = 16, (-12.0, 18.0)
 """The grid of cameras: evenly spaced azimuths, and elevations in degrees."""
-_DRAW, _SCORE = 30, 31
 _SCORED = (0.8, 0.7)
 _ACROSS, _DOWN = (-0.06, 0.0, 0.06), (-0.03, 0.01, 0.05)
 _SHORTLIST, _CHUNK = 8, 64
@@ -117,7 +117,7 @@ class ImageInversion(CameraTextInversion):
     def draw_batch(self, bank: LatentBank, step: int, groups: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Draw photographs, cameras from their distributions, noise and timesteps of ``step``; shapes as for CTI."""
         _, _, noise, timesteps = super().draw_batch(bank, step, groups)
-        generator = seeded_generator(self.seed, _DRAW, step)
+        generator = random_stream("cameras of photographs", self.seed, step)
         # Every photograph in turn, so that a step of several holds several.
         picks = (torch.arange(groups) + step * groups) % len(self.latents)
         chosen = torch.multinomial(self.weights[picks], 1, generator=generator)[:, 0]
@@ -186,7 +186,7 @@ class ImageInversion(CameraTextInversion):
         rows, columns = (x.flatten() for x in torch.meshgrid(torch.arange(len(contexts)), cameras, indexing="ij"))
         total, count = torch.zeros(len(rows)), 0
         for draw in draws:
-            generator = seeded_generator(_SCORE, index, draw)
+            generator = random_stream("camera losses", 0, index, draw)
             noise = torch.randn(1, *self.latents.shape[1:], generator=generator).to(device)
             fraction = _SCORED[draw % len(_SCORED)] + 0.1 * (torch.rand(1, generator=generator).item() - 0.5)
             t = torch.tensor([round(fraction * self.prior.num_timesteps)], device=device)
