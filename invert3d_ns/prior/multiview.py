@@ -381,7 +381,8 @@ def run_unet(
 ) -> Latents:
     """One call of a UNet with cross-view attention, in the UNet's own precision; the result has the sample's dtype.
 
-    ``token_weights`` scale cross-attention; see :mod:`invert3d_ns.prior.attention`.
+    Timesteps, context, cameras and weights may lie on any device; they are moved to the sample's. ``token_weights``
+    scale cross-attention; see :mod:`invert3d_ns.prior.attention`.
     """
     objects, views = sample.shape[:2]
     dtype = unet.dtype
@@ -393,8 +394,8 @@ def run_unet(
     output = unet(
         sample.flatten(0, 1).to(dtype),
         timesteps.flatten(),
-        encoder_hidden_states=(context.flatten(0, 1) if context.ndim == 4 else context).to(dtype),
-        class_labels=cameras.flatten(0, 1).to(dtype),
+        encoder_hidden_states=(context.flatten(0, 1) if context.ndim == 4 else context).to(sample.device, dtype),
+        class_labels=cameras.flatten(0, 1).to(sample.device, dtype),
         cross_attention_kwargs=attention,
         return_dict=False,
     )[0]
