@@ -44,15 +44,15 @@ def on_fake_cuda(module: torch.nn.Module, mode: FakeTensorMode) -> None:
 class Fake:
     """A prior whose weights are on a GPU that is not there, and material for it."""
 
-    def __init__(self, prior: MultiViewPrior, mode: FakeTensorMode) -> None:
+    def __init__(self, prior: MultiViewPrior) -> None:
+        self.prior, self.mode = prior, FakeTensorMode(allow_non_fake_inputs=True)
         self.inversions = {
             per_view: CameraTextInversion(prior, Objective(per_view, norm_penalty=0.1)) for per_view in (False, True)
         }
         bank = make_bank(prior)
-        with mode:
-            on_fake_cuda(prior, mode)
-            self.bank = LatentBank(*(mode.from_tensor(tensor).to(CUDA) for tensor in vars(bank).values()))
-        self.prior = prior
+        with self.mode:
+            on_fake_cuda(prior, self.mode)
+            self.bank = LatentBank(*(self.mode.from_tensor(tensor).to(CUDA) for tensor in vars(bank).values()))
 
     def latents(self, device: torch.device = CUDA) -> torch.Tensor:
         info = self.prior.info
@@ -69,13 +69,15 @@ class Fake:
         return torch.randn(3, self.prior.info.token_dim, device=device, requires_grad=True)
 
 
-@pytest.fixture(params=["epsilon", "v"])
-def fake(request, tiny_prior, tiny_v_prior) -> Iterator[Fake]:
-    prior = copy.deepcopy(tiny_prior if request.param == "epsilon" else tiny_v_prior)
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        with real_tensors():
-            made = Fake(prior, mode)
-        yield made
+@pytest.fixture(scope="module", params=["epsilon", "v"])
+def faked(request, tiny_prior, tiny_v_prior) -> Fake:
+    return Fake(copy.deepcopy(tiny_prior if request.param == "epsilon" else tiny_v_prior))
+
+
+@pytest.fixture
+def fake(faked) -> Iterator[Fake]:
+    with faked.mode:
+        yield faked
 
 
 def assert_on_cuda(tensor: Any, shape: tuple[int, ...] | None = None) -> None:
@@ -113,16 +115,15 @@ def test_noise_is_added_and_predicted(fake, device):
     prior, latents = fake.prior, fake.latents()
     context = prior.encode_prompt("a cube").to(device).expand(2, -1, -1)
     cameras = fake.cameras(device)
-    for t in (torch.tensor([3, 700], device=device), torch.full((2, prior.info.num_views), 7, device=device)):
-        noisy = prior.add_noise(latents, torch.randn_like(latents), t)
-        assert_on_cuda(noisy, latents.shape)
-        for predict in (prior.predict, prior.predict_noise, prior.predict_clean):
-            assert_on_cuda(predict(noisy, t, context, cameras), latents.shape)
-            guidance = {"negative_context": context, "guidance_scale": 5.0, "guidance_rescale": 0.5}
-            assert_on_cuda(predict(noisy, t, context, cameras, **guidance), latents.shape)
-        contexts, weights = torch.stack([context] * 3), torch.ones(3, *context.shape[:2], device=device)
-        each = prior.predict_each(noisy, t, contexts, cameras, token_weights=weights)
-        assert_on_cuda(each, (3, *latents.shape))
+    t, each_t = torch.tensor([3, 700], device=device), torch.full((2, prior.info.num_views), 7, device=device)
+    noisy = prior.add_noise(latents, torch.randn_like(latents), t)
+    assert_on_cuda(noisy, latents.shape)
+    guidance = {"negative_context": context, "guidance_scale": 5.0, "guidance_rescale": 0.5}
+    assert_on_cuda(prior.predict_noise(noisy, t, context, cameras, **guidance), latents.shape)
+    assert_on_cuda(prior.predict_clean(noisy, each_t, context, cameras), latents.shape)
+    contexts, weights = torch.stack([context] * 3), torch.ones(3, *context.shape[:2], device=device)
+    predictions = prior.predict_each(noisy, t, contexts, cameras, token_weights=weights)
+    assert_on_cuda(predictions, (3, *latents.shape))
 
 
 @pytest.mark.parametrize("device", [CUDA, CPU], ids=["on-cuda", "on-cpu"])
