@@ -12,7 +12,6 @@ methods.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import shutil
@@ -43,8 +42,6 @@ def allow_numpy_scalars_in_checkpoints() -> None:
     Since torch 2.6 ``torch.load`` unpickles nothing but tensors and plain types by default. Without this, resuming,
     ns-eval, ns-render and ns-viewer fail on every machine. The few types are named; the protection itself stays on.
     """
-    if not hasattr(torch.serialization, "add_safe_globals"):  # torch < 2.4 reads everything
-        return
     import numpy as np
 
     core = np._core if hasattr(np, "_core") else np.core  # type: ignore[attr-defined]
@@ -52,10 +49,9 @@ def allow_numpy_scalars_in_checkpoints() -> None:
     dtypes = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)]
     torch.serialization.add_safe_globals([scalar, np.dtype, *dtypes])
     # Checkpoints written under the other major version of numpy name the same function differently.
-    with contextlib.suppress(TypeError, ValueError):  # torch < 2.6 takes no names
-        torch.serialization.add_safe_globals(
-            [(scalar, f"numpy.{module}.multiarray.scalar") for module in ("core", "_core")]  # type: ignore[list-item]
-        )
+    torch.serialization.add_safe_globals(
+        [(scalar, f"numpy.{module}.multiarray.scalar") for module in ("core", "_core")]  # type: ignore[list-item]
+    )
 
 
 def provide_ffmpeg_when_nerfstudio_asks() -> None:

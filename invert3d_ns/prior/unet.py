@@ -38,8 +38,8 @@ def run_unet(
     output = unet(
         sample.flatten(0, 1).to(dtype),
         timesteps.flatten(),
-        encoder_hidden_states=(context.flatten(0, 1) if context.ndim == 4 else context).to(dtype),
-        class_labels=cameras.flatten(0, 1).to(dtype),
+        encoder_hidden_states=(context.flatten(0, 1) if context.ndim == 4 else context).to(sample.device, dtype),
+        class_labels=cameras.flatten(0, 1).to(sample.device, dtype),
         cross_attention_kwargs=attention,
         return_dict=False,
     )[0]
