@@ -12,18 +12,19 @@ from typing import Any
 
 import pytest
 import torch
-from invert3d_ns.prior.scheduling import make_scheduler
 from synthetic import make_bank
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import Parameter
 from torch.utils._python_dispatch import _disable_current_modes as real_tensors
 
-from invert3d_ns.guidance.sds import ScoreDistillation, ScoreDistillationConfig
+from invert3d_ns.guidance.sds import ScoreDistillationConfig
 from invert3d_ns.prior.conditions import Conditions
 from invert3d_ns.prior.multiview import MultiViewPrior
+from invert3d_ns.prior.sampling import make_scheduler
 from invert3d_ns.scenes.cameras import camera_condition, camera_condition_from_matrices, orbit_camera_to_world
 from invert3d_ns.words.bank import LatentBank
-from invert3d_ns.words.cti import CameraTextInversion, Objective
+from invert3d_ns.words.cti import CameraTextInversion
+from invert3d_ns.words.settings import Objective
 
 CUDA = torch.device("cuda:0")
 CPU = torch.device("cpu")
@@ -118,8 +119,9 @@ def test_noise_is_added_and_predicted(fake, device):
     t, each_t = torch.tensor([3, 700], device=device), torch.full((2, prior.info.num_views), 7, device=device)
     noisy = prior.add_noise(latents, torch.randn_like(latents), t)
     assert_on_cuda(noisy, latents.shape)
-    guidance = {"negative_context": context, "guidance_scale": 5.0, "guidance_rescale": 0.5}
-    assert_on_cuda(prior.predict_noise(noisy, t, context, cameras, **guidance), latents.shape)
+    guided = Conditions.of_context(prior, context, guidance_scale=5.0, guidance_rescale=0.5)
+    assert_on_cuda(guided.predict_noise(prior, noisy, t, cameras), latents.shape)
+    assert_on_cuda(prior.predict_noise(noisy, t, context, cameras), latents.shape)
     assert_on_cuda(prior.predict_clean(noisy, each_t, context, cameras), latents.shape)
     contexts, weights = torch.stack([context] * 3), torch.ones(3, *context.shape[:2], device=device)
     predictions = prior.predict_each(noisy, t, contexts, cameras, token_weights=weights)
@@ -143,15 +145,16 @@ def test_denoising_steps_stay_on_the_gpu(fake, sampler):
     """The inside of a sampler. Its loop asks for the value of a timestep, which fake tensors do not have."""
     prior, cameras = fake.prior, fake.cameras(CUDA)
     latents = torch.randn(2, *fake.latents().shape[1:], generator=torch.Generator().manual_seed(0)).to(prior.device)
-    context, negative = (prior.encode_prompt(prompt).expand(2, -1, -1) for prompt in ("a cube", ""))
+    words = Conditions.of_prompt(prior, "a cube", guidance_scale=3.0)
     with real_tensors():
         scheduler = make_scheduler(prior, sampler)
         scheduler.set_timesteps(4)
-        scheduler.set_begin_index(0) if sampler == "dpm++" else None
+        if sampler == "dpm++":
+            scheduler.set_begin_index(0)
         timesteps = scheduler.timesteps.tolist()
     for time in timesteps:
         t = torch.full((2,), time, device=prior.device)
-        prediction = prior.predict(latents, t, context, cameras, negative_context=negative, guidance_scale=3.0)
+        prediction = words.predict(prior, latents, t, cameras)
         latents = scheduler.step(prediction, time, latents, return_dict=False)[0]
         assert_on_cuda(latents, fake.latents().shape)
     assert_on_cuda(prior.decode_latents(latents), fake.images().shape)
@@ -180,7 +183,8 @@ def conditions(fake: Fake) -> Conditions:
     encode = fake.prior.encode_prompt
     context = encode("<object>", {"<object>": fake.words().detach()})
     weights = torch.ones(1, context.shape[1], device=fake.prior.device)
-    return Conditions(context, encode(""), weights, ((encode("blue"), encode("red"), 1.5),), 4.0, 0.3)
+    directions = ((encode("blue"), encode("red"), 1.5),)
+    return Conditions(context, encode(""), 4.0, 0.3, token_weights=weights, directions=directions)
 
 
 def test_an_edit_is_predicted(fake):
@@ -191,8 +195,10 @@ def test_an_edit_is_predicted(fake):
 
 @pytest.mark.parametrize("weighting", ["sigma2", "uniform", "balanced"])
 def test_score_distillation_reaches_the_views(fake, weighting):
-    distillation = ScoreDistillation(fake.prior, conditions(fake), ScoreDistillationConfig(weighting=weighting))
+    config = ScoreDistillationConfig(weighting=weighting)
+    distillation = config.setup(prior=fake.prior, conditions=conditions(fake))
     images = fake.images().requires_grad_()
-    loss = distillation.loss(images, fake.cameras(), torch.Generator().manual_seed(0))
-    assert_on_cuda(loss, ())
-    assert loss.requires_grad
+    losses = distillation.loss(images, fake.cameras(), torch.Generator().manual_seed(0))
+    for loss in losses.values():
+        assert_on_cuda(loss, ())
+        assert loss.requires_grad

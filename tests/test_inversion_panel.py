@@ -88,7 +88,9 @@ def test_a_run_with_a_viewer_fills_the_panel(tiny_prior, tmp_path, monkeypatch):
         for server in servers:
             server.stop()
     assert len(servers) == 1
-    assert texts[0].startswith(f"**Learning words**: step 1 of {STEPS}")
+    assert texts[0].startswith("**Rendering and encoding") and texts[1].startswith(
+        f"**Learning words**: step 1 of {STEPS}"
+    )
     assert any(r"Held\-out loss" in text for text in texts)
     assert texts[-1].startswith(r"**Done\.**")
     picture = embedded_picture(texts[-1])

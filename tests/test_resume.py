@@ -141,7 +141,7 @@ def test_resuming_with_another_scene_or_prior_is_refused(material, unbroken, tmp
         (
             material / "posed",
             tmp_path / "prior",
-            r"for prior 'tiny-v_prediction' with weights \w+, but prior 'tiny-epsilon' has weights \w+",
+            r"--pipeline.prior \(its weights\) was \w+ and is now \w+",
         ),
     ):
         with pytest.raises(InputError, match=what):

@@ -21,6 +21,11 @@ from invert3d_ns.prior.conditions import Conditions
 from invert3d_ns.scenes.cameras import camera_condition
 
 
+@pytest.fixture(params=["tiny_prior", "tiny_v_prior"])
+def prior(request):
+    return request.getfixturevalue(request.param)
+
+
 def words(prior) -> Conditions:
     with torch.no_grad():
         return Conditions.of_prompt(prior, "a red cube", guidance_scale=3.0, guidance_rescale=0.0)

@@ -26,7 +26,8 @@ def run_unet(
 ) -> Latents:
     """One call of a UNet with cross-view attention, in the UNet's own precision; the result has the sample's dtype.
 
-    ``token_weights`` scale cross-attention; see :mod:`invert3d_ns.prior.attention`.
+    Timesteps, context, cameras and weights may lie on any device; they are moved to the sample's. ``token_weights``
+    scale cross-attention; see :mod:`invert3d_ns.prior.attention`.
     """
     objects, views = sample.shape[:2]
     dtype = unet.dtype
