@@ -132,3 +132,19 @@ def tiny_prior(tmp_path_factory: pytest.TempPathFactory):
 def tiny_v_prior(tmp_path_factory: pytest.TempPathFactory):
     """A tiny random prior that predicts v, with zero terminal SNR. Read-only: it is shared by the session."""
     return make_tiny_prior(tmp_path_factory.mktemp("tokenizer"), "v_prediction", seed=1)
+
+
+@pytest.fixture(scope="module")
+def small_clip():
+    """Tiny networks for every CLIP that is trained here, and attributes from the third step on."""
+    from invert3d_ns.training import clip
+
+    small = {
+        "embed_dim": 16,
+        "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "head_width": 64, "image_size": 32},
+        "text_cfg": {"context_length": 24, "width": 32, "heads": 2, "layers": 1},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clip, "ARCHITECTURE", small)
+        patch.setattr(clip, "ATTRIBUTES_FROM", 3)
+        yield

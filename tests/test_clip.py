@@ -1,4 +1,4 @@
-"""CLIP towers: the bundled one, tiny random ones, open_clip's folder layout, training at a size of seconds."""
+"""CLIP towers: the bundled one, tiny random ones, open_clip's folder layout, hubs and mirrors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pickle
 import shutil
 import socket
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,30 +24,14 @@ from invert3d_ns.alignment.storage import CONFIG, MERGES, PICKLED_WEIGHTS, SAFE_
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.training import clip as training
 from invert3d_ns.weights.hub import HubReference
-from invert3d_ns.world.attributes import attribute_labels, attribute_prompts
-from invert3d_ns.world.data import WorldViews, world_views
-from invert3d_ns.world.vocabulary import STYLES
 
+pytestmark = pytest.mark.usefixtures("small_clip")
 TEXTS = ["a red chair with blue legs", "a photo of a green ball", "a small cat"]
 bundled = pytest.mark.skipif(not (BUNDLED_FOLDER / CONFIG).is_file(), reason="no weights are bundled")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_architecture():
-    """Tiny networks for everything that is built here."""
-    small = {
-        "embed_dim": 16,
-        "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "head_width": 64, "image_size": 32},
-        "text_cfg": {"context_length": 24, "width": 32, "heads": 2, "layers": 1},
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "ARCHITECTURE", small)
-        patch.setattr(training, "ATTRIBUTES_FROM", 3)
-        yield
-
-
 @pytest.fixture(scope="module")
-def towers(tmp_path_factory: pytest.TempPathFactory) -> ClipTowers:
+def towers(small_clip, tmp_path_factory: pytest.TempPathFactory) -> ClipTowers:
     torch.manual_seed(0)
     made = training.build_clip(tmp_path_factory.mktemp("clip"), [TEXTS] * 4)
     for norm in made.modules():
@@ -61,11 +44,6 @@ def towers(tmp_path_factory: pytest.TempPathFactory) -> ClipTowers:
 def folder(towers: ClipTowers, tmp_path: Path) -> Path:
     save_clip(towers, tmp_path / "clip", dtype=torch.float32)
     return tmp_path / "clip"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> WorldViews:
-    return world_views(tmp_path_factory.mktemp("data"), 12, seed=3, size=32, views=2, plain=True)
 
 
 def _refused(name: object) -> str:
@@ -402,68 +380,6 @@ def test_a_model_of_open_clips_table_comes_from_the_hub(
 def test_a_missing_bundled_model_is_said_to_be_missing(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(checkpoints, "BUNDLED_FOLDER", tmp_path)
     assert "no bundled CLIP" in _refused("bundled")
-
-
-def test_a_batch_holds_every_wording_once_and_every_other_one_look_alikes(data: WorldViews) -> None:
-    batches = training.CaptionBatches(data)
-    for step in range(6):
-        objects, chosen = batches.draw(step, 32, torch.Generator().manual_seed(step))
-        assert len(set(chosen)) == len(chosen) == len(objects) > 1
-        assert all(text in batches.texts[item] for item, text in zip(objects.tolist(), chosen, strict=True))
-        if step % 2:
-            assert all(text == data.descriptions[item] for item, text in zip(objects.tolist(), chosen, strict=True))
-
-
-def test_look_alikes_share_their_key() -> None:
-    keys = torch.tensor([7, 3, 7, 5, 3, 7])
-    order, start, count = training._grouped(keys)
-    assert count.tolist() == [3, 2, 3, 1, 2, 3]
-    for item in range(6):
-        group = order[start[item] : start[item] + count[item]]
-        assert sorted(group.tolist()) == [i for i in range(6) if keys[i] == keys[item]]
-
-
-def test_attributes_are_labeled_where_they_can_be_seen(data: WorldViews) -> None:
-    prompts, labels = attribute_prompts(), attribute_labels(data)
-    for key, (values, _) in labels.items():
-        words = [list(prompts[key])[value] for value in values]
-        assert len(words) == len(data)
-        if key in ("class", "color"):
-            assert all(word in text for word, text in zip(words, data.descriptions, strict=True))
-    sketch = replace(data, styles=torch.full_like(data.styles, list(STYLES).index("pencil sketch")))
-    assert labels["color"][1].all() and not attribute_labels(sketch)["color"][1].any()
-
-
-def test_training_lowers_the_loss(data: WorldViews, tmp_path: Path) -> None:
-    made = training.train_clip(tmp_path, data, 24, batch=12, lr=3e-3)
-    fresh = training.build_clip(tmp_path / "fresh", training.CaptionBatches(data).texts).freeze()
-    images = data.images(slice(None))
-    ranks = [
-        (t.encode_views(images) @ t.encode_text(data.descriptions).T).softmax(1).diag().mean() for t in (fresh, made)
-    ]
-    assert ranks[1] > ranks[0]
-    # Nothing is left to train, and the result is the same.
-    again = training.train_clip(tmp_path, data, 24, batch=12, lr=3e-3)
-    torch.testing.assert_close(again.encode_text(TEXTS), made.encode_text(TEXTS))
-
-
-def test_a_resumed_training_equals_an_unbroken_one(data: WorldViews, tmp_path: Path, monkeypatch) -> None:
-    shutil.copytree(_vocabulary(tmp_path / "source", data), tmp_path / "a")
-    shutil.copytree(tmp_path / "source", tmp_path / "b")
-    whole = training.train_clip(tmp_path / "a", data, 6, batch=6)
-    kept = training.Stage._remaining
-    monkeypatch.setattr(training.Stage, "_remaining", lambda self: (step for step in kept(self) if step < 3))
-    training.train_clip(tmp_path / "b", data, 6, batch=6)
-    monkeypatch.setattr(training.Stage, "_remaining", kept)
-    assert torch.load(tmp_path / "b" / "clip.pt", weights_only=True)["done"] == 3
-    broken = training.train_clip(tmp_path / "b", data, 6, batch=6)
-    for (name, mine), theirs in zip(whole.model.state_dict().items(), broken.model.state_dict().values(), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=0, atol=0, msg=name)
-
-
-def _vocabulary(folder: Path, data: WorldViews) -> Path:
-    training.build_clip(folder, training.CaptionBatches(data).texts)
-    return folder
 
 
 @bundled

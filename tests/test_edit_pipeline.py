@@ -9,39 +9,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from edit_runs import BLUE, REGION, SAME, TOP, edit, make_material
 from PIL import Image
 from runs import EDIT_STEPS, SPLAT_STEPS, STEPS, go_on, tiny_config, train
-from synthetic import make_cloud
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing.edit import Edit, Region, load_edits, save_edits
 from invert3d_ns.editing.scene_edit_config import SceneEditConfig
-from invert3d_ns.editing.sources import check_same_object, read_scene
+from invert3d_ns.editing.sources import read_scene
 from invert3d_ns.methods.invert3d import InversionPipeline
-from invert3d_ns.prior.checkpoints import save_prior
 from invert3d_ns.runs import services
 from invert3d_ns.runs import trainer as module
-from invert3d_ns.scenes.normalization import to_object_frame
-from invert3d_ns.scenes.ply import write_splats
-from invert3d_ns.scenes.posed_images import write_posed_images
 from invert3d_ns.scenes.runs import read_run
 from invert3d_ns.words.embedding import ObjectEmbedding
-
-BLUE = "blue instead of red"
-EDIT = "pipeline__edit_options__edit__"
-REGION = f"{EDIT}region__"
-TOP = (-1.0, -1.0, 0.0, 1.0, 1.0, 1.0)
-SAME = ("means", "scales", "opacities", "quats")
 
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory, tiny_v_prior):
-    """A tiny prior, a .ply, a folder of posed images, and a finished run on the .ply. Read-only."""
+    """See :func:`make_material`. Read-only."""
     folder = tmp_path_factory.mktemp("material")
-    save_prior(tiny_v_prior, folder / "prior", dtype=torch.float32)
-    write_splats(folder / "ball.ply", make_cloud(200))
-    write_posed_images(to_object_frame(make_cloud(200))[0], folder / "posed", count=8, size=32)
-    train(tiny_config(folder / "ball.ply", folder / "prior", folder / "outputs"))
+    make_material(folder, tiny_v_prior)
     return folder
 
 
@@ -54,12 +41,6 @@ def run(material) -> Path:
 def edited(run, tmp_path_factory) -> Path:
     """The folder of an edited run. Read-only."""
     return train(edit(run, tmp_path_factory.mktemp("edited"), prompt=BLUE))
-
-
-def edit(data: Path | None, output_dir: Path, **options):
-    config = tiny_config(data or Path(), None, output_dir, method="invert3d_edit", **options)
-    config.data = data
-    return config
 
 
 def differs(before, after) -> torch.Tensor:
@@ -344,95 +325,3 @@ def test_stopping_in_the_middle_of_the_fit_and_going_on(run, edited, tmp_path):
     assert not (folder / "edits.json").exists()
     second = train(edit(run, tmp_path / "more", prompt=BLUE, load_dir=folder / "nerfstudio_models"))
     assert not differs(read_run(edited), read_run(second)).any()
-
-
-NAN = float("nan")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({}, "nothing to edit; give --prompt"),
-        ({"prompt": ""}, "prompt is empty"),
-        ({"prompt": "  "}, "prompt is empty"),
-        ({"prompt": "a red cube", "pipeline__edit_options__weight": ("mug=2",)}, "'mug' has a weight"),
-        ({"prompt": BLUE, f"{EDIT}amount": 6.0}, "amount is 6"),
-        ({"prompt": BLUE, f"{EDIT}amount": NAN}, "amount is nan"),
-        ({"prompt": BLUE, f"{EDIT}amount": 0.0}, "changes nothing"),
-        ({"prompt": BLUE, f"{EDIT}strength": 2.0}, "strength is 2"),
-        ({"prompt": BLUE, f"{EDIT}strength": NAN}, "strength is nan"),
-        ({"prompt": BLUE, f"{EDIT}guidance_scale": 99.0}, "guidance scale is 99"),
-        ({"prompt": BLUE, f"{EDIT}guidance_scale": NAN}, "guidance scale is nan"),
-        ({"prompt": "<object> " + "red " * 90}, "would be cut"),
-        ({"prompt": BLUE, f"{REGION}box": (5.0, 5.0, 5.0, 6.0, 6.0, 6.0)}, "holds no splats"),
-        ({"prompt": BLUE, f"{REGION}box": (1.0, 0.0, 0.0, -1.0, 1.0, 1.0)}, "region is empty"),
-        ({"prompt": BLUE, "pipeline__edit__fit_steps": 0}, "no steps"),
-        ({"prompt": BLUE, "pipeline__edit__orbits": 0}, "orbits is 0"),
-        ({"pipeline__edit_options__edits": Path("nowhere.json")}, "cannot be read"),
-        ({"prompt": BLUE, "pipeline__embedding": Path("nowhere.safetensors")}, "does not exist"),
-        ({"prompt": BLUE, "data": "ball.ply"}, "no words to edit"),
-        ({"prompt": BLUE, "data": None}, "no words to edit"),
-        ({"prompt": BLUE, "data": "posed", "pipeline__embedding": "run"}, "--data holds images"),
-        ({"prompt": BLUE, "data": "nowhere"}, "does not exist"),
-    ],
-)
-def test_bad_input_is_one_line_and_leaves_nothing(material, run, tmp_path, options, message):
-    options = dict(options)
-    data = options.pop("data", run)
-    data = material / data if isinstance(data, str) else data
-    if options.get("pipeline__embedding") == "run":
-        options["pipeline__embedding"] = run
-    with pytest.raises(InputError, match=message) as caught:
-        train(edit(data, tmp_path / "outputs", **options))
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "outputs").exists()
-
-
-def test_edits_of_a_newer_version_are_refused(run, tmp_path):
-    save_edits([Edit(target="blue")], tmp_path / "edits.json")
-    text = (tmp_path / "edits.json").read_text()
-    (tmp_path / "edits.json").write_text(json.dumps(json.loads(text) | {"version": 7}))
-    with pytest.raises(InputError, match=r"version 7.*update"):
-        train(edit(run, tmp_path / "outputs", pipeline__edit_options__edits=tmp_path / "edits.json"))
-
-
-def test_a_run_without_words_and_a_run_of_another_method_are_refused(material, run, tmp_path):
-    unfinished = train(tiny_config(material / "ball.ply", material / "prior", tmp_path, max_num_iterations=1))
-    with pytest.raises(InputError, match=r"has no embedding.safetensors.*learn its words"):
-        train(edit(unfinished, tmp_path / "outputs", prompt=BLUE))
-    other = tmp_path / "nerfacto"
-    (other / "nerfstudio_models").mkdir(parents=True)
-    state = {"step": 0, "pipeline": {"_model.field.weight": torch.zeros(2)}}
-    torch.save(state, other / "nerfstudio_models" / "step-000000000.ckpt")
-    with pytest.raises(InputError, match="not a run of a splatting method"):
-        train(edit(other, tmp_path / "outputs", prompt=BLUE))
-
-
-def test_words_of_another_prior_are_refused(material, run, tiny_prior, tmp_path):
-    vectors = torch.zeros(3, tiny_prior.info.token_dim)
-    ObjectEmbedding.for_prior(tiny_prior, vectors, init_word="object", steps=1).save(tmp_path / "other.safetensors")
-    options = {"pipeline__embedding": tmp_path / "other.safetensors", "pipeline__prior": str(material / "prior")}
-    with pytest.raises(InputError, match="was made for prior"):
-        train(edit(run, tmp_path / "outputs", prompt=BLUE, **options))
-
-
-def test_words_that_explain_a_scene_worse_than_a_plain_word_are_refused(material, tiny_v_prior, tmp_path):
-    """A prior of random weights is no judge of scenes, so the words are taken as its losses happen to order them."""
-    cloud = read_scene(material / "ball.ply")
-    refused, passed = [], []
-    for seed in range(8):
-        vectors = torch.randn(3, tiny_v_prior.info.token_dim, generator=torch.Generator().manual_seed(seed))
-        words = ObjectEmbedding.for_prior(tiny_v_prior, vectors, init_word="object", steps=1)
-        try:
-            own, plain = check_same_object(tiny_v_prior, words, cloud)
-            assert own <= plain
-            passed.append(words)
-        except InputError as error:
-            assert "different scenes" in str(error)
-            refused.append(words)
-    assert refused and passed
-    refused[0].save(tmp_path / "other.safetensors")
-    options = {"pipeline__embedding": tmp_path / "other.safetensors", "pipeline__prior": str(material / "prior")}
-    with pytest.raises(InputError, match="of different scenes"):
-        train(edit(material / "ball.ply", tmp_path / "outputs", prompt=BLUE, **options))
-    assert not (tmp_path / "outputs").exists()

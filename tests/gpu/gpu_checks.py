@@ -166,9 +166,9 @@ def exact_float32() -> Iterator[None]:
 
 def load(prior: str | Path, device: str) -> Any:
     """A prior in float32."""
-    from invert3d_ns.prior.multiview import MultiViewPrior
+    from invert3d_ns.prior.checkpoints import load_prior
 
-    return MultiViewPrior.from_pretrained(prior, device=device, dtype=torch.float32)
+    return load_prior(prior, device=device, dtype=torch.float32)
 
 
 def check_words(device: str = "cuda", prior: str | Path = "bundled", *, steps: int = 5) -> dict[str, float]:
