@@ -1,8 +1,8 @@
 """What nerfstudio 1.1.5 needs on today's torch and on machines without a GPU, one function for each obstacle.
 
-:func:`apply` runs when nerfstudio imports the plugin, before any of its commands builds a configuration. Everything
-here either does nothing where CUDA exists or fixes a fault that GPUs have too. Obstacles inside a splatting model
-(``.cuda()`` in its forward pass, LPIPS weights fetched at construction, gsplat's CUDA extension) are met in
+:func:`install_remedies` runs when nerfstudio imports the plugin, before any of its commands builds a configuration.
+Everything here either does nothing where CUDA exists or fixes a fault that GPUs have too. Obstacles inside a splatting
+model (``.cuda()`` in its forward pass, LPIPS weights fetched at construction, gsplat's CUDA extension) are met in
 :mod:`invert3d_ns.scenes.splats` instead.
 
 Two obstacles cannot be met by a plugin: ``ns-export`` imports open3d, which needs libusb and libGL, before it looks for
@@ -22,8 +22,8 @@ from typing import Any, Literal
 import torch
 
 
-def apply() -> None:
-    """Apply every remedy. Cheap, and harmless when repeated."""
+def install_remedies() -> None:
+    """Install every remedy. Cheap, and harmless when repeated."""
     allow_numpy_scalars_in_checkpoints()
     provide_ffmpeg_when_nerfstudio_asks()
 

@@ -4,7 +4,7 @@ from invert3d_ns import compat
 from invert3d_ns.base import errors
 
 errors.install_excepthook()
-compat.apply()
+compat.install_remedies()
 
 # nerfstudio imports this module while it collects its own methods: the cures above come before anything of it is used.
 from nerfstudio.plugins.types import MethodSpecification  # noqa: E402

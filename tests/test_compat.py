@@ -15,7 +15,7 @@ from invert3d_ns import compat
 
 
 def test_checkpoints_with_numpy_scalars_load_without_running_pickles():
-    compat.apply()
+    compat.install_remedies()
     buffer = io.BytesIO()
     torch.save({"lr": np.float64(0.5), "step": np.int64(3), "t": torch.ones(2)}, buffer)
     buffer.seek(0)
@@ -29,7 +29,7 @@ class Evil:
 
 
 def test_the_protection_of_torch_load_stays_on():
-    compat.apply()
+    compat.install_remedies()
     buffer = io.BytesIO()
     torch.save({"x": Evil()}, buffer)
     buffer.seek(0)
@@ -38,7 +38,7 @@ def test_the_protection_of_torch_load_stays_on():
 
 
 def test_nerfstudio_finds_an_ffmpeg_that_runs(monkeypatch):
-    compat.apply()
+    compat.install_remedies()
     monkeypatch.setenv("PATH", "")
     install_checks.check_ffmpeg_installed()
     found = shutil.which("ffmpeg")
@@ -56,9 +56,9 @@ def test_an_ffmpeg_of_the_users_own_is_left_alone(monkeypatch, tmp_path):
 
 
 def test_applying_twice_changes_nothing():
-    compat.apply()
+    compat.install_remedies()
     check = install_checks.check_ffmpeg_installed
-    compat.apply()
+    compat.install_remedies()
     assert install_checks.check_ffmpeg_installed is check
 
 
@@ -66,7 +66,7 @@ def test_the_remedies_import_nothing_heavy():
     code = (
         "import sys, torch, nerfstudio.utils.install_checks\n"
         "before = set(sys.modules)\n"
-        "from invert3d_ns import compat; compat.apply()\n"
+        "from invert3d_ns import compat; compat.install_remedies()\n"
         "print(sorted(m for m in set(sys.modules) - before if '.' not in m))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
