@@ -19,16 +19,17 @@ from invert3d_ns.scenes.runs import read_run
 
 README = Path(invert3d_ns.__file__).parent / "methods" / "README.md"
 COLOR = (0.1, 0.2, 0.9)
+MODULE = "tint_method"
 
 
 @pytest.fixture
 def method(tmp_path, monkeypatch):
     (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     assert len(example.splitlines()) <= 60
-    (tmp_path / "tint_method.py").write_text(example)
+    (tmp_path / f"{MODULE}.py").write_text(example)
     monkeypatch.syspath_prepend(tmp_path)
-    yield importlib.import_module("tint_method")
-    del sys.modules["tint_method"]
+    yield importlib.import_module(MODULE)
+    del sys.modules[MODULE]
 
 
 def configured(method, tmp_path: Path, **options):

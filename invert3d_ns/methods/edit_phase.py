@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from invert3d_ns.editing.edit import Edit
 from invert3d_ns.methods import edit_report
 from invert3d_ns.prior.out_of_memory import explain_out_of_memory
 from invert3d_ns.runs.phase import Phase, Run, StepOutput
+from invert3d_ns.runs.resume import flags_of
 from invert3d_ns.scenes.cloud import SplatCloud
 
 if TYPE_CHECKING:
@@ -47,11 +47,10 @@ class EditPhase(Phase):
 
     def settings_key(self) -> dict[str, Any]:
         """The edits, how the splats follow them, and the prior."""
-        config = asdict(self.pipeline.config.edit)
         return {
             "--pipeline.prior (its weights)": self.pipeline.embedding().fingerprint,
             "the edit": [edit.to_dict() for edit in self.edits],
-            **{f"--pipeline.edit.{name.replace('_', '-')}": value for name, value in config.items()},
+            **flags_of(self.pipeline.config.edit, "--pipeline.edit"),
         }
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,42 @@ def scene_fingerprint(outputs: DataparserOutputs) -> str:
     for path in map(Path, outputs.image_filenames):
         digest.update(f"{path.name} {path.stat().st_size if path.is_file() else 0}\n".encode())
     return digest.hexdigest()[:12]
+
+
+def flags_of(config: Any, prefix: str) -> dict[str, Any]:
+    """The settings of a configuration, a dataclass, by the flag that sets them; those of nested ones as well.
+
+    Args:
+        prefix: of the flags, such as ``--pipeline.edit``.
+    """
+    flags = {}
+    for entry in fields(config):
+        value, flag = getattr(config, entry.name), f"{prefix}.{entry.name.replace('_', '-')}"
+        if entry.name.startswith("_"):  # nerfstudio's _target is no setting
+            continue
+        flags |= flags_of(value, flag) if is_dataclass(value) else {flag: value}
+    return flags
+
+
+def require_plain(settings: Settings) -> Settings:
+    """The settings as they are, if checkpoints can hold them: what else is in one makes it unreadable.
+
+    Raises:
+        TypeError: a value is neither text, number, None, nor a list or dictionary of such: a fault of the phase.
+    """
+
+    def is_plain(value: Any) -> bool:
+        if isinstance(value, (list, tuple)):
+            return all(map(is_plain, value))
+        if isinstance(value, dict):
+            return all(isinstance(key, str) and is_plain(inner) for key, inner in value.items())
+        return value is None or type(value) in (str, bool, int, float)
+
+    for phase, values in settings.items():
+        for flag, value in values.items():
+            if not is_plain(value):
+                raise TypeError(f"setting {flag} of phase {phase!r} is a {type(value).__name__}, no plain data")
+    return settings
 
 
 def refuse_other_settings(saved: Settings, current: Settings, where: Path) -> None:
@@ -67,6 +104,8 @@ def refuse_other_settings(saved: Settings, current: Settings, where: Path) -> No
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 

@@ -35,7 +35,7 @@ from invert3d_ns.runs.phase import spans
 from invert3d_ns.runs.pipeline import PhasedPipeline, PhasedPipelineConfig
 from invert3d_ns.runs.progress import ProgressWriter, ProgressWriterConfig
 from invert3d_ns.runs.report import print_lines, print_next
-from invert3d_ns.runs.resume import refuse_other_settings, scene_fingerprint
+from invert3d_ns.runs.resume import Settings, refuse_other_settings, require_plain, scene_fingerprint
 from invert3d_ns.runs.services import RunServices
 from invert3d_ns.runs.splat_fit import OPTIMIZERS
 from invert3d_ns.scenes.assets import scene_name
@@ -186,10 +186,11 @@ class PhasedTrainer(RunServices):
         self._resumed = state
         print_lines(f"Going on after step {self._start_step} of {path}")
 
-    def _settings(self, count: int) -> dict[str, dict[str, Any]]:
+    def _settings(self, count: int) -> Settings:
         """Settings that a resumed run must share: the run's, and those of its first ``count`` phases."""
         own = {"--machine.seed": self.seed, "the scene (--data)": self._scene}
-        return {"run": own, **{phase.name: phase.settings_key() for phase in self.pipeline.phases[:count]}}
+        phases = {phase.name: phase.settings_key() for phase in self.pipeline.phases[:count]}
+        return require_plain({"run": own, **phases})
 
     def _limit(self) -> int:
         """The step to stop before: --max-num-iterations, unless the run has stopped there already and goes on."""
