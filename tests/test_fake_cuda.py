@@ -91,7 +91,7 @@ def assert_on_cuda(tensor: Any, shape: tuple[int, ...] | None = None) -> None:
 
 def test_a_cpu_tensor_among_cuda_tensors_is_found(fake):
     with pytest.raises(Exception, match="device"):
-        fake.latents() + fake.latents(CPU)
+        torch.add(fake.latents(), fake.latents(CPU))
 
 
 @pytest.mark.parametrize("device", [CUDA, CPU], ids=["on-cuda", "on-cpu"])

@@ -53,7 +53,7 @@ def test_the_embedding_belongs_to_the_prior_and_repeats(tiny_v_prior, photograph
 
 def test_words_learn_the_photograph(tiny_v_prior, photographs) -> None:
     """Over steps, the loss on the same draws falls; single views, F = 1, are what is denoised."""
-    settings = replace(QUICK, steps=40, method="direct-anywhere", learning_rate=2e-2)
+    settings = replace(QUICK, steps=150, method="direct-anywhere", learning_rate=2e-2)
     embedding, inversion = invert_images(tiny_v_prior, photographs[:1], settings)
     bank = inversion.bank()
     assert inversion.draw_batch(bank, 0, 2)[0].shape == (2, 1, 4, 4, 4)

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -67,14 +67,17 @@ def at_most(figures: dict[str, float], limits: dict[str, float]) -> dict[str, fl
 # Rasterization
 
 
+Backend = Literal["gsplat", "kernel", "torch"]
+
+
 class Case(NamedTuple):
     """One way to call the rasterization."""
 
-    mode: str
+    mode: Literal["classic", "antialiased"]
     sh_degree: int | None
     """None: ``channels`` plain channels."""
     channels: int
-    render_mode: str
+    render_mode: Literal["RGB", "RGB+ED"]
     packed: bool
 
     def __str__(self) -> str:
@@ -83,16 +86,15 @@ class Case(NamedTuple):
 
 
 COLORS = [(0, 3), (1, 3), (2, 3), (3, 3), (None, 1), (None, 7), (None, 40)]
+_CHOICES: Any = (("classic", "antialiased"), COLORS, ("RGB", "RGB+ED"), (True, False))
 CASES = [
     Case(mode, degree, channels, render_mode, packed)
-    for mode, (degree, channels), render_mode, packed in itertools.product(
-        ("classic", "antialiased"), COLORS, ("RGB", "RGB+ED"), (True, False)
-    )
+    for mode, (degree, channels), render_mode, packed in itertools.product(*_CHOICES)
 ]
 """Modes, degrees of spherical harmonics or channels, depth, and both layouts."""
 
 
-def random_splats(case: Case, count: int = 3000, seed: int = 0) -> dict[str, Tensor]:
+def random_splats(case: Case, count: int = 3000, seed: int = 0) -> dict[str, Any]:
     """Splats around the origin, some of them faint, large, thin or opaque."""
     g = torch.Generator().manual_seed(seed)
     colors = torch.rand(count, case.channels, generator=g)
@@ -107,12 +109,12 @@ def random_splats(case: Case, count: int = 3000, seed: int = 0) -> dict[str, Ten
     }
 
 
-def draw(case: Case, backend: str, device: str, size: int = 96) -> dict[str, Tensor]:
+def draw(case: Case, backend: Backend, device: str, size: int = 96) -> dict[str, Tensor]:
     """Image, alphas and depth of two cameras, and the gradients of a random function of them, on the CPU."""
     from invert3d_ns.scenes.cameras import gsplat_viewmats, intrinsics, orbit_camera_to_world
     from invert3d_ns.scenes.rasterization import rasterization
 
-    leaves = {name: tensor.to(device).requires_grad_() for name, tensor in random_splats(case).items()}
+    leaves: dict[str, Any] = {name: tensor.to(device).requires_grad_() for name, tensor in random_splats(case).items()}
     poses = orbit_camera_to_world(torch.tensor([10.0, 130.0]), torch.tensor([15.0, -20.0]))
     image, alphas, meta = rasterization(
         **leaves,
@@ -122,10 +124,10 @@ def draw(case: Case, backend: str, device: str, size: int = 96) -> dict[str, Ten
         height=size,
         sh_degree=case.sh_degree,
         packed=case.packed,
-        render_mode=case.render_mode,  # type: ignore[arg-type]
-        rasterize_mode=case.mode,  # type: ignore[arg-type]
+        render_mode=case.render_mode,
+        rasterize_mode=case.mode,
         absgrad=not case.packed,
-        backend=backend,  # type: ignore[arg-type]
+        backend=backend,
     )
     # Depth is divided by alpha: where that is next to nothing, it is no depth.
     covered = (alphas > 0.02).detach()
@@ -140,7 +142,7 @@ def draw(case: Case, backend: str, device: str, size: int = 96) -> dict[str, Ten
     return {name: value.detach().cpu() for name, value in results.items()}
 
 
-def check_rasterization(case: Case, backend: str = "gsplat", device: str = "cuda") -> dict[str, float]:
+def check_rasterization(case: Case, backend: Backend = "gsplat", device: str = "cuda") -> dict[str, float]:
     """``backend`` on ``device`` draws, and goes backward, as the compiled kernel on a CPU does."""
     actual, expected = draw(case, backend, device), draw(case, "kernel", "cpu")
     errors = {name: relative_error(actual[name], expected[name]) for name in expected}
@@ -153,7 +155,7 @@ def check_rasterization(case: Case, backend: str = "gsplat", device: str = "cuda
 @contextmanager
 def exact_float32() -> Iterator[None]:
     """Float32 products without TensorFloat-32 in this context."""
-    places = torch.backends.cuda.matmul, torch.backends.cudnn
+    places: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
     before = [place.allow_tf32 for place in places]
     for place in places:
         place.allow_tf32 = False

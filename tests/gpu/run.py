@@ -92,9 +92,9 @@ def machine(folder: Path, rehearse: bool) -> dict[str, Any]:
 
 def build(folder: Path, rehearse: bool) -> dict[str, Any]:
     """gsplat's extension, compiled for this card (and kept in torch's cache of extensions)."""
-    from gsplat.cuda._backend import _C
+    from gsplat.cuda import _backend
 
-    assert _C is not None, "gsplat found no nvcc, so it has no extension"
+    assert _backend._C is not None, "gsplat found no nvcc, so it has no extension"
     return {name: os.environ[name] for name in ("TORCH_CUDA_ARCH_LIST", "MAX_JOBS") if name in os.environ}
 
 
