@@ -14,6 +14,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent / "gpu"))
 
 import gpu_checks as checks
+import gpu_steps
 import run
 
 from invert3d_ns.prior.storage import save_prior
@@ -176,6 +177,6 @@ def test_the_whole_fits_into_nine_minutes():
 
 
 def test_speed_is_that_of_the_second_half():
-    assert run.views_a_second([(0.0, 50), (10.0, 100), (11.0, 150), (12.0, 200)], images=8) == 400.0
+    assert gpu_steps.views_a_second([(0.0, 50), (10.0, 100), (11.0, 150), (12.0, 200)], images=8) == 400.0
     with pytest.raises(AssertionError, match="fewer than two"):
-        run.training_speed(["--help"], 8, 1.0)
+        gpu_steps.training_speed(["--help"], 8, 1.0)
