@@ -1,4 +1,4 @@
-"""The steps of ``run.py``: what is found out about a GPU, each in a process of its own."""
+"""The steps of run.py: what each finds out, how long it may take, and what it is worth."""
 
 from __future__ import annotations
 
@@ -34,13 +34,6 @@ class Step:
     """Whether a CPU can do it."""
 
 
-def command_output(*words: str) -> str:
-    try:
-        return subprocess.run(words, capture_output=True, text=True, timeout=30).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-
-
 def machine(folder: Path, rehearse: bool) -> dict[str, Any]:
     """The card, the driver and the versions; builds the package's own C libraries if they are not there."""
     import torch
@@ -61,8 +54,8 @@ def machine(folder: Path, rehearse: bool) -> dict[str, Any]:
             "card": card.name,
             "memory, GB": round(card.total_memory / 1e9, 1),
             "compute capability": f"{card.major}.{card.minor}",
-            "driver": command_output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
-            "nvcc": (command_output("nvcc", "--version").splitlines() or [""])[-1],
+            "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+            "nvcc": (_output("nvcc", "--version").splitlines() or [""])[-1],
         }
     return figures
 
@@ -194,6 +187,13 @@ def _bench(folder: Path, rehearse: bool, names: Sequence[str]) -> dict[str, Any]
         "--out", folder / "out", "--options", *names, device=device,
     )  # fmt: skip
     return {"rows": json.loads((folder / "out" / "table.json").read_text(encoding="utf-8"))["rows"]}
+
+
+def _output(*words: str) -> str:
+    try:
+        return subprocess.run(words, capture_output=True, text=True, timeout=30).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
 
 
 STEPS = [
