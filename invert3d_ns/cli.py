@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"Error: {error}", file=sys.stderr)
         status = 1
     except KeyboardInterrupt:
-        print("Stopped. What was finished is on disk; run the same command again to go on.", file=sys.stderr)
+        print("Stopped. Trainings, downloads and evaluations of edits go on when they are run again.", file=sys.stderr)
         status = 130
     sys.exit(status or 0)
 

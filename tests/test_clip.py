@@ -221,6 +221,9 @@ def test_code_is_never_run(folder: Path, tmp_path: Path, monkeypatch) -> None:
     config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"trust_remote_code": True}
     (folder / CONFIG).write_text(json.dumps(config))
     assert "code" in _refused(folder) and CONFIG in _refused(folder)
+    escaped = (folder / CONFIG).read_text().replace("trust_remote_code", "trust_remote\\u005fcode")
+    (folder / CONFIG).write_text(escaped)
+    assert "code" in _refused(folder), "however it is spelled"
     assert not Path("exploded").exists()
 
 

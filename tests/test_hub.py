@@ -19,6 +19,7 @@ from invert3d_ns.commands.prior import PriorFetch, PriorList
 from invert3d_ns.prior import checkpoints
 from invert3d_ns.prior.checkpoints import PRIORS, is_available, load_prior, open_source
 from invert3d_ns.prior.repository import PRIOR_REPOSITORY
+from invert3d_ns.prior.storage import save_prior
 from invert3d_ns.weights import download
 from invert3d_ns.weights.download import fetch_weights
 from invert3d_ns.weights.hub import HubReference, find_local, parse_reference, select_files
@@ -148,6 +149,23 @@ def test_partial_file_of_other_content_is_not_kept(hub: FakeHub, alone: Path) ->
     assert fetch(MVDREAM).read_bytes() == served
 
 
+@pytest.mark.parametrize(
+    "name", ["../../x.json", "/tmp/absolute.json", "a/../../../x.json", "a\\..\\x.json", "c:/x.json"]
+)
+def test_a_listing_that_leads_out_of_its_folder_is_refused(hub: FakeHub, alone: Path, monkeypatch, name: str) -> None:
+    listing = FakeHub.listing
+
+    def hostile(self, repository: str) -> dict:
+        found = listing(self, repository)
+        found["siblings"] += [{"rfilename": name, "size": 2}, {"rfilename": "prior.json", "size": 2}]
+        return found
+
+    monkeypatch.setattr(FakeHub, "listing", hostile)
+    with pytest.raises(InputError, match="outside its folder"):
+        load_prior("ashawkey/mvdream-sd2.1-diffusers", "cpu")
+    assert hub.requests == []
+
+
 def test_wrong_hash_is_not_kept(hub: FakeHub, alone: Path) -> None:
     hub.lies["sd-v1.5-4view.pt"] = "0" * 64
     with pytest.raises(InputError) as error:
@@ -162,6 +180,18 @@ def test_file_that_changed_after_the_download_is_refused(hub: FakeHub) -> None:
     with pytest.raises(InputError) as error:
         load_prior("mvdream-sd1.5", "cpu")
     assert_one_line(error, "wrong sha256", str(path))
+
+
+def test_a_converted_prior_that_changed_after_the_download_is_refused(hub: FakeHub, alone: Path, tiny_prior) -> None:
+    save_prior(tiny_prior, hub.root / "org" / "converted")
+    assert load_prior("org/converted", "cpu").info.fingerprint == tiny_prior.info.fingerprint
+    (shard,) = alone.rglob("unet/*.safetensors")
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    for load in (lambda: load_prior("org/converted", "cpu"), lambda: open_source("org/converted")):
+        with pytest.raises(InputError, match="sha256"):
+            load()
 
 
 def test_asked_for_sha256(hub: FakeHub) -> None:

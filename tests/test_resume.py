@@ -13,6 +13,7 @@ from invert3d_ns.base.errors import InputError
 from invert3d_ns.prior.checkpoints import save_prior
 from invert3d_ns.scenes.normalization import to_object_frame
 from invert3d_ns.scenes.posed_images import write_posed_images
+from invert3d_ns.scenes.runs import read_run
 from invert3d_ns.words.embedding import ObjectEmbedding
 
 
@@ -163,10 +164,81 @@ def test_a_run_that_reached_its_limit_goes_on_to_the_end(material, unbroken, tmp
     assert torch.equal(words(folder), words(unbroken))
 
 
+def test_a_run_with_an_edit_goes_on_from_within_its_splat_fit(material, tmp_path):
+    """Words and edit have not begun then: nothing of theirs is compared, or asked for."""
+    options = {"prompt": "blue instead of red"}
+    folder = train(config(material, tmp_path / "stopped", max_num_iterations=4, **options))
+    go_on(folder)
+    whole = train(config(material, tmp_path / "whole", **options))
+    assert torch.equal(words(folder), words(whole))
+    assert torch.equal(read_run(folder).features_dc, read_run(whole).features_dc)
+
+
+def test_another_prior_may_learn_the_words_of_splats_that_are_fitted(material, tmp_path, tiny_prior):
+    save_prior(tiny_prior, tmp_path / "prior", dtype=torch.float32)
+    first = train(config(material, tmp_path / "first", max_num_iterations=4))
+    other = tiny_config(
+        material / "posed", tmp_path / "prior", tmp_path / "other", load_dir=first / "nerfstudio_models"
+    )
+    learned = ObjectEmbedding.load(train(other) / "embedding.safetensors")
+    learned.check_prior(tiny_prior)
+
+
+def test_a_run_that_began_from_another_goes_on_from_its_own_checkpoints(material, unbroken, tmp_path):
+    first = train(config(material, tmp_path / "first", max_num_iterations=3))
+    second = train(
+        config(material, tmp_path / "second", load_dir=first / "nerfstudio_models", max_num_iterations=SPLAT_STEPS + 2)
+    )
+    shutil.rmtree(first)
+    go_on(second)
+    assert torch.equal(words(second), words(unbroken))
+
+
+def test_a_signal_while_outputs_are_written_ends_the_run_when_they_are(material, tmp_path, monkeypatch):
+    import os
+    import signal
+
+    from invert3d_ns.methods.words_phase import WordsPhase
+
+    finish = WordsPhase.finish
+
+    def interrupted(self, run):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return finish(self, run)
+
+    monkeypatch.setattr(WordsPhase, "finish", interrupted)
+    with pytest.raises(SystemExit) as exit_:
+        train(config(material, tmp_path))
+    assert exit_.value.code == 128 + signal.SIGTERM
+    assert list(tmp_path.rglob("embedding.safetensors"))
+
+
+def test_a_signal_while_orbits_are_encoded_stops_at_once_and_loses_nothing(material, unbroken, tmp_path, monkeypatch):
+    import os
+    import signal
+
+    from invert3d_ns.methods import words_phase
+
+    build = words_phase.build_bank
+
+    def interrupted(*given, **named):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return build(*given, **named)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(words_phase, "build_bank", interrupted)
+        train(config(material, tmp_path))
+    (folder,) = tmp_path.glob("posed/invert3d/run")
+    assert checkpoints(folder) == [f"step-{SPLAT_STEPS - 1:09d}.ckpt"]
+    go_on(folder)
+    assert torch.equal(words(folder), words(unbroken))
+
+
 def test_a_longer_run_takes_up_where_a_shorter_one_ended(material, unbroken, tmp_path):
     longer = train(config(material, tmp_path, load_dir=unbroken / "nerfstudio_models", pipeline__steps=STEPS + 2))
     assert checkpoints(longer) == [f"step-{SPLAT_STEPS + STEPS + 1:09d}.ckpt"]
     assert not torch.equal(words(longer), words(unbroken))
+    assert ObjectEmbedding.load(longer / "embedding.safetensors").steps == STEPS + 2
 
 
 def test_a_failed_resume_leaves_the_run_as_it_was(material, unbroken, tmp_path):

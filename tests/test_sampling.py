@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.prior.conditions import Conditions
 from invert3d_ns.prior.sampling import (
     count_steps,
@@ -146,3 +147,11 @@ def test_real_views_survive_the_way_to_noise_and_back(steps: int, strength: floa
     assert psnr(back, latents) > 50
     # What was found is noise, and not the views.
     assert psnr(found[0], latents) < 25
+
+
+def test_one_step_from_pure_noise_cannot_be_inverted(tiny_v_prior) -> None:
+    info = tiny_v_prior.info
+    latents = randn(1, info.num_views, info.latent_channels, info.latent_size, info.latent_size)
+    with pytest.raises(InputError, match="take 2 or more steps"):
+        ddim_invert(tiny_v_prior, latents, lambda noisy, t: noisy, steps=1)
+    assert all(found.isfinite().all() for found in ddim_invert(tiny_v_prior, latents, lambda noisy, t: noisy, steps=2))

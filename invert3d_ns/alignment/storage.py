@@ -170,7 +170,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise InputError(
             f"{path} cannot be read as open_clip's config ({reason_of(error)}); download it again"
         ) from error
-    if "trust_remote_code" in path.read_text(encoding="utf-8"):
+    if "trust_remote_code" in json.dumps(config):  # however it is spelled in the file
         raise InputError(f"{path} was refused: it asks for code of the repository to be run; use another model")
     return {"model_cfg": model_cfg, "preprocess_cfg": preprocess_config(preprocess)}
 

@@ -90,16 +90,25 @@ class EditSequence:
         if not self.editor.prepared:
             self.editor.prepare(progress, should_stop)
 
+    def advance(self) -> bool:
+        """Begin the next pass if the current one is done and there is another; whether it has begun.
+
+        :meth:`prepare` makes its edited views; who does not call it has them made by the next :meth:`step`.
+        """
+        if self.editor.done < self.editor.total_steps or self._at + 1 >= len(self._passes):
+            return False
+        self._start = self.editor.cloud()
+        self._at += 1
+        self.editor = self._editor()
+        return True
+
     def step(self) -> dict[str, float]:
         """Take one step; the first of each pass makes its edited views before. Returns losses by name.
 
         Raises:
             RuntimeError: every step is taken.
         """
-        if self.editor.done >= self.editor.total_steps and self._at + 1 < len(self._passes):
-            self._start = self.editor.cloud()
-            self._at += 1
-            self.editor = self._editor()
+        self.advance()
         return self.editor.step()
 
     def cloud(self) -> SplatCloud:

@@ -48,7 +48,7 @@ class EditPhase(Phase):
     def settings_key(self) -> dict[str, Any]:
         """The edits, how the splats follow them, and the prior."""
         return {
-            "--pipeline.prior (its weights)": self.pipeline.embedding().fingerprint,
+            "--pipeline.prior (its weights)": self.pipeline.inversion_of_prior().prior.info.fingerprint,
             "the edit": [edit.to_dict() for edit in self.edits],
             **flags_of(self.pipeline.config.edit, "--pipeline.edit"),
         }
@@ -73,6 +73,9 @@ class EditPhase(Phase):
         """
         with run.lock, self.pipeline.prior.use():
             self._make_sequence(self.pipeline.freeze_for_editing(), state)
+        self._generate_views(run)
+
+    def _generate_views(self, run: Run) -> None:
         if not self.editor.prepared:
             label = ", ".join(edit.label for edit in self.edits)
             with run.timed("views"), run.progress(f"Generating views of the edit: {label}") as progress:
@@ -120,8 +123,14 @@ class EditPhase(Phase):
         return StepOutput(torch.tensor(sum(losses.values())), losses)
 
     def observe(self, run: Run, index: int) -> None:
-        """Let viewers look at the splats."""
+        """Let viewers look at the splats; between two passes, generate the views of the next one.
+
+        Raises:
+            Cancelled: the run was asked to stop meanwhile.
+        """
         run.redraw()
+        if self.sequence.advance():
+            self._generate_views(run)
 
     def finish(self, run: Run) -> Sequence[str]:
         """Write ``edits.json``, the embedding, ``edited.png`` and figures, and say what changed."""

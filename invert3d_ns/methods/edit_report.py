@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import UInt8
+from rich.markup import escape
 
 from invert3d_ns.base.files import atomic_path
 from invert3d_ns.base.metrics import psnr
@@ -87,10 +88,10 @@ def announce(outputs: EditOutputs) -> None:
         "",
         f"[bold green]The splats are edited.[/bold green]  {figures['changed_splats']:,} of {figures['splats']:,} "
         f"splats changed ({change}), views in {seconds['views']:.1f} s, splats in {seconds['edit']:.1f} s",
-        f"  picture    {outputs.views}   (the scene above, edited views, edited splats below)",
-        f"  edits      {outputs.edits}",
-        f"  embedding  {outputs.embedding}",
-        f"  metrics    {outputs.metrics}",
+        f"  picture    {escape(str(outputs.views))}   (the scene above, edited views, edited splats below)",
+        f"  edits      {escape(str(outputs.edits))}",
+        f"  embedding  {escape(str(outputs.embedding))}",
+        f"  metrics    {escape(str(outputs.metrics))}",
     )
 
 

@@ -147,6 +147,9 @@ class InversionPipeline(EditableScene, PhasedPipeline):
 
         config = self.config
         config.prior_options.check()
+        for name in ("bank_groups", "heldout_groups", "groups_per_step", "sampling_steps"):
+            if getattr(config, name) < 1:
+                raise InputError(f"--pipeline.{name.replace('_', '-')} is {getattr(config, name)}; give 1 or more")
         if saved is not None and saved.get("words") is not None:
             self._restore_words(saved)
         else:
@@ -162,11 +165,14 @@ class InversionPipeline(EditableScene, PhasedPipeline):
         )
         self.inversion = CameraTextInversion(prior, objective, seed=seed)
         self.prior.adopt(prior)
-        if given is None:
+        if given is None or self.word_steps:
             vectors = self.inversion.initial_words(config.vectors, self.init_word())
-            given = ObjectEmbedding.for_prior(prior, vectors, init_word=self.init_word(), steps=config.steps)
-            self.adopt_origin(given)
+            learned = ObjectEmbedding.for_prior(prior, vectors, init_word=self.init_word(), steps=config.steps)
+            self.adopt_origin(learned)
+            given = given or learned
         before = list(self.edits)
+        if edits and before[-len(edits) :] == edits:  # a run that goes on after its last step
+            before = before[: -len(edits)]
         for some in split_into_passes(edits):
             edit_conditions(prior, given, with_context(before, some)[0])
             before += some
@@ -274,8 +280,9 @@ class InversionPipeline(EditableScene, PhasedPipeline):
         words = loaded_state.get("words")
         if words is not None:
             self.words = Parameter(words.to(self.device))
-        if self.prior.is_loaded:  # a run goes on with the prior that it has loaded, whatever it was called
-            extra = {**loaded_state["_extra_state"], "prior": self.prior_name}
+        if self.prior.is_loaded:  # a run goes on with what prepare() has settled
+            extra = {**loaded_state["_extra_state"], "prior": self.prior_name, "origin": dict(self._origin)}
+            extra["edits"] = [edit.to_dict() for edit in self.edits]
             loaded_state = {**loaded_state, "_extra_state": extra}
         super().load_pipeline(loaded_state, step)
 

@@ -12,6 +12,7 @@ from nerfstudio.engine.schedulers import CosineDecaySchedulerConfig
 from torch import Tensor
 from torch.nn import Parameter
 
+from invert3d_ns.base.cancellation import Cancelled
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.methods import words_report
 from invert3d_ns.prior.memory import apply_prior_options
@@ -73,10 +74,20 @@ class WordsPhase(Phase):
         return self.pipeline.inversion_of_prior().prior.info.inversion_learning_rate if lr is None else lr
 
     def begin(self, run: Run, state: dict[str, Any] | None) -> None:
-        """Freeze the splats, render and encode the bank of views, and create the words unless they exist."""
+        """Freeze the splats, render and encode the bank of views, and create the words unless they exist.
+
+        Raises:
+            Cancelled: the run was asked to stop meanwhile.
+        """
         pipeline, config = self.pipeline, self.pipeline.config
         inversion = pipeline.inversion_of_prior()
         title = "Rendering and encoding the scene's orbits"
+
+        def report(done: int, total: int) -> None:
+            progress(done, total)
+            if run.should_stop():
+                raise Cancelled
+
         with run.timed("bank"), run.lock, pipeline.prior.use(), run.progress(title) as progress:
             pipeline.eval()
             pipeline.model.freeze()
@@ -88,7 +99,7 @@ class WordsPhase(Phase):
                 heldout_groups=config.heldout_groups,
                 size=config.resolution,
                 seed=inversion.seed,
-                progress=progress,
+                progress=report,
             )
             if pipeline.words is None:
                 initial = inversion.initial_words(config.vectors, pipeline.init_word(), pipeline.init_jitter())

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
+from rich.markup import escape
 from torch import Tensor
 
 from invert3d_ns.base.files import atomic_path
@@ -138,9 +139,9 @@ def announce(outputs: WordsOutputs) -> None:
         f"[bold green]The scene is words now.[/bold green]  Held-out loss {loss['embedding']:.4f}"
         f" (init word {loss['init_word']:.4f}), generated views {quality['embedding']:.1f} dB"
         f" (init word {quality['init_word']:.1f} dB)",
-        f"  embedding  {outputs.embedding}",
-        f"  picture    {outputs.views}   (truth above, generated below)",
-        f"  metrics    {outputs.metrics}",
+        f"  embedding  {escape(str(outputs.embedding))}",
+        f"  picture    {escape(str(outputs.views))}   (truth above, generated below)",
+        f"  metrics    {escape(str(outputs.metrics))}",
     )
 
 

@@ -12,8 +12,6 @@ from invert3d_ns.scenes.cameras import camera_condition
 if TYPE_CHECKING:
     from invert3d_ns.prior.multiview import MultiViewPrior
 
-WEIGHTS_LIMIT = 1.01
-"""Largest acceptable cost of a step with re-weighted words, in steps without."""
 STEPS = (8, 12, 20)
 """Denoising steps of a first preview, a good one, and the default."""
 

@@ -12,9 +12,6 @@ from invert3d_ns.scenes.cameras import camera_condition
 if TYPE_CHECKING:
     from invert3d_ns.prior.multiview import MultiViewPrior
 
-LIMIT = 2.3
-"""Largest acceptable cost of a step, in bare forwards."""
-
 
 def bench_inversion_step(prior: MultiViewPrior, quick: bool = False, vectors: int = 32) -> list[dict[str, Any]]:
     """Time bare UNet forwards and whole inversion steps, taking turns, and compare medians.

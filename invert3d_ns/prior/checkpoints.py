@@ -154,6 +154,7 @@ def _load(name: str, device: torch.device, dtype: torch.dtype) -> MultiViewPrior
         return load_folder(place.folder, device, dtype)
     source = _obtain(place)
     if (source / "prior.json").is_file():
+        check_download(source, source.rglob("*"))
         return load_folder(source, device, dtype)
     prior = _convert(source, place)
     try:
@@ -188,6 +189,7 @@ def open_source(name_or_path: str | Path, *, mirror: str | None = None, sha256: 
     place = replace(place, sha256=sha256 or place.sha256)
     source = _obtain(place, mirror=mirror)
     if (source / "prior.json").is_file():
+        check_download(source, source.rglob("*"))
         return load_folder(source, torch.device("cpu"), torch.float32)
     return _convert(source, place)
 
@@ -205,6 +207,8 @@ def fetch_checkpoint(name_or_path: str | Path, *, mirror: str | None = None, sha
     """
     place = _locate(str(name_or_path))
     if place.source is None:
+        if sha256 is not None:
+            download.require_file_sha256(place.folder, sha256)
         return place.folder
     return _obtain(replace(place, sha256=sha256 or place.sha256), mirror=mirror)
 

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.prior.settings import Sampler
 from invert3d_ns.prior.unet import Latents
 
@@ -153,6 +154,8 @@ def ddim_invert(
         The latents at each of :func:`sampling_timesteps`, the noisiest first: pass ``start=lambda t: result[0]``.
     """
     timesteps = sampling_timesteps(prior, steps, strength=strength)
+    if len(timesteps) == 1 and float(prior.alpha_bar(timesteps[:1]).min()) == 0.0:
+        raise InputError("one step from pure noise cannot be inverted; take 2 or more steps, or a strength below 1")
     stride = prior.num_timesteps // steps  # as DDIMScheduler goes, whatever the spacing of its timesteps
     found: list[Latents] = []
     for index, t in enumerate(timesteps.flip(0)):

@@ -77,9 +77,15 @@ def list_checkpoints(folder: Path) -> dict[int, Path]:
 def find_checkpoint(config: TrainerConfig, own_folder: Path) -> Path | None:
     """The checkpoint that --load-checkpoint or --load-dir names, else the latest in the run's own folder, if any.
 
+    A run that began from a named one and has checkpoints of its own meanwhile goes on from these: its config.yml still
+    names the other.
+
     Raises:
         InputError: the named one does not exist.
     """
+    own = list_checkpoints(own_folder)
+    if own and (config.load_checkpoint or config.load_dir):
+        return own[max(own)]
     if config.load_checkpoint is not None:
         if not config.load_checkpoint.is_file():
             raise InputError(f"no checkpoint at {config.load_checkpoint}; check --load-checkpoint")

@@ -95,7 +95,7 @@ class Run(Protocol):
         ...
 
     def update_viewer(self) -> None:
-        """Nerfstudio's own update of its viewer, paced by rays a second: for phases of nerfstudio's iterations."""
+        """Nerfstudio's own update of its viewer, once in 30 steps."""
         ...
 
     def redraw(self, *, now: bool = False) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import UInt8
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from torch import Tensor
-from torch.nn import Parameter
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.runs.phase import Phase
@@ -89,10 +88,6 @@ class PhasedPipeline(VanillaPipeline):
     def enter(self, phase: Phase, first: int) -> None:
         """Make ``phase``, whose first step is ``first`` of the run, what nerfstudio's iterations are about."""
         self.current, self.current_first = phase, first
-
-    def get_param_groups(self) -> dict[str, list[Parameter]]:
-        """Parameters of the model, where nerfstudio asks for them; each phase has optimizers of its own parameters."""
-        return super().get_param_groups()
 
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:
         """Loss terms and metrics of one step of the current phase; ``step`` counts over the whole run."""

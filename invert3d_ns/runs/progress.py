@@ -97,10 +97,11 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
 
     Nothing is drawn where the console is no terminal.
     """
+    from rich.markup import escape
     from rich.progress import Progress
 
     with Progress(console=CONSOLE, transient=True, disable=not CONSOLE.is_terminal) as bar:
-        task = bar.add_task(title)
+        task = bar.add_task(escape(title))
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 

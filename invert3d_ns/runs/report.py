@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from invert3d_ns.base.files import atomic_path
 
 METRICS = "metrics.json"
@@ -24,7 +26,7 @@ def print_lines(*lines: str) -> None:
 def print_next(commands: Sequence[str]) -> None:
     """Print commands that come next, one a line; nothing if there are none."""
     if commands:
-        print_lines("Next:", *(f"  [bold]{command}[/bold]" for command in commands))
+        print_lines("Next:", *(f"  [bold]{escape(command)}[/bold]" for command in commands))
 
 
 def write_metrics(folder: Path, figures: dict[str, Any], section: str | None = None) -> Path:

@@ -94,7 +94,7 @@ class RunServices(Trainer):
             observer.show_status(title, detail, lines)
 
     def update_viewer(self) -> None:
-        """Nerfstudio's own update of its viewer, paced by rays a second."""
+        """Nerfstudio's own update of its viewer, once in 30 steps."""
         if self.viewer_state is not None:
             self._update_viewer_state(self.step)
 

@@ -17,6 +17,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils import writer
 from nerfstudio.utils.misc import step_check
 from nerfstudio.utils.writer import EventName, TimeWriter
+from rich.markup import escape
 
 from invert3d_ns import compat
 from invert3d_ns.base.cancellation import Cancelled
@@ -128,6 +129,7 @@ class PhasedTrainer(RunServices):
             config.pipeline.model.prompt = config.prompt  # nerfstudio's command leaves an empty one aside
         self._resumed: dict[str, Any] | None = None
         self._scene = ""
+        self._passed_limit = False
         self._saved_at = 0.0
         self._loss = float("nan")
 
@@ -171,9 +173,10 @@ class PhasedTrainer(RunServices):
         self.step = -1
         if state is None or path is None:
             return
-        run = state["run"]
-        refuse_other_settings(run["settings"], self._settings(len(phases)), path)
-        self._index = [phase.name for phase in phases].index(run["phase"])
+        run, names = state["run"], [phase.name for phase in phases]
+        reached = names.index(run["phase"]) + 1 if run["phase"] in names else 0
+        refuse_other_settings(run["settings"], self._settings(reached), path)
+        self._index = reached - 1
         if run["done"] > phases[self._index].steps:
             raise InputError(
                 f"{path} has taken {run['done']} steps of phase {run['phase']!r} already, more than the "
@@ -182,9 +185,11 @@ class PhasedTrainer(RunServices):
         self._start_step = self._spans[self._index][0] + run["done"]
         self.step = self._start_step - 1
         self.seconds = dict(run["seconds"])
-        self.pipeline.load_pipeline(state["pipeline"], state["step"])
+        with self.train_lock:  # browsers that were left open look at the scene already
+            self.pipeline.load_pipeline(state["pipeline"], state["step"])
         self._resumed = state
-        print_lines(f"Going on after step {self._start_step} of {path}")
+        self._passed_limit = self._start_step >= self.config.max_num_iterations
+        print_lines(f"Going on after step {self._start_step} of {escape(str(path))}")
 
     def _settings(self, count: int) -> Settings:
         """Settings that a resumed run must share: the run's, and those of its first ``count`` phases."""
@@ -196,7 +201,7 @@ class PhasedTrainer(RunServices):
         """The step to stop before: --max-num-iterations, unless the run has stopped there already and goes on."""
         total = self._spans[-1][1]
         limit = self.config.max_num_iterations
-        return total if self._start_step >= limit else min(total, limit)
+        return total if self._passed_limit else min(total, limit)
 
     # The loop
 
@@ -212,9 +217,12 @@ class PhasedTrainer(RunServices):
             TimeWriter(writer, EventName.TOTAL_TRAIN_TIME),
         ):
             complete = self._run_phases()
-        if not complete:
+        if complete:
+            self.show_status("Done.")
+        else:
             self._stop_early()
-        self.show_status("Done.")
+        if self._stop_signal:
+            raise SystemExit(128 + (self._stop_signal.number or 0))
         self._stay_open()
 
     def _run_phases(self) -> bool:
@@ -235,7 +243,10 @@ class PhasedTrainer(RunServices):
                     return False
                 self._train_step(step)
                 self.step = step
-                self._observe(step)
+                try:
+                    self._observe(step)
+                except Cancelled:
+                    return False
                 if step_check(step, self.config.steps_per_save) or self._save_is_due():
                     self.save_checkpoint(step)
                 writer.write_out_storage()
@@ -305,16 +316,16 @@ class PhasedTrainer(RunServices):
             self._train_complete_viewer()
 
     def _stop_early(self) -> None:
-        """Save, say how to go on, and end the process if a signal asked for it."""
+        """Save, and say how to go on."""
         if self.step >= self._start_step:
             self.save_checkpoint(self.step)
         writer.write_out_storage()
+        config = escape(str(self.base_dir / "config.yml"))
         print_lines(
             f"Stopped after step {self.step + 1} of {self._spans[-1][1]}. To go on:",
-            f"  [bold]ns-train {self.config.method_name} --load-config {self.base_dir / 'config.yml'}[/bold]",
+            f"  [bold]ns-train {self.config.method_name} --load-config {config}[/bold]",
         )
-        if self._stop_signal:
-            raise SystemExit(128 + (self._stop_signal.number or 0))
+        self.show_status("Stopped", f"after step {self.step + 1} of {self._spans[-1][1]}")
 
     # Checkpoints
 

@@ -27,6 +27,7 @@ from invert3d_ns.weights.hub import (
     download_folder,
     find_in_folder,
     find_local,
+    require_inside,
     select_files,
 )
 from invert3d_ns.weights.manifest import FileRecord, require_sha256, sha256_of
@@ -115,6 +116,8 @@ def _download(reference: HubReference, kind: RepositoryKind, label: str, mirror:
         )
         siblings = {sibling.rfilename: sibling for sibling in info.siblings or []}
         selected = select_files(list(siblings), reference, kind)
+        for name in selected:
+            require_inside(name)
         _check_space(folder, sum(siblings[name].size or 0 for name in selected if not (folder / name).is_file()))
         folder.mkdir(parents=True, exist_ok=True)
         files: dict[str, FileRecord] = {}

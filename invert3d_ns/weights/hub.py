@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from invert3d_ns.base.errors import InputError
@@ -146,6 +146,17 @@ def check_download(path: Path, files: Iterable[Path], hashes: Mapping[str, str] 
         if name in names:
             found = hashes[name] if hashes is not None else sha256_of(root / name)
             require_sha256(root / name, expected, found, "when it was downloaded it was")
+
+
+def require_inside(name: str) -> None:
+    """Refuse a file name of a listing that would lead out of the folder that the repository is fetched to.
+
+    Raises:
+        InputError: it is absolute, has a drive, backslashes, or goes up.
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in path.parts[0]:
+        raise InputError(f"the repository lists a file {name!r}, which would be written outside its folder; refused")
 
 
 def select_files(names: Sequence[str], reference: HubReference, kind: RepositoryKind) -> list[str]:

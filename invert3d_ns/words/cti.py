@@ -136,7 +136,7 @@ def check_vector_count(count: int, context_length: int) -> None:
     if not 1 <= count <= context_length - 2:
         raise InputError(
             f"{count} vectors do not fit the prior's context of {context_length} tokens; "
-            f"choose --pipeline.vectors between 1 and {context_length - 2}"
+            f"choose between 1 and {context_length - 2} vectors"
         )
 
 
