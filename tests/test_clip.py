@@ -315,7 +315,7 @@ def test_an_interrupted_tower_goes_on_and_a_damaged_one_is_refused(hub: FakeHub,
 
 
 def test_a_tower_with_a_tokenizer_of_transformers_in_its_repository(hub: FakeHub, tmp_path: Path, monkeypatch) -> None:
-    from conftest import tiny_tokenizer
+    from tiny_priors import tiny_tokenizer
 
     repository = hub.root / "someone" / "tiny"
     config = json.loads((repository / CONFIG).read_text())
@@ -351,7 +351,7 @@ def test_a_model_of_open_clips_table_comes_from_the_hub(
     config["text_cfg"] |= {"vocab_size": 49408, "context_length": 16}
     config["text_cfg"].pop("tokenizer_kwargs")
     if tokenizer != "own":
-        from conftest import tiny_tokenizer
+        from tiny_priors import tiny_tokenizer
 
         tiny_tokenizer(tmp_path / "vocabulary").save_pretrained(hub.root / tokenizer)
         config["text_cfg"]["hf_tokenizer_name"] = tokenizer
