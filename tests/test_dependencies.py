@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-TOOLS = {"pyright", "ruff"}
+TOOLS = {"pyright", "pytest-xdist", "ruff"}
 """Declared for development and called as programs."""
 
 
