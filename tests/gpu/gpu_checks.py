@@ -300,15 +300,10 @@ def check_demo(folder: Path, device: str = "cuda", *, quick: bool = False) -> di
     return figures
 
 
-def splats_in(checkpoint: Path) -> int:
-    """Number of splats in a checkpoint of a run."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=False)  # of a run of this very check
-    (means,) = (value for name, value in state["pipeline"].items() if name.endswith("gauss_params.means"))
-    return len(means)
-
-
 def check_resume(folder: Path, device: str = "cuda", *, quick: bool = False) -> dict[str, Any]:
     """A splat fit that was stopped while it densified goes on from its own ``config.yml``, and goes on densifying."""
+    from invert3d_ns.scenes.runs import read_run
+
     stop, end, refine, size = (60, 110, 20, 32) if quick else (500, 900, 100, 96)
     posed = folder / "posed"
     demo = ROOT / "invert3d_ns" / "data" / "demo.ply"
@@ -322,7 +317,7 @@ def check_resume(folder: Path, device: str = "cuda", *, quick: bool = False) -> 
         "--pipeline.heldout-groups", 2, device=device,
     )  # fmt: skip
     (stopped,) = (run / "nerfstudio_models").glob("*.ckpt")
-    before = splats_in(stopped)
+    before = len(read_run(run))
     assert not (run / "metrics.json").exists(), "the run was not stopped"
     command("nerfstudio.scripts.train", "invert3d", "--load-config", run / "config.yml", device=device)
     figures = figures_of_run(run)
