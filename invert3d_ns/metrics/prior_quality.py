@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from invert3d_ns.base.cancellation import Progress
 from invert3d_ns.metrics.held_out import Prompt, expected_judgment
 from invert3d_ns.metrics.judge import ASPECTS, Judge
 from invert3d_ns.metrics.report import mean_and_spread
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from invert3d_ns.prior.multiview import MultiViewPrior
 
 _TRUTH_SEED = 4242
-
-Progress = Callable[[int, int], None]
 
 
 def true_views(
