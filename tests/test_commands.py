@@ -20,9 +20,10 @@ import tyro
 
 from invert3d_ns import cli
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.ranges import check_range
 from invert3d_ns.commands.console import command_line
 from invert3d_ns.commands.evaluate import EvaluateClip, EvaluateEdit, EvaluatePrior
-from invert3d_ns.commands.options import OrbitOptions, check_range
+from invert3d_ns.commands.options import OrbitOptions
 
 GROUPS = {
     "prior": {"list", "fetch", "check", "convert"},

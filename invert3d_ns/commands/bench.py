@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from invert3d_ns.base.ranges import check_range
 from invert3d_ns.commands.console import command_line, progress_bar
-from invert3d_ns.commands.options import PriorName, ReportOptions, check_range
+from invert3d_ns.commands.options import PriorName, ReportOptions
 
 
 @dataclass

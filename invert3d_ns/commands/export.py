@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from invert3d_ns.commands.options import check_range
+from invert3d_ns.base.ranges import check_range
 from invert3d_ns.scenes.axes import UpAxis
 
 

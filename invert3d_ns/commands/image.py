@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from invert3d_ns.base.ranges import check_range
 from invert3d_ns.commands.console import ShowProgress, progress_bar
-from invert3d_ns.commands.options import LARGEST_SEED, PriorComputation, PriorName, check_range
+from invert3d_ns.commands.options import LARGEST_SEED, PriorComputation, PriorName
 from invert3d_ns.words.settings import ImageSettings
 
 if TYPE_CHECKING:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.ranges import check_range
 from invert3d_ns.prior.settings import PriorOptions
 
 if TYPE_CHECKING:
@@ -18,37 +18,6 @@ if TYPE_CHECKING:
 
 LARGEST_SEED = 2**31 - 1
 """Seeds are multiplied and added to on their way to random number generators, which take 64 bits."""
-
-
-def check_range(
-    options: Any, *names: str, least: float = -math.inf, most: float = math.inf, exclusive: bool = False
-) -> None:
-    """Refuse numbers that are out of range, or not finite.
-
-    Args:
-        options: a command or a group of its settings.
-        names: its fields. Where one is None it is not checked; in a tuple, each number is.
-        least: the smallest number that is allowed.
-        most: the largest one.
-        exclusive: neither ``least`` nor ``most`` is allowed itself.
-
-    Raises:
-        InputError: by the name of the flag, with the range.
-    """
-    if math.isinf(least):
-        wanting = "a finite number"
-    elif math.isinf(most):
-        wanting = f"more than {least:g}" if exclusive else f"{least:g} or more"
-    else:
-        wanting = f"a number between {least:g} and {most:g}" if exclusive else f"{least:g} to {most:.10g}"
-    for name in names:
-        value = getattr(options, name)
-        for number in value if isinstance(value, tuple) else (value,):
-            if number is None:
-                continue
-            inside = least < number < most if exclusive else least <= number <= most
-            if not inside or not math.isfinite(number):
-                raise InputError(f"--{name.replace('_', '-')} is {number}; give {wanting}")
 
 
 @dataclass(kw_only=True)

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from invert3d_ns.commands.options import LARGEST_SEED, check_range
+from invert3d_ns.base.ranges import check_range
+from invert3d_ns.commands.options import LARGEST_SEED
 
 
 @dataclass(kw_only=True)

@@ -8,8 +8,9 @@ from typing import Literal
 
 import tyro
 
+from invert3d_ns.base.ranges import check_range
 from invert3d_ns.commands.console import progress_bar
-from invert3d_ns.commands.options import LARGEST_SEED, EmbeddingPrior, OrbitOptions, check_range
+from invert3d_ns.commands.options import LARGEST_SEED, EmbeddingPrior, OrbitOptions
 
 
 @dataclass

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.ranges import check_range
 from invert3d_ns.commands.console import command_line
-from invert3d_ns.commands.options import LARGEST_SEED, PriorName, ReportOptions, check_range
+from invert3d_ns.commands.options import LARGEST_SEED, PriorName, ReportOptions
 
 
 @dataclass(kw_only=True)

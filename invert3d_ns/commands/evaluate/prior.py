@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from invert3d_ns.base.ranges import check_range
 from invert3d_ns.commands.console import progress_bar
 from invert3d_ns.commands.evaluate.options import SampledViews, SeededReport
-from invert3d_ns.commands.options import check_range
 
 
 @dataclass
