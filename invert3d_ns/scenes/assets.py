@@ -11,7 +11,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserCo
 from torch import Tensor
 
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.base.ranges import FINITE, at_least
+from invert3d_ns.base.ranges import FINITE, at_least, check_numbers
 from invert3d_ns.scenes.axes import UpAxis
 from invert3d_ns.scenes.cameras import orbit_cameras
 from invert3d_ns.scenes.cloud import SplatCloud
@@ -158,6 +158,7 @@ class SceneDataParser(DataParser):
         self._splats: tuple[str, SplatCloud, Placement] | None = None
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
+        check_numbers(self.config, "--pipeline.datamanager.dataparser.")
         if self._splats is None and self._folder is None:
             self._splats = self._read_splats()
         if self._splats is not None:

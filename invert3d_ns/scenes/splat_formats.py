@@ -30,7 +30,7 @@ _CALL = (
 _PATIENCE = 10.0
 """Seconds for a MB of input (a million splats take one) after which it is taken to be damaged."""
 _PALETTE = 65536
-"""Number of splats from which on an .sog no longer holds the harmonics of each, but those of the nearest in a palette."""
+"""Number of splats from which on an .sog holds the nearest harmonics of a palette instead of each splat's own."""
 _SPZ_FLAGS, _SPZ_ANTIALIASED = 14, 1
 """The byte of an .spz header that holds flags, and the one that says how splats are drawn."""
 
