@@ -134,6 +134,9 @@ def test_an_export_can_lie_where_the_input_lay(tmp_path, far):
         for name in ("scale_0", "f_rest_4", "opacity"):
             assert np.abs(table[name] - truth[name]).max() < 1e-4
         assert declared_up_axis(tmp_path / "out.ply") == "-x"
+    if far:
+        with pytest.raises(InputError, match=r"which need 64 bits; write a \.ply"):
+            ExportSplats(edit, out=tmp_path / "out.spz", frame="input").run()
     (edit / "dataparser_transforms.json").unlink()
     with pytest.raises(InputError, match="does not say where its scene lay"):
         ExportSplats(edit, out=tmp_path / "b.ply", frame="input").run()

@@ -163,9 +163,12 @@ def _reach(
 
 
 def _rotation_matrices(quats: Float[Tensor, "N 4"]) -> Float[Tensor, "N 3 3"]:
-    from gsplat.utils import normalized_quat_to_rotmat
+    """Matrices of quaternions (w, x, y, z) of any length; none for those of length 0."""
+    from scipy.spatial.transform import Rotation
 
-    return normalized_quat_to_rotmat(torch.nn.functional.normalize(quats, dim=-1))
+    wxyz = quats.detach().cpu().double()
+    wxyz[wxyz.norm(dim=-1) == 0, 0] = 1.0
+    return torch.from_numpy(Rotation.from_quat(wxyz[:, [1, 2, 3, 0]].numpy()).as_matrix()).to(quats)
 
 
 def within_object(means: Float[Tensor, "N 3"]) -> Bool[Tensor, " N"]:

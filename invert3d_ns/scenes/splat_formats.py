@@ -65,8 +65,13 @@ def write_converted(path: Path, cloud: SplatCloud, ending: str, up: UpAxis | Non
         up: the axis of ``cloud`` that points up; only a compressed .ply notes it.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: the file cannot be written, or the splats lie too far from their origin for 32-bit positions.
     """
+    if any(cloud.origin):
+        raise InputError(
+            f"{path} cannot hold positions as far from their origin as these, which need 64 bits; write a .ply, or "
+            "write the splats centered"
+        )
     with atomic_path(path) as temporary, tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "splats.ply"
         if ending == ".sog" and cloud.sh_degree and len(cloud) > _PALETTE:
