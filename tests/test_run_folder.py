@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -199,13 +200,11 @@ def test_settings_beside_load_config_are_left_aside_aloud(started, tmp_path, mon
     from invert3d_ns.configs import invert3d
 
     monkeypatch.setitem(all_methods, "invert3d", invert3d.config)
-    import copy
-
     config = copy.deepcopy(invert3d.config)
     config.load_config, config.max_num_iterations, config.pipeline.vectors = started[0], 7, 5
     assert config.load_config.read_text()
     said = capfd.readouterr().out
-    assert "left aside: --max-num-iterations, --pipeline.vectors." in said
+    assert "left aside: --pipeline.vectors, --max-num-iterations." in said
 
 
 def test_files_remember_no_current_folder(started):

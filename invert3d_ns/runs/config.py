@@ -178,13 +178,18 @@ class RunConfig(TrainerConfig):
             self.timestamp = claim_folder(self.get_base_dir().parent, self.timestamp)
             _new_folders.add(self.get_base_dir().absolute())
 
-    def save_config(self) -> None:
+    def save_config(self, *, settled: bool = False) -> None:
         """Write ``config.yml`` into the run's folder, with absolute paths, and remember whether the folder is new.
+
+        Args:
+            settled: that the run begins with these settings; until then those of a run that is there already are kept.
 
         Raises:
             InputError: it cannot be written.
         """
         folder = self.get_base_dir()
+        if not settled and (folder / CONFIG).exists():
+            return
         written = copy.deepcopy(self)
         for name in ("_folder", "_data"):
             written.__dict__.pop(name, None)

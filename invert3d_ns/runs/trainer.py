@@ -79,7 +79,7 @@ class PhasedTrainer(RunServices):
         writer.EVENT_WRITERS.clear()  # of an earlier run in the same process
         with self._explaining_its_end(), self._discarding_a_run_that_never_began():
             super().setup(test_mode)
-            self.config.save_config()  # with what the pipeline has settled meanwhile
+            self.config.save_config(settled=True)  # with what the pipeline has settled meanwhile
         self.pipeline.output_folder = self.base_dir
         writer.GLOBAL_BUFFER["max_iter"] = self._limit()
 
