@@ -114,3 +114,11 @@ def test_one_visible_view_is_enough():
     images = torch.ones(2, 4, 3, 8, 8)
     images[1, 2, 0, 3, 3] = 0.2
     check_visible(images)
+
+
+def test_more_held_out_groups_than_the_band_has_room_for_end():
+    from invert3d_ns.words.bank import MOST_HELD_OUT
+
+    assert len(training_orbits(64, held_out_orbits(MOST_HELD_OUT))[0]) == 64
+    with pytest.raises(InputError, match="leave too few orbits"):
+        training_orbits(1, held_out_orbits(3000))
