@@ -94,6 +94,26 @@ def test_a_disk_that_is_full_at_a_checkpoint_leaves_the_one_before(place, tmp_pa
     assert torch.equal(words(folder), words(place / "unbroken" / "ball" / "invert3d" / "run"))
 
 
+def test_a_file_that_may_not_grow_is_like_a_full_disk(place, tmp_path, monkeypatch):
+    """A refusal by the system itself."""
+    resource = pytest.importorskip("resource")
+    observe, made = module.PhasedTrainer._observe, config(place, tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limited(self, step: int) -> None:
+        observe(self, step)
+        if step == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+
+    monkeypatch.setattr(module.PhasedTrainer, "_observe", limited)
+    try:
+        with pytest.raises(InputError, match=r"File too large.*up to step 2 is saved"):
+            train(made)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in (made.get_base_dir() / "nerfstudio_models").iterdir()] == ["step-000000001.ckpt"]
+
+
 def test_a_disk_that_is_full_from_the_start_leaves_nothing(place, tmp_path, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

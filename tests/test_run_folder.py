@@ -18,7 +18,7 @@ from synthetic import make_cloud
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.prior.checkpoints import save_prior
-from invert3d_ns.runs.run_folder import RunConfigFile, claim_folder
+from invert3d_ns.runs.run_folder import FolderLock, RunConfigFile, claim_folder
 from invert3d_ns.scenes.ply import write_splats
 from invert3d_ns.words.embedding import ObjectEmbedding
 
@@ -76,7 +76,10 @@ def test_nerfstudios_commands_find_a_moved_run_by_its_file_or_folder(started, tm
     monkeypatch.setitem(all_methods, "invert3d", invert3d.config)
     monkeypatch.chdir(tmp_path)
     for path in (moved, moved / "config.yml"):
-        config, _, checkpoint, step = eval_setup(path, test_mode="inference")
+        old.mkdir(parents=True)  # a folder of the old name proves nothing
+        config, pipeline, checkpoint, step = eval_setup(path, test_mode="inference")
+        old.rmdir()
+        assert pipeline.output_folder == moved
         assert config.get_base_dir() == moved and checkpoint.parent == moved / "nerfstudio_models"
         assert step == STEPS - 3 and not old.exists()
 
@@ -157,6 +160,19 @@ def test_a_folder_is_claimed_by_one_process_only(tmp_path):
         assert child.stdout is not None and child.stdout.readline() == "ready\n"
     names = [child.communicate("\n", timeout=60)[0].strip() for child in children]
     assert sorted(names) == ["run", "run-2"] and claim_folder(tmp_path / "o", "run") == "run-3"
+
+
+def test_a_run_that_is_at_work_is_left_alone(started, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(started[0], run)
+    before = {path.name for path in run.iterdir()}
+    lock = FolderLock(run)
+    with pytest.raises(InputError, match="another process is at work on"):
+        resume(run)
+    assert {path.name for path in run.iterdir()} == before
+    lock.release()
+    resume(run)
+    FolderLock(run)
 
 
 def test_an_output_folder_that_cannot_be_one_is_one_line_before_any_work(place, tmp_path, monkeypatch):

@@ -6,7 +6,11 @@ import errno
 
 import torch
 
-_FULL_DISK = {errno.ENOSPC: "no space is left on the disk", errno.EDQUOT: "your quota of the disk is used up"}
+_FULL_DISK = {
+    errno.ENOSPC: "no space is left on the disk{where}; free some",
+    errno.EDQUOT: "your quota of the disk{where} is used up; free some space",
+    errno.EFBIG: "a file{where} may not grow any more; raise the limit of file sizes (ulimit -f)",
+}
 _SAYS_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
 
 
@@ -23,7 +27,7 @@ def what_ran_out(error: BaseException | None) -> str | None:
 def _what_ran_out(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in _FULL_DISK:
         where = f" of {error.filename}" if error.filename else ""
-        return f"{_FULL_DISK[error.errno]}{where}; free some"
+        return _FULL_DISK[error.errno].format(where=where)
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return "the GPU's memory is full; close other programs that use it"
     text = str(error).lower()

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from invert3d_ns import compat
 from invert3d_ns.base.commandline import stray_words_hint
+from invert3d_ns.runs.pipeline import PhasedPipeline
 from invert3d_ns.runs.run_folder import FOLDER, RunConfigFile
 
 _COMMANDS = ("train", "eval", "render", "exporter", "viewer.run_viewer")
@@ -42,7 +43,10 @@ def _where_the_run_lies(eval_setup: Callable[..., Any]) -> Callable[..., Any]:
                 config.settle_for_looking()
             return config
 
-        return eval_setup(RunConfigFile(config_path), eval_num_rays_per_chunk, test_mode, update)
+        loaded = eval_setup(RunConfigFile(config_path), eval_num_rays_per_chunk, test_mode, update)
+        if isinstance(loaded[1], PhasedPipeline):  # its checkpoint only knows where the run was
+            loaded[1].output_folder = loaded[0].get_base_dir()
+        return loaded
 
     return wrapped
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import weakref
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -110,6 +113,37 @@ def cannot_make(folder: Path, error: OSError) -> InputError:
         f"cannot write a run into {folder}: {error.strerror or error}; give a folder that can be written to as "
         "--output-dir, or free some space"
     )
+
+
+class FolderLock:
+    """Keeps a run's folder for this process; the system lets go of it when the process ends, however it ends.
+
+    Where the system or the folder's disk knows no locks, nothing is kept.
+
+    Raises:
+        InputError: another process is at work there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.release: Callable[[], Any] = lambda: None
+        """Let go."""
+        try:
+            import fcntl
+
+            descriptor = os.open(folder, os.O_RDONLY)
+        except (ImportError, OSError):
+            return
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise InputError(
+                f"another process is at work on {folder}; wait until it ends or stop it, or start a new run"
+            ) from error
+        except OSError:
+            os.close(descriptor)
+            return
+        self.release = weakref.finalize(self, os.close, descriptor)
 
 
 def check_names(**names: Any) -> None:

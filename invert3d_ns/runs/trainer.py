@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -36,6 +36,7 @@ from invert3d_ns.runs.pipeline import PhasedPipeline
 from invert3d_ns.runs.progress import ProgressWriter
 from invert3d_ns.runs.report import print_lines, print_next
 from invert3d_ns.runs.resume import Settings, refuse_other_settings, require_plain, scene_fingerprint
+from invert3d_ns.runs.run_folder import FolderLock
 from invert3d_ns.runs.services import RunServices
 
 
@@ -77,6 +78,7 @@ class PhasedTrainer(RunServices):
             InputError: whatever is wrong with the scene, the prior, the settings or the checkpoint.
         """
         writer.EVENT_WRITERS.clear()  # of an earlier run in the same process
+        self._folder_lock = FolderLock(self.base_dir)
         with self._explaining_its_end(), self._discarding_a_run_that_never_began():
             super().setup(test_mode)
             self.config.save_config(settled=True)  # with what the pipeline has settled meanwhile
@@ -87,8 +89,10 @@ class PhasedTrainer(RunServices):
     def _discarding_a_run_that_never_began(self) -> Iterator[None]:
         try:
             yield
-        except (Exception, KeyboardInterrupt):
-            if self.config.is_new() and not self.checkpoint_dir.exists():
+        except BaseException as error:
+            self._folder_lock.release()
+            given_up = isinstance(error, Exception | KeyboardInterrupt)
+            if given_up and self.config.is_new() and not self.checkpoint_dir.exists():
                 discard_new_run(self.base_dir)
             raise
 
@@ -164,20 +168,17 @@ class PhasedTrainer(RunServices):
     def train(self) -> None:
         """Run all phases from the step that was reached, write their outputs, and say what comes next."""
         scene: Any = self.pipeline.datamanager.train_dataparser_outputs  # type: ignore[attr-defined]
-        scene.save_dataparser_transform(self.base_dir / "dataparser_transforms.json")
-        self._init_viewer_state()
-        self._saved_at = time.monotonic()
-        with (
-            self._explaining_its_end(),
-            self._discarding_a_run_that_never_began(),
-            self._stop_signal.listening(),
-            TimeWriter(writer, EventName.TOTAL_TRAIN_TIME),
-        ):
-            complete = self._run_phases()
-        if complete:
-            self.show_status("Done.")
-        else:
-            self._stop_early()
+        with self._explaining_its_end(), self._discarding_a_run_that_never_began(), self._stop_signal.listening():
+            scene.save_dataparser_transform(self.base_dir / "dataparser_transforms.json")
+            self._init_viewer_state()
+            self._saved_at = time.monotonic()
+            with TimeWriter(writer, EventName.TOTAL_TRAIN_TIME):
+                complete = self._run_phases()
+            if complete:
+                self.show_status("Done.")
+            else:
+                self._stop_early()
+        self._folder_lock.release()
         if self._stop_signal:
             raise SystemExit(128 + (self._stop_signal.number or 0))
         self._stay_open()
@@ -270,7 +271,8 @@ class PhasedTrainer(RunServices):
         for callback in self.callbacks:
             callback.run_callback_at_location(step=self.step, location=TrainingCallbackLocation.AFTER_TRAIN)
         if not self.config.viewer.quit_on_train_completion:
-            self._train_complete_viewer()
+            with suppress(KeyboardInterrupt):  # which is how people leave, and nerfstudio shows where it was
+                self._train_complete_viewer()
 
     def _stop_early(self) -> None:
         """Save, and say how to go on."""
