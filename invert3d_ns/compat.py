@@ -139,7 +139,7 @@ def wrap_function(module_name: str, name: str, wrap: Callable[[Any], Any]) -> No
         function = self.__dict__[name]
         if not getattr(function, "_invert3d", False):
             function = functools.wraps(function)(wrap(function))
-            function._invert3d = True
+            function._invert3d = True  # type: ignore[attr-defined]
             self.__dict__[name] = function
         return function
 

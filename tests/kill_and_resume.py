@@ -151,9 +151,10 @@ def main() -> int:
         started = time.monotonic()
         must(Child(lambda: begin(folder, folder / "unbroken"), log), log)
         seconds, unbroken, wrong = time.monotonic() - started, run_folder(folder / "unbroken"), 0
-        plans: list[list[tuple[int | None, float | None]]]
-        plans = [[(None, draw.uniform(0, seconds))] for _ in range(arguments.kills)]
-        plans += [[(step, None) for step in arguments.at]] if arguments.at else []
+        plans: list[list[tuple[int | None, float | None]]] = []
+        plans += [[(None, draw.uniform(0, seconds))] for _ in range(arguments.kills)]
+        if arguments.at:
+            plans.append([(step, None) for step in arguments.at])
         for number, plan in enumerate(plans):
             output = folder / str(number)
             story = []

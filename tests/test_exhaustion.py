@@ -80,7 +80,7 @@ def test_a_disk_that_is_full_at_a_checkpoint_leaves_the_one_before(place, tmp_pa
     fsync, made = os.fsync, config(place, tmp_path)
 
     def full(descriptor: int) -> None:
-        if list(tmp_path.rglob("step-000000002.ckpt")):
+        if list(tmp_path.rglob("nerfstudio_models/step-000000002.ckpt")):
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(descriptor)
 
@@ -94,7 +94,7 @@ def test_a_disk_that_is_full_at_a_checkpoint_leaves_the_one_before(place, tmp_pa
     assert torch.equal(words(folder), words(place / "unbroken" / "ball" / "invert3d" / "run"))
 
 
-def test_a_file_that_may_not_grow_is_like_a_full_disk(place, tmp_path, monkeypatch):
+def test_a_file_that_may_not_grow_is_like_a_full_disk(place, tmp_path, monkeypatch, capfd):
     """A refusal by the system itself."""
     resource = pytest.importorskip("resource")
     observe, made = module.PhasedTrainer._observe, config(place, tmp_path)
@@ -107,11 +107,14 @@ def test_a_file_that_may_not_grow_is_like_a_full_disk(place, tmp_path, monkeypat
 
     monkeypatch.setattr(module.PhasedTrainer, "_observe", limited)
     try:
-        with pytest.raises(InputError, match=r"File too large.*up to step 2 is saved"):
+        with pytest.raises(InputError, match=r"a file.* may not grow|File too large") as caught:
             train(made)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert [path.name for path in (made.get_base_dir() / "nerfstudio_models").iterdir()] == ["step-000000001.ckpt"]
+    (left,) = (made.get_base_dir() / "nerfstudio_models").iterdir()
+    step = int(left.stem.removeprefix("step-")) + 1
+    assert step in (2, 3), "TensorBoard's thread may be the first to notice"
+    assert f"up to step {step} is saved" in str(caught.value) and "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_a_disk_that_is_full_from_the_start_leaves_nothing(place, tmp_path, monkeypatch):
@@ -162,7 +165,7 @@ def test_output_that_nobody_reads_stops_a_run_between_two_steps(monkeypatch):
     reader, writer = os.pipe()
     os.close(reader)
     broken = os.fdopen(writer, "w")
-    monkeypatch.setattr(CONSOLE, "file", broken)
+    monkeypatch.setattr(CONSOLE, "_file", broken)  # its public name would keep what pytest captures with
     stop = StopSignal()
     with stop.listening():
         CONSOLE.on_broken_pipe()

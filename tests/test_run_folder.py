@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -111,7 +112,9 @@ def test_names_that_lead_out_of_the_output_folder_are_refused(place, tmp_path, f
 
 @pytest.mark.parametrize("field", ["relative_model_dir", "logging__relative_log_dir"])
 def test_paths_within_a_run_stay_within_it(place, tmp_path, field):
-    config = tiny_config(place / "ball.ply", place / "prior", tmp_path, **{field: Path("../../x")})
+    config = tiny_config(place / "ball.ply", place / "prior", tmp_path)
+    owner, _, name = field.rpartition("__")
+    setattr(config.logging if owner else config, name, Path("../../x"))
     with pytest.raises(InputError, match="leads out of the run's folder"):
         train(config)
     assert list(tmp_path.iterdir()) == []
@@ -216,7 +219,7 @@ def test_settings_beside_load_config_are_left_aside_aloud(started, tmp_path, mon
     from invert3d_ns.configs import invert3d
 
     monkeypatch.setitem(all_methods, "invert3d", invert3d.config)
-    config = copy.deepcopy(invert3d.config)
+    config: Any = copy.deepcopy(invert3d.config)
     config.load_config, config.max_num_iterations, config.pipeline.vectors = started[0], 7, 5
     assert config.load_config.read_text()
     said = capfd.readouterr().out

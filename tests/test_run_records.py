@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from edit_runs import BLUE, edit, make_material
-from runs import EDIT_STEPS, train
+from runs import EDIT_STEPS, STEPS, tiny_config, train
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing.edit import Edit
@@ -45,9 +45,10 @@ def test_a_run_that_was_killed_before_it_wrote_its_outputs_is_edited(run, edited
     assert read_run_record(copy).phase == "edit" and read_run_record(copy).finished
 
 
-def test_a_run_in_the_middle_of_an_edit_is_no_scene_to_edit(run, edited, tmp_path):
-    stopped = train(edit(run, tmp_path / "o [1]", prompt=BLUE, max_num_iterations=EDIT_STEPS - 1))
-    with pytest.raises(InputError, match=r"in the middle of an edit.*ns-train invert3d-edit --load-config '") as error:
+def test_a_run_in_the_middle_of_an_edit_is_no_scene_to_edit(material, tmp_path):
+    options = {"prompt": BLUE, "max_num_iterations": STEPS + EDIT_STEPS - 1}
+    stopped = train(tiny_config(material / "ball.ply", material / "prior", tmp_path / "o [1]", **options))
+    with pytest.raises(InputError, match=r"in the middle of an edit.*ns-train invert3d --load-config '") as error:
         train(edit(stopped, tmp_path / "more", prompt="in van gogh style"))
     assert "\n" not in str(error.value) and not (tmp_path / "more").exists()
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -12,6 +15,22 @@ _FULL_DISK = {
     errno.EFBIG: "a file{where} may not grow any more; raise the limit of file sizes (ulimit -f)",
 }
 _SAYS_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
+
+
+@contextmanager
+def quiet_threads() -> Iterator[None]:
+    """Let threads that end for want of space or memory end without a traceback: who waits for them says it."""
+    previous = threading.excepthook
+
+    def hook(ended: threading.ExceptHookArgs) -> None:
+        if what_ran_out(ended.exc_value) is None:
+            previous(ended)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = previous
 
 
 def what_ran_out(error: BaseException | None) -> str | None:

@@ -30,7 +30,7 @@ from invert3d_ns.runs.checkpoints import (
     write_checkpoint,
 )
 from invert3d_ns.runs.config import RunConfig
-from invert3d_ns.runs.exhaustion import what_ran_out
+from invert3d_ns.runs.exhaustion import quiet_threads, what_ran_out
 from invert3d_ns.runs.phase import spans
 from invert3d_ns.runs.pipeline import PhasedPipeline
 from invert3d_ns.runs.progress import ProgressWriter
@@ -100,7 +100,8 @@ class PhasedTrainer(RunServices):
     def _explaining_its_end(self) -> Iterator[None]:
         """Say how to go on after a disk or a memory was full, and after a Ctrl-C that did not wait."""
         try:
-            yield
+            with quiet_threads():
+                yield
         except KeyboardInterrupt:  # nerfstudio would show where the program was
             print_lines("Stopped at once.", escape(self._how_to_go_on()))
             raise SystemExit(128 + signal.SIGINT) from None
