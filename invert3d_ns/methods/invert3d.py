@@ -103,13 +103,15 @@ class InversionPipelineConfig(PhasedPipelineConfig):
 
     def summary(self) -> Sequence[tuple[str, str]]:
         """The prior, and the steps of each phase."""
+        learns = self.steps > 0 and self.embedding is None
+        edits = self.model.prompt is not None or self.edit_options != EditOptions()
         steps = {
             "splats": f"{self.splat_steps} (none if they exist)" if self.splat_steps else "",
-            "words": str(self.steps) if self.steps and self.embedding is None else "",
-            "edit": str(self.edit.total_steps) if self.model.prompt or not self.steps else "",
+            "words": str(self.steps) if learns else "",
+            "edit": str(self.edit.total_steps) if edits else "",
         }
         return (
-            ("prior", self.prior),
+            ("prior", self.prior if learns or self.prior != "bundled" else "the one that the words are of"),
             ("steps", ", ".join(f"{name} {text}" for name, text in steps.items() if text)),
         )
 
