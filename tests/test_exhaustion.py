@@ -117,6 +117,26 @@ def test_a_file_that_may_not_grow_is_like_a_full_disk(place, tmp_path, monkeypat
     assert f"up to step {step} is saved" in str(caught.value) and "Traceback" not in "".join(capfd.readouterr())
 
 
+def test_a_disk_that_is_full_when_all_is_done_is_said(place, tmp_path, monkeypatch, capfd):
+    resource = pytest.importorskip("resource")
+    from nerfstudio.utils import writer
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limited(*_: object) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        writer.put_scalar("last", 1.0, STEPS)
+        writer.write_out_storage()
+
+    monkeypatch.setattr(module, "print_next", limited)
+    try:
+        with pytest.raises(InputError, match=rf"may not grow.*up to step {STEPS} is saved"):
+            train(config(place, tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
 def test_a_disk_that_is_full_from_the_start_leaves_nothing(place, tmp_path, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -179,6 +179,9 @@ class PhasedTrainer(RunServices):
                 self.show_status("Done.")
             else:
                 self._stop_early()
+            for event_writer in writer.EVENT_WRITERS:  # a disk that is full now is said now
+                if isinstance(event_writer, writer.TensorboardWriter):
+                    event_writer.tb_writer.flush()
         self._folder_lock.release()
         if self._stop_signal:
             raise SystemExit(128 + (self._stop_signal.number or 0))
