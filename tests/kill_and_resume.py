@@ -1,7 +1,7 @@
 """Kills runs with signal 9, resumes them, and compares what they leave with an unbroken run, bit for bit.
 
     python tests/kill_and_resume.py --kills 20          # at random moments of a run of three phases
-    python tests/kill_and_resume.py --at 2 8 13         # one run, killed at these steps, one after the other
+    python tests/kill_and_resume.py --at 9 30 50        # one run, killed at these steps, one after the other
 
 Runs are forked from one process that has imported everything and has used nothing.
 """
@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from runs import EDIT_STEPS, SPLAT_STEPS, STEPS, resume, tiny_config, train
+from runs import resume, tiny_config, train
 from synthetic import make_cloud
 from tiny_priors import make_tiny_prior
 
@@ -35,7 +35,8 @@ from invert3d_ns.scenes.normalization import to_object_frame
 from invert3d_ns.scenes.posed_images import write_posed_images
 from invert3d_ns.scenes.runs import read_run, read_run_record
 
-ALL_STEPS = SPLAT_STEPS + STEPS + EDIT_STEPS
+PHASES = {"splats": 24, "words": 24, "edit": 16}
+"""Steps of each phase: enough that most of a run's time is between its first checkpoint and its last."""
 _FILES = ("embedding.safetensors", "edits.json", "views.png", "edited.png")
 
 
@@ -93,6 +94,8 @@ def make_material(folder: Path) -> None:
 def begin(folder: Path, output: Path) -> None:
     """Fit splats, learn words, edit: with a checkpoint at every step."""
     options: dict[str, Any] = {"prompt": "blue instead of red", "steps_per_save": 1}
+    options |= {"pipeline__splat_steps": PHASES["splats"], "pipeline__steps": PHASES["words"]}
+    options["pipeline__edit__fit_steps"] = PHASES["edit"]
     train(tiny_config(folder / "posed", folder / "prior", output, **options))
 
 
@@ -140,7 +143,7 @@ def main() -> int:
     """Kill, resume, compare, and say what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=0, help="runs to kill, each at a random moment")
-    parser.add_argument("--at", type=int, nargs="*", default=[], help=f"steps to kill one run at, below {ALL_STEPS}")
+    parser.add_argument("--at", type=int, nargs="*", default=[], help=f"to kill one run at: {PHASES}")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     arguments = parser.parse_args()
     draw = random.Random(arguments.seed)

@@ -103,7 +103,7 @@ def test_a_file_that_may_not_grow_is_like_a_full_disk(place, tmp_path, monkeypat
     def limited(self, step: int) -> None:
         observe(self, step)
         if step == 2:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, limits[1]))
 
     monkeypatch.setattr(module.PhasedTrainer, "_observe", limited)
     try:
