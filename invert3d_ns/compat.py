@@ -13,10 +13,14 @@ methods.
 from __future__ import annotations
 
 import functools
+import importlib.abc
+import importlib.util
 import os
 import shutil
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -112,3 +116,64 @@ def allow_spiral_for_full_images() -> None:
     from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager
 
     render.RandomCamerasDataManager = (render.RandomCamerasDataManager, FullImageDatamanager)
+
+
+def wrap_function(module_name: str, name: str, wrap: Callable[[Any], Any]) -> None:
+    """Give ``wrap(function)`` to everybody who imports ``function`` from a module of nerfstudio. Once only.
+
+    nerfstudio imports plugins while most modules of its commands are half done, without the function to wrap. So the
+    module gets a class of its own whose property answers when the function is asked for, which Python's data model
+    provides for; where the module is not imported yet, as soon as it is.
+    """
+    module = sys.modules.get(module_name)
+    if module is None:
+        if not any(isinstance(finder, _WrapLater) and finder.asks(module_name, name) for finder in sys.meta_path):
+            sys.meta_path.insert(0, _WrapLater(module_name, name, wrap))
+        return
+    if hasattr(type(module), name):
+        return
+
+    def get(self: ModuleType) -> Any:
+        if name not in self.__dict__:
+            raise AttributeError(name)
+        function = self.__dict__[name]
+        if not getattr(function, "_invert3d", False):
+            function = functools.wraps(function)(wrap(function))
+            function._invert3d = True  # type: ignore[attr-defined]
+            self.__dict__[name] = function
+        return function
+
+    def put(self: ModuleType, value: Any) -> None:
+        self.__dict__[name] = value
+
+    def drop(self: ModuleType) -> None:
+        del self.__dict__[name]
+
+    kind = type(module)
+    module.__class__ = type(kind.__name__, (kind,), {name: property(get, put, drop)})
+
+
+class _WrapLater(importlib.abc.MetaPathFinder):
+    """Finds one module as others do, and wraps its function before it is run; then it is done."""
+
+    def __init__(self, module_name: str, name: str, wrap: Callable[[Any], Any]) -> None:
+        self.module_name, self.name, self.wrap = module_name, name, wrap
+
+    def asks(self, module_name: str, name: str) -> bool:
+        return (module_name, name) == (self.module_name, self.name)
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> Any:
+        if fullname != self.module_name:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is None or spec.loader is None:
+            return spec
+        run = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            wrap_function(self.module_name, self.name, self.wrap)
+            run(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec

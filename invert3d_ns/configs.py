@@ -1,5 +1,7 @@
 """Every method that ns-train offers, on one screen."""
 
+import sys
+
 from invert3d_ns import compat
 from invert3d_ns.base import errors
 
@@ -10,14 +12,42 @@ compat.install_remedies()
 from nerfstudio.plugins.types import MethodSpecification  # noqa: E402
 
 from invert3d_ns.methods.invert3d import InversionPipelineConfig  # noqa: E402
+from invert3d_ns.runs.nerfstudio_commands import adopt_nerfstudio_commands  # noqa: E402
 from invert3d_ns.runs.trainer import PhasedTrainerConfig  # noqa: E402
+
+adopt_nerfstudio_commands()
+
+FLAGS_THAT_MATTER = """Of the flags below these matter; the others have defaults that rarely need another value:
+  --data PATH                 a .ply of splats, a folder of posed images, or a run; the demo scene if not given
+  --prompt "WORDS"            edit the scene once it is words: "in van gogh style", "blue instead of red"
+  --output-dir PATH           runs go to PATH/SCENE/METHOD/TIME (outputs)
+  --vis viewer                watch in the browser; tensorboard is the default
+  --machine.device-type cpu   where to compute; cuda is the default where there is a GPU
+  --machine.seed N            of everything random (42)
+  --load-config RUN           go on with a run, with its own settings
+  --pipeline.prior NAME       the multi-view diffusion model: bundled, mvdream-sd2.1, or a path
+  --pipeline.steps N          steps of learning words (400)
+  --pipeline.vectors N        number of words: fewer are easier to edit, more reconstruct better (32)"""
+"""What the --help of a method says first, after what it is; its 700 lines are in no order."""
+
+
+def _description(method: str, text: str) -> str:
+    """What the method is; in its own --help, though not in the list of all methods, the flags to know."""
+    return f"{text}\n\n{FLAGS_THAT_MATTER}" if method in sys.argv else text
+
 
 invert3d = MethodSpecification(
     config=PhasedTrainerConfig(method_name="invert3d", pipeline=InversionPipelineConfig()),
-    description="Invert3D: a 3D scene (posed images, or splats in a .ply) becomes words of a multi-view prior, which "
-    "--prompt then edits.",
+    description=_description(
+        "invert3d",
+        "Invert3D: a 3D scene (posed images, or splats in a .ply) becomes words of a multi-view prior, which --prompt "
+        "then edits.",
+    ),
 )
 invert3d_edit = MethodSpecification(
     config=PhasedTrainerConfig(method_name="invert3d-edit", pipeline=InversionPipelineConfig(splat_steps=0, steps=0)),
-    description="Edit a scene that is words already with more words: --data is its run, --prompt says what to change.",
+    description=_description(
+        "invert3d-edit",
+        "Edit a scene that is words already with more words: --data is its run, --prompt says what to change.",
+    ),
 )

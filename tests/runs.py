@@ -110,6 +110,29 @@ def go_on(folder: Path) -> Path:
     return train(yaml.load((folder / "config.yml").read_text(), Loader=yaml.Loader))
 
 
+def resume(path: Path, method: str = "invert3d", **options: Any) -> Path:
+    """What ``ns-train METHOD --load-config PATH`` does, run or ``config.yml``. Returns the run's folder."""
+    from nerfstudio.scripts import train as command
+
+    from invert3d_ns import configs
+
+    given = copy.deepcopy(getattr(configs, method.replace("-", "_")).config)
+    for name, value in {**options, "load_config": path}.items():
+        setattr(given, name, value)
+    folders, launch = [], command.launch
+
+    def noted(*args: Any, **kwargs: Any) -> None:
+        folders.append(kwargs["config"].get_base_dir())
+        launch(*args, **kwargs)
+
+    command.launch = noted
+    try:
+        command.main(given)
+    finally:
+        command.launch = launch
+    return folders[0]
+
+
 def train_and_die(*deaths: dict[str, Any]) -> None:
     """Train in processes of their own, at the same time, that die of SIGKILL: after a step, or while it is saved.
 

@@ -133,3 +133,11 @@ def test_a_scene_that_fills_every_view_to_the_border_is_no_object(tiny_prior, re
 
     with pytest.raises(InputError, match="fills every view to the border"):
         build_bank(everywhere, tiny_prior, groups=1, heldout_groups=1)
+
+
+def test_more_held_out_groups_than_the_band_has_room_for_end():
+    from invert3d_ns.words.bank import MOST_HELD_OUT
+
+    assert len(training_orbits(64, held_out_orbits(MOST_HELD_OUT))[0]) == 64
+    with pytest.raises(InputError, match="leave too few orbits"):
+        training_orbits(1, held_out_orbits(3000))

@@ -134,9 +134,9 @@ def test_every_setting_of_the_method_has_a_help_text():
     from invert3d_ns.editing.options import EditOptions
     from invert3d_ns.editing.scene_edit_config import SceneEditConfig
     from invert3d_ns.methods.invert3d import InversionPipelineConfig
-    from invert3d_ns.runs.trainer import PhasedTrainerConfig
+    from invert3d_ns.runs.config import RunConfig
 
-    for config in (InversionPipelineConfig, PhasedTrainerConfig, Edit, Region, EditOptions, SceneEditConfig):
+    for config in (InversionPipelineConfig, RunConfig, Edit, Region, EditOptions, SceneEditConfig):
         source = inspect.getsource(config)
         for field in dataclasses.fields(config):
             if field.name.startswith("_") or f"\n    {field.name}:" not in source:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from invert3d_ns.base.commandline import quoted_command
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing.edit import Edit, load_edits
 from invert3d_ns.scenes.axes import UpAxis
-from invert3d_ns.scenes.runs import is_run, read_run_object, run_settings
+from invert3d_ns.scenes.runs import is_run, read_run_object, read_run_record, run_settings
 from invert3d_ns.words.embedding import EMBEDDING
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 EDITS = "edits.json"
 """What the edits that a run's splats are under are called in its folder."""
+EDIT_PHASE = "edit"
+"""What runs call the phase that edits."""
 _ORBITS, _DRAWS = 2, 4
 
 
@@ -66,12 +69,29 @@ def own_prior(path: Path, embedding: ObjectEmbedding) -> str:
 def scene_edits(path: Path | None, embedding: ObjectEmbedding | None = None) -> list[Edit]:
     """The edits that the splats of a scene are under already; none unless it is a run that was edited.
 
+    The run's checkpoint says it, which holds the splats; a run that was killed before it wrote its outputs knows too.
+
     Raises:
-        InputError: the run's edits are damaged or newer, or were made with another prior than the embedding's.
+        InputError: the run is in the middle of an edit, or its edits are damaged or newer, or were made with another
+            prior than the embedding's.
     """
-    if path is None or not is_run(path) or not (run_folder(path) / EDITS).is_file():
+    if path is None or not is_run(path):
         return []
-    return load_edits(run_folder(path) / EDITS, embedding)
+    folder = run_folder(path)
+    record = read_run_record(folder)
+    if record.phase == EDIT_PHASE and not record.finished:
+        method = run_settings(folder).get("method_name", "invert3d-edit")
+        command = quoted_command("ns-train", method, "--load-config", folder / "config.yml")
+        raise InputError(f"{folder} is in the middle of an edit; go on with it first: {command}")
+    if record.edits is None:
+        return load_edits(folder / EDITS, embedding) if (folder / EDITS).is_file() else []
+    made_for = record.origin.get("fingerprint", "")
+    if record.edits and embedding is not None and made_for not in ("", embedding.fingerprint):
+        raise InputError(
+            f"the edits of {folder} were made with prior {record.origin.get('prior')!r} ({made_for}), the embedding "
+            f"belongs to {embedding.prior!r} ({embedding.fingerprint}); edit with words of the same prior"
+        )
+    return [Edit.from_dict(entry) for entry in record.edits]
 
 
 def read_scene(path: Path, up: Literal["auto"] | UpAxis = "auto") -> SplatCloud:

@@ -50,6 +50,7 @@ class EditPhase(Phase):
         return {
             "--pipeline.prior (its weights)": self.pipeline.inversion_of_prior().prior.info.fingerprint,
             "the edit": [edit.to_dict() for edit in self.edits],
+            **self.pipeline.words_setting(),
             **flags_of(self.pipeline.config.edit, "--pipeline.edit"),
         }
 

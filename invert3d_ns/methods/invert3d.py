@@ -13,10 +13,12 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 from jaxtyping import Float, UInt8
+from rich.markup import escape
 from torch import Tensor
 from torch.nn import Parameter
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.ranges import above, at_least, check_numbers
 from invert3d_ns.editing.composition import split_into_passes, with_context
 from invert3d_ns.editing.edit import Edit
 from invert3d_ns.editing.options import EditOptions
@@ -34,9 +36,11 @@ from invert3d_ns.prior.multiview import MultiViewPrior
 from invert3d_ns.prior.settings import PriorOptions
 from invert3d_ns.runs.phase import Phase
 from invert3d_ns.runs.pipeline import PhasedPipeline, PhasedPipelineConfig, RunObserver
+from invert3d_ns.runs.report import print_lines
+from invert3d_ns.runs.resume import digest_of
 from invert3d_ns.runs.splat_fit import SplatFit
 from invert3d_ns.scenes.runs import is_run
-from invert3d_ns.words.bank import check_size
+from invert3d_ns.words.bank import MOST_HELD_OUT, check_size
 from invert3d_ns.words.cti import TOKEN, CameraTextInversion
 from invert3d_ns.words.embedding import ObjectEmbedding
 from invert3d_ns.words.settings import Objective
@@ -51,43 +55,43 @@ class InversionPipelineConfig(PhasedPipelineConfig):
     """The multi-view diffusion model: bundled, mvdream-sd1.5, mvdream-sd2.1, or a path."""
     prior_options: PriorOptions = field(default_factory=PriorOptions)
     """How the prior computes: precision, and what lowers its memory."""
-    splat_steps: int = 800
+    splat_steps: Annotated[int, at_least(0)] = 800
     """Steps of phase 1, fitting splats to images. A scene that is splats already (.ply) skips it."""
-    steps: int = 400
+    steps: Annotated[int, at_least(0)] = 400
     """Steps of phase 2, learning words. The official code takes 6,100 with MVDream."""
-    vectors: int = 32
+    vectors: Annotated[int, at_least(1)] = 32
     """Number of pseudo-words N that are learned. Fewer are easier to edit, more reconstruct better."""
     init_word: str | None = None
     """The word that every vector starts from; the prior's own choice (object) if not given."""
-    init_jitter: float | None = None
+    init_jitter: Annotated[float, at_least(0)] | None = None
     """Standard deviation of Gaussian noise added to the initial vectors, in units of their length; the prior's own
     choice if not given (none for MVDream, as in the official code)."""
-    lr: float | None = None
+    lr: Annotated[float, above(0)] | None = None
     """Learning rate of the words; the prior's own choice if not given (5e-3 for MVDream)."""
     lr_decay: bool = True
     """Let the learning rate of the words fall to zero along half a cosine. The official code keeps it constant."""
-    norm_penalty: float = 0.0
+    norm_penalty: Annotated[float, at_least(0)] = 0.0
     """Weight of a penalty on the squared length of the vectors, which keeps them near real words."""
-    resolution: int | None = None
+    resolution: Annotated[int, at_least(8)] | None = None
     """Side in pixels of the views that are encoded; the prior's own size if not given."""
-    bank_groups: int = 64
+    bank_groups: Annotated[int, at_least(1, 4096)] = 64
     """Number of random orbits, of 4 views each, that are rendered and encoded for training."""
-    heldout_groups: int = 4
+    heldout_groups: Annotated[int, at_least(1, MOST_HELD_OUT)] = 4
     """Number of orbits that are kept for measuring and never trained on."""
-    groups_per_step: int = 1
+    groups_per_step: Annotated[int, at_least(1, 4096)] = 1
     """Orbits in each training step."""
     per_view_timesteps: bool = False
     """Draw a diffusion timestep for each view, as the official code does, rather than one for all views of an orbit."""
-    timestep_range: tuple[float, float] | None = None
+    timestep_range: tuple[Annotated[float, at_least(0, 1)], Annotated[float, at_least(0, 1)]] | None = None
     """Fractions of the diffusion process between which timesteps are drawn (0: clean, 1: pure noise); the prior's own
     choice if not given (all for MVDream, the noisier half for bundled: only there does it have to listen to words)."""
-    heldout_every: int = 50
+    heldout_every: Annotated[int, at_least(0)] = 50
     """Steps between measurements of the held-out loss; 0 for only at the end."""
-    preview_every: int = 100
+    preview_every: Annotated[int, at_least(0)] = 100
     """Steps between pictures of what the words generate so far; 0 for only at the end."""
-    guidance_scale: float | None = None
+    guidance_scale: Annotated[float, at_least(0, 100)] | None = None
     """Classifier-free guidance of generated views; the prior's own choice if not given."""
-    sampling_steps: int = 30
+    sampling_steps: Annotated[int, at_least(1, 1000)] = 30
     """Denoising steps of generated views."""
     embedding: Path | None = None
     """Words that exist already: an embedding.safetensors, or the run that learned it. Phase 2 is skipped then. If
@@ -96,6 +100,27 @@ class InversionPipelineConfig(PhasedPipelineConfig):
     """What to change besides --prompt, where, and how the splats follow."""
     edit: SceneEditConfig = field(default_factory=SceneEditConfig)
     """How the splats follow an edit."""
+
+    def summary(self) -> Sequence[tuple[str, str]]:
+        """The prior, and the steps of each phase."""
+        learns = self.steps > 0 and self.embedding is None
+        edits = self.model.prompt is not None or self.edit_options != EditOptions()
+        steps = {
+            "splats": f"{self.splat_steps} (none if they exist)" if self.splat_steps else "",
+            "words": str(self.steps) if learns else "",
+            "edit": str(self.edit.total_steps) if edits else "",
+        }
+        return (
+            ("prior", self.prior if learns or self.prior != "bundled" else "the one that the words are of"),
+            ("steps", ", ".join(f"{name} {text}" for name, text in steps.items() if text)),
+        )
+
+    def make_names_absolute(self) -> None:
+        """Make the prior's path absolute, in place, if it is one."""
+        from invert3d_ns.prior.checkpoints import PRIORS
+
+        if self.prior not in PRIORS and Path(self.prior).expanduser().exists():
+            self.prior = str(Path(self.prior).expanduser().absolute())
 
     def edits(self, embedding: ObjectEmbedding | None = None) -> list[Edit]:
         """The edits that --prompt and its companions ask for; none if nothing does.
@@ -126,6 +151,7 @@ class InversionPipeline(EditableScene, PhasedPipeline):
         self.splat_steps = 0 if self.starts_from_splats() else config.splat_steps
         self.word_steps = config.steps if config.embedding is None else 0
         self.inversion: CameraTextInversion | None = None
+        self._given_words = ""
         self.panel = InversionPanel()
         self.queue = ActionQueue(self)
         self.edit_panel = EditPanel(EditActions(self, self.queue))
@@ -147,18 +173,20 @@ class InversionPipeline(EditableScene, PhasedPipeline):
 
         config = self.config
         config.prior_options.check()
-        for name in ("bank_groups", "heldout_groups", "groups_per_step", "sampling_steps"):
-            if getattr(config, name) < 1:
-                raise InputError(f"--pipeline.{name.replace('_', '-')} is {getattr(config, name)}; give 1 or more")
+        check_numbers(config, "--pipeline.")
         if saved is not None and saved.get("words") is not None:
             self._restore_words(saved)
+            self._given_words = self._digest_of_given_words() or digest_of(saved["words"])
         else:
             self._read_words()
+            self._given_words = "" if self.words is None else digest_of(self.words)
         given = self.embedding() if self.knows_words() else None
         edits = config.edits(given)
         self._check_edits(edits, given)
         dtype = preferred_dtype(config.prior_options, self.prior_name, self.device)
         prior = load_prior(self.prior_name, device="cpu", dtype=dtype)
+        # Whoever looks meanwhile has it computed where and as it shall, not only the phase that learns words.
+        apply_prior_options(prior, config.prior_options, self.device)
         check_size(config.resolution or prior.info.image_size, prior)
         objective = Objective(
             config.per_view_timesteps, config.timestep_range or prior.info.inversion_timesteps, config.norm_penalty
@@ -183,6 +211,18 @@ class InversionPipeline(EditableScene, PhasedPipeline):
         if edits:
             self.phases.append(EditPhase(self, edits))
         return self.phases
+
+    def words_setting(self) -> dict[str, str]:
+        """The setting that a resumed run must share if its words are given: they, by their content."""
+        given = {"--pipeline.embedding (its words)": self._given_words}
+        return given if self.config.embedding is not None and self._given_words else {}
+
+    def _digest_of_given_words(self) -> str:
+        """Of the words that --pipeline.embedding names; empty where they are not there, since a run that goes on needs
+        them no more.
+        """
+        path = self.config.embedding
+        return digest_of(ObjectEmbedding.load(find_words(path)).vectors) if path is not None and path.exists() else ""
 
     def _read_words(self) -> None:
         """Take words that exist already, and the edits that the splats are under, if that is what is asked for."""
@@ -274,6 +314,24 @@ class InversionPipeline(EditableScene, PhasedPipeline):
                 steps=steps or self.config.sampling_steps,
                 seed=seed,
             )
+
+    def get_average_eval_image_metrics(
+        self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
+    ) -> dict[str, Any]:
+        """Nerfstudio's figures against held-out images; an edited scene is told, and writes, what it is compared with.
+
+        Returns:
+            The figures; for ``ns-eval`` of an edited run also ``compared_with``, in words.
+        """
+        figures: dict[str, Any] = super().get_average_eval_image_metrics(step, output_path, get_std)
+        if self.edits and step is None:
+            labels = ", ".join(edit.label for edit in self.edits)
+            figures["compared_with"] = f"the scene as it was before its edits ({labels})"
+            print_lines(
+                f"The run is edited: these figures compare it with {escape(figures['compared_with'])}; how far the "
+                "edit got is in its metrics.json"
+            )
+        return figures
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
         """Restore splats, words where the checkpoint has them, and the edits they are under."""

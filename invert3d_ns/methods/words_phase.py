@@ -66,6 +66,7 @@ class WordsPhase(Phase):
             "--pipeline.groups-per-step": config.groups_per_step,
             "--pipeline.per-view-timesteps": objective.per_view_timesteps,
             "--pipeline.timestep-range": list(objective.timestep_range),
+            **self.pipeline.words_setting(),
         }
 
     def learning_rate(self) -> float:

@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 from rich.markup import escape
 from torch import Tensor
 
+from invert3d_ns.base.commandline import quoted_command
 from invert3d_ns.base.files import atomic_path
 from invert3d_ns.base.metrics import psnr
 from invert3d_ns.base.provenance import provenance
@@ -147,12 +148,12 @@ def announce(outputs: WordsOutputs) -> None:
 
 def next_commands(folder: Path) -> Sequence[str]:
     """Commands that come next after the words of the run in ``folder``."""
-    config = folder / "config.yml"
+    config, video = folder / "config.yml", folder / "render.mp4"
     return (
-        f'invert3d views {folder / EMBEDDING} --prompt "a photo of {TOKEN}"',
-        f'ns-train invert3d-edit --data {folder} --prompt "in van gogh style"',
-        f"ns-viewer --load-config {config}",
-        f"ns-render interpolate --load-config {config} --output-path {folder / 'render.mp4'}",
+        quoted_command("invert3d", "views", folder / EMBEDDING, "--prompt", f"a photo of {TOKEN}"),
+        quoted_command("ns-train", "invert3d-edit", "--data", folder, "--prompt", "in van gogh style"),
+        quoted_command("ns-viewer", "--load-config", config),
+        quoted_command("ns-render", "interpolate", "--load-config", config, "--output-path", video),
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import pickle
-import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ import torch
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.files import atomic_path
+from invert3d_ns.scenes.runs import list_checkpoints
 
 if TYPE_CHECKING:
     from nerfstudio.engine.trainer import TrainerConfig
@@ -66,12 +66,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def checkpoint_path(folder: Path, step: int) -> Path:
     """The file of a checkpoint, under the name that nerfstudio's commands look for."""
     return folder / f"step-{step:09d}.ckpt"
-
-
-def list_checkpoints(folder: Path) -> dict[int, Path]:
-    """The checkpoints in a folder by step; files of other names are not among them."""
-    found = ((re.fullmatch(r"step-(\d+)\.ckpt", path.name), path) for path in sorted(folder.glob("step-*.ckpt")))
-    return {int(match[1]): path for match, path in found if match}
 
 
 def find_checkpoint(config: TrainerConfig, own_folder: Path) -> Path | None:

@@ -1,12 +1,15 @@
-"""Ctrl-C and a scheduler's SIGTERM end a run between two steps, with everything saved."""
+"""Ctrl-C, a scheduler's SIGTERM, and output that nobody reads any more end a run between two steps, all saved."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from nerfstudio.utils.rich_utils import CONSOLE
 
 
 class StopSignal:
@@ -33,9 +36,15 @@ class StopSignal:
                 raise KeyboardInterrupt
             self.number = number
 
+        def stop_unread() -> None:  # rich would end the program where it is
+            os.dup2(os.open(os.devnull, os.O_WRONLY), CONSOLE.file.fileno())
+            self.number = getattr(signal, "SIGPIPE", 13)
+
         previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        CONSOLE.on_broken_pipe = stop_unread  # type: ignore[method-assign]
         try:
             yield
         finally:
+            del CONSOLE.on_broken_pipe
             for number, handler in previous.items():
                 signal.signal(number, handler)

@@ -44,6 +44,13 @@ class PhasedPipelineConfig(VanillaPipelineConfig):
     model: ObjectSplatModelConfig = field(default_factory=ObjectSplatModelConfig)
     """The Gaussian splats."""
 
+    def summary(self) -> Sequence[tuple[str, str]]:
+        """What a run says of these settings when it starts: name and text of each line."""
+        return ()
+
+    def make_names_absolute(self) -> None:
+        """Make settings absolute, in place, that may be names or paths; those that are paths in any case are so."""
+
 
 class PhasedPipeline(VanillaPipeline):
     """A scene and the phases of its training. Methods subclass it and give :meth:`prepare`.

@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from nerfstudio.configs.base_config import LocalWriterConfig
 from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
+
+from invert3d_ns.base.ranges import Range, at_least
 
 _SHOWN = {
     "Train Loss": "loss",
@@ -84,6 +86,7 @@ class ProgressWriter(writer.LocalWriter):
 class ProgressWriterConfig(LocalWriterConfig):
     """Configuration of the console's progress lines."""
 
+    number_ranges: ClassVar[dict[str, Range]] = {"max_log_size": at_least(0), "seconds_per_line": at_least(0)}
     _target: type = field(default_factory=lambda: ProgressWriter)
     enable: bool = True
     """if True enables local logging, else disables"""

@@ -24,7 +24,11 @@ def print_lines(*lines: str) -> None:
 
 
 def print_next(commands: Sequence[str]) -> None:
-    """Print commands that come next, one a line; nothing if there are none."""
+    """Print commands that come next, one a line; nothing if there are none.
+
+    Args:
+        commands: as :func:`~invert3d_ns.base.commandline.quoted_command` writes them, to be pasted as they are.
+    """
     if commands:
         print_lines("Next:", *(f"  [bold]{escape(command)}[/bold]" for command in commands))
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from torch import Tensor
 
 from invert3d_ns.base.errors import InputError
 
@@ -34,6 +35,12 @@ def scene_fingerprint(outputs: DataparserOutputs) -> str:
     for path in map(Path, outputs.image_filenames):
         digest.update(f"{path.name} {path.stat().st_size if path.is_file() else 0}\n".encode())
     return digest.hexdigest()[:12]
+
+
+def digest_of(tensor: Tensor) -> str:
+    """Twelve hexadecimal digits that differ between tensors of different values, on whatever device."""
+    values = tensor.detach().cpu().to(torch.float32).contiguous().numpy()
+    return hashlib.sha256(values.tobytes()).hexdigest()[:12]
 
 
 def flags_of(config: Any, prefix: str) -> dict[str, Any]:

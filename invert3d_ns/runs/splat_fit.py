@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from nerfstudio.engine.callbacks import TrainingCallbackLocation
@@ -10,20 +11,46 @@ from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from torch import Tensor
 
+from invert3d_ns.base.ranges import Range, above, at_least
 from invert3d_ns.runs.phase import Phase, Run, StepOutput
 from invert3d_ns.runs.pipeline import PhasedPipeline
 
+
+@dataclass
+class SplatOptimizerConfig(AdamOptimizerConfig):
+    """nerfstudio's settings of Adam, and the ranges of their numbers."""
+
+    number_ranges: ClassVar[dict[str, Range]] = {
+        "lr": above(0),
+        "eps": above(0),
+        "max_norm": above(0),
+        "weight_decay": at_least(0),
+    }
+
+
+@dataclass
+class SplatSchedulerConfig(ExponentialDecaySchedulerConfig):
+    """nerfstudio's settings of an exponential decay, and the ranges of their numbers."""
+
+    number_ranges: ClassVar[dict[str, Range]] = {
+        "lr_pre_warmup": above(0),
+        "lr_final": above(0),
+        "warmup_steps": at_least(0),
+        "max_steps": at_least(1),
+    }
+
+
 OPTIMIZERS: dict[str, Any] = {
     "means": {
-        "optimizer": AdamOptimizerConfig(lr=1.6e-3, eps=1e-15),
-        "scheduler": ExponentialDecaySchedulerConfig(lr_final=1.6e-5, max_steps=1000),
+        "optimizer": SplatOptimizerConfig(lr=1.6e-3, eps=1e-15),
+        "scheduler": SplatSchedulerConfig(lr_final=1.6e-5, max_steps=1000),
     },
-    "features_dc": {"optimizer": AdamOptimizerConfig(lr=0.01, eps=1e-15), "scheduler": None},
-    "features_rest": {"optimizer": AdamOptimizerConfig(lr=0.01 / 20, eps=1e-15), "scheduler": None},
-    "opacities": {"optimizer": AdamOptimizerConfig(lr=0.05, eps=1e-15), "scheduler": None},
-    "scales": {"optimizer": AdamOptimizerConfig(lr=0.01, eps=1e-15), "scheduler": None},
-    "quats": {"optimizer": AdamOptimizerConfig(lr=0.005, eps=1e-15), "scheduler": None},
-    "camera_opt": {"optimizer": AdamOptimizerConfig(lr=1e-4, eps=1e-15), "scheduler": None},
+    "features_dc": {"optimizer": SplatOptimizerConfig(lr=0.01, eps=1e-15), "scheduler": None},
+    "features_rest": {"optimizer": SplatOptimizerConfig(lr=0.01 / 20, eps=1e-15), "scheduler": None},
+    "opacities": {"optimizer": SplatOptimizerConfig(lr=0.05, eps=1e-15), "scheduler": None},
+    "scales": {"optimizer": SplatOptimizerConfig(lr=0.01, eps=1e-15), "scheduler": None},
+    "quats": {"optimizer": SplatOptimizerConfig(lr=0.005, eps=1e-15), "scheduler": None},
+    "camera_opt": {"optimizer": SplatOptimizerConfig(lr=1e-4, eps=1e-15), "scheduler": None},
 }
 """nerfstudio's optimizers of splats, for objects in the object frame and short fits."""
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from nerfstudio.configs.base_config import LoggingConfig, MachineConfig, ViewerConfig
 from nerfstudio.engine.callbacks import TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
-from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils import writer
 from nerfstudio.utils.misc import step_check
 from nerfstudio.utils.writer import EventName, TimeWriter
 from rich.markup import escape
 
-from invert3d_ns import compat
 from invert3d_ns.base.cancellation import Cancelled
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.runs.checkpoints import (
@@ -32,83 +29,22 @@ from invert3d_ns.runs.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
+from invert3d_ns.runs.config import RunConfig
+from invert3d_ns.runs.exhaustion import quiet_threads, what_ran_out
 from invert3d_ns.runs.phase import spans
-from invert3d_ns.runs.pipeline import PhasedPipeline, PhasedPipelineConfig
-from invert3d_ns.runs.progress import ProgressWriter, ProgressWriterConfig
+from invert3d_ns.runs.pipeline import PhasedPipeline
+from invert3d_ns.runs.progress import ProgressWriter
 from invert3d_ns.runs.report import print_lines, print_next
 from invert3d_ns.runs.resume import Settings, refuse_other_settings, require_plain, scene_fingerprint
+from invert3d_ns.runs.run_folder import FolderLock
 from invert3d_ns.runs.services import RunServices
-from invert3d_ns.runs.splat_fit import OPTIMIZERS
-from invert3d_ns.scenes.assets import scene_name
-
-_new_folders: set[Path] = set()
-"""Folders of runs that did not exist before this process; no part of a configuration, which is written to files."""
-
-
-Visualizer = Literal[
-    "viewer",
-    "wandb",
-    "tensorboard",
-    "comet",
-    "viewer+wandb",
-    "viewer+tensorboard",
-    "viewer+comet",
-    "viewer_legacy",
-]
-"""nerfstudio's choices of --vis."""
-
-
-def _logging() -> LoggingConfig:
-    return LoggingConfig(local_writer=ProgressWriterConfig(), profiler="none")
 
 
 @dataclass
-class PhasedTrainerConfig(TrainerConfig):
+class PhasedTrainerConfig(RunConfig):
     """Settings of a run of any method of this package."""
 
     _target: type = field(default_factory=lambda: PhasedTrainer)
-    pipeline: PhasedPipelineConfig = field(default_factory=PhasedPipelineConfig)  # type: ignore[assignment]
-    """The scene, the prior, and the steps of each phase."""
-    optimizers: dict[str, Any] = field(default_factory=lambda: dict(OPTIMIZERS))
-    """Dictionary of optimizer groups and their schedulers"""
-    max_num_iterations: int = 1_000_000
-    """Stop after so many steps of all phases. The length of each phase is a setting of --pipeline."""
-    prompt: str | None = None
-    """What to change once the scene is words: "in van gogh style", "blue instead of red", or a whole prompt such as "a
-    photo of <object> on a table"."""
-    steps_per_save: int = 1000
-    """Number of steps between saves, at most; see also seconds-per-save."""
-    seconds_per_save: float = 60.0
-    """Seconds of work between saves, at most: what a crash can cost."""
-    steps_per_eval_batch: int = 0
-    """Number of steps between randomly sampled batches of rays."""
-    steps_per_eval_image: int = 200
-    """Number of steps between single eval images."""
-    steps_per_eval_all_images: int = 0
-    """Number of steps between eval all images."""
-    project_name: str | None = "invert3d"
-    """Project name."""
-    machine: MachineConfig = field(default_factory=lambda: MachineConfig(device_type=compat.device_type()))
-    """Machine configuration"""
-    logging: LoggingConfig = field(default_factory=_logging)
-    """Logging configuration"""
-    viewer: ViewerConfig = field(default_factory=lambda: ViewerConfig(num_rays_per_chunk=1 << 15))
-    """Viewer configuration"""
-    vis: Visualizer = "tensorboard"
-    """Which visualizer to use."""
-
-    def set_experiment_name(self) -> None:
-        """Name the run's folder after the scene: the .ply file or folder, or the demo, or what the run was called."""
-        if self.experiment_name is None:
-            data = self.pipeline.datamanager.data
-            self.experiment_name = scene_name(None if data is None else Path(data))
-
-    def save_config(self) -> None:
-        """Write ``config.yml`` into the run's folder, and remember whether the folder is new."""
-        folder = self.get_base_dir()
-        if not folder.exists():
-            _new_folders.add(folder.absolute())
-        super().save_config()
 
 
 class PhasedTrainer(RunServices):
@@ -120,10 +56,10 @@ class PhasedTrainer(RunServices):
     ``config.yml`` goes on from its last checkpoint. It is the :class:`~invert3d_ns.runs.phase.Run` that phases see.
     """
 
-    config: PhasedTrainerConfig
+    config: RunConfig
     pipeline: PhasedPipeline
 
-    def __init__(self, config: PhasedTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+    def __init__(self, config: RunConfig, local_rank: int = 0, world_size: int = 1) -> None:
         super().__init__(config, local_rank, world_size)
         if config.prompt is not None:
             config.pipeline.model.prompt = config.prompt  # nerfstudio's command leaves an empty one aside
@@ -142,9 +78,10 @@ class PhasedTrainer(RunServices):
             InputError: whatever is wrong with the scene, the prior, the settings or the checkpoint.
         """
         writer.EVENT_WRITERS.clear()  # of an earlier run in the same process
-        with self._discarding_a_run_that_never_began():
+        self._folder_lock = FolderLock(self.base_dir)
+        with self._explaining_its_end(), self._discarding_a_run_that_never_began():
             super().setup(test_mode)
-        self.config.save_config()  # with what the pipeline has settled meanwhile
+            self.config.save_config(settled=True)  # with what the pipeline has settled meanwhile
         self.pipeline.output_folder = self.base_dir
         writer.GLOBAL_BUFFER["max_iter"] = self._limit()
 
@@ -152,10 +89,34 @@ class PhasedTrainer(RunServices):
     def _discarding_a_run_that_never_began(self) -> Iterator[None]:
         try:
             yield
-        except InputError:
-            if self.base_dir.absolute() in _new_folders and not self.checkpoint_dir.exists():
+        except BaseException as error:
+            self._folder_lock.release()
+            given_up = isinstance(error, Exception | KeyboardInterrupt)
+            if given_up and self.config.is_new() and not self.checkpoint_dir.exists():
                 discard_new_run(self.base_dir)
             raise
+
+    @contextmanager
+    def _explaining_its_end(self) -> Iterator[None]:
+        """Say how to go on after a disk or a memory was full, and after a Ctrl-C that did not wait."""
+        try:
+            with quiet_threads():
+                yield
+        except KeyboardInterrupt:  # nerfstudio would show where the program was
+            print_lines("Stopped at once.", escape(self._how_to_go_on()))
+            raise SystemExit(128 + signal.SIGINT) from None
+        except Exception as error:
+            lacking = what_ran_out(error)
+            if lacking is None:
+                raise
+            text = str(error) if isinstance(error, InputError) else lacking
+            raise InputError("; ".join(filter(None, [text, self._how_to_go_on()]))) from error
+
+    def _how_to_go_on(self) -> str:
+        saved = list_checkpoints(self.checkpoint_dir)
+        if not saved:
+            return ""
+        return f"all up to step {max(saved) + 1} is saved; go on from there with {self.config.resume_command()}"
 
     def setup_optimizers(self) -> Optimizers:
         """None yet: each phase brings its own when it begins."""
@@ -208,19 +169,20 @@ class PhasedTrainer(RunServices):
     def train(self) -> None:
         """Run all phases from the step that was reached, write their outputs, and say what comes next."""
         scene: Any = self.pipeline.datamanager.train_dataparser_outputs  # type: ignore[attr-defined]
-        scene.save_dataparser_transform(self.base_dir / "dataparser_transforms.json")
-        self._init_viewer_state()
-        self._saved_at = time.monotonic()
-        with (
-            self._discarding_a_run_that_never_began(),
-            self._stop_signal.listening(),
-            TimeWriter(writer, EventName.TOTAL_TRAIN_TIME),
-        ):
-            complete = self._run_phases()
-        if complete:
-            self.show_status("Done.")
-        else:
-            self._stop_early()
+        with self._explaining_its_end(), self._discarding_a_run_that_never_began(), self._stop_signal.listening():
+            scene.save_dataparser_transform(self.base_dir / "dataparser_transforms.json")
+            self._init_viewer_state()
+            self._saved_at = time.monotonic()
+            with TimeWriter(writer, EventName.TOTAL_TRAIN_TIME):
+                complete = self._run_phases()
+            if complete:
+                self.show_status("Done.")
+            else:
+                self._stop_early()
+            for event_writer in writer.EVENT_WRITERS:  # a disk that is full now is said now
+                if isinstance(event_writer, writer.TensorboardWriter):
+                    event_writer.tb_writer.flush()
+        self._folder_lock.release()
         if self._stop_signal:
             raise SystemExit(128 + (self._stop_signal.number or 0))
         self._stay_open()
@@ -313,17 +275,17 @@ class PhasedTrainer(RunServices):
         for callback in self.callbacks:
             callback.run_callback_at_location(step=self.step, location=TrainingCallbackLocation.AFTER_TRAIN)
         if not self.config.viewer.quit_on_train_completion:
-            self._train_complete_viewer()
+            with suppress(KeyboardInterrupt):  # which is how people leave, and nerfstudio shows where it was
+                self._train_complete_viewer()
 
     def _stop_early(self) -> None:
         """Save, and say how to go on."""
         if self.step >= self._start_step:
             self.save_checkpoint(self.step)
         writer.write_out_storage()
-        config = escape(str(self.base_dir / "config.yml"))
         print_lines(
             f"Stopped after step {self.step + 1} of {self._spans[-1][1]}. To go on:",
-            f"  [bold]ns-train {self.config.method_name} --load-config {config}[/bold]",
+            f"  [bold]{escape(self.config.resume_command())}[/bold]",
         )
         self.show_status("Stopped", f"after step {self.step + 1} of {self._spans[-1][1]}")
 
@@ -349,6 +311,7 @@ class PhasedTrainer(RunServices):
                 "version": FORMAT_VERSION,
                 "phase": phase.name,
                 "done": step + 1 - self._spans[self._index][0],
+                "finished": step + 1 >= self._spans[self._index][1],
                 "settings": self._settings(self._index + 1),
                 "seconds": dict(self.seconds),
                 "state": phase.state_dict(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 
 from invert3d_ns import compat
+from invert3d_ns.base.ranges import Range, above, at_least
 from invert3d_ns.scenes.assets import SceneDataParserConfig
 from invert3d_ns.scenes.images import read_image
 
@@ -70,6 +71,15 @@ class SceneDataset(InputDataset):
 class SceneDatamanagerConfig(FullImageDatamanagerConfig):
     """Full images and cameras of one object."""
 
+    number_ranges: ClassVar[dict[str, Range]] = {
+        "camera_res_scale_factor": above(0),
+        "eval_num_images_to_sample_from": at_least(-1),
+        "eval_num_times_to_repeat_images": at_least(-1),
+        "eval_image_indices": at_least(0),
+        "max_thread_workers": at_least(1),
+        "train_cameras_sampling_seed": at_least(0, 2**32 - 1),
+        "fps_reset_every": at_least(1),
+    }
     _target: type = field(default_factory=lambda: SceneDatamanager)
     dataparser: SceneDataParserConfig = field(default_factory=SceneDataParserConfig)  # type: ignore[assignment]
     """How the scene is read and brought into the object frame."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ from invert3d_ns.scenes.cloud import RasterizeMode, SplatCloud, unit_quaternions
 from invert3d_ns.scenes.normalization import to_object_frame
 from invert3d_ns.scenes.rasterization import SH_C0
 
+CHECKPOINTS = "nerfstudio_models"
+"""The folder of checkpoints in a run's folder."""
 _PREFIX = "_model.gauss_params."
 CLASS = "class"
 """The key under which :func:`run_settings` keeps the name of a configuration's class."""
@@ -24,7 +29,27 @@ CLASS = "class"
 def is_run(path: Path) -> bool:
     """Whether ``path`` is a run of nerfstudio: its folder, or the ``config.yml`` in it."""
     folder = path.parent if path.name == "config.yml" else path
-    return (folder / "nerfstudio_models").is_dir() or (folder.is_dir() and (folder / "config.yml").is_file())
+    return (folder / CHECKPOINTS).is_dir() or (folder.is_dir() and (folder / "config.yml").is_file())
+
+
+def list_checkpoints(folder: Path) -> dict[int, Path]:
+    """The checkpoints in a folder by step; files of other names, such as copies, are not among them."""
+    found = ((re.fullmatch(r"step-(\d+)\.ckpt", path.name), path) for path in sorted(folder.glob("step-*.ckpt")))
+    return {int(match[1]): path for match, path in found if match}
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What the last checkpoint of a run says of it."""
+
+    phase: str | None = None
+    """The phase that it has reached; None in runs of other methods."""
+    finished: bool = True
+    """Whether it has taken all steps of that phase."""
+    edits: tuple[dict[str, Any], ...] | None = None
+    """The edits that the splats are under, oldest first, as plain data; None where it says nothing of edits."""
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """What the run's words were made for, as plain data."""
 
 
 def run_settings(path: Path | str) -> dict[str, Any]:
@@ -97,15 +122,7 @@ def read_run(path: Path | str) -> SplatCloud:
     if not path.exists():
         raise InputError(f"{path} does not exist; give a run's folder, its config.yml, or a .ply file")
     folder = path if path.is_dir() else path.parent
-    checkpoints = sorted((folder / "nerfstudio_models").glob("step-*.ckpt"))
-    if not checkpoints:
-        raise InputError(f"{folder} has no checkpoint in nerfstudio_models; give the folder of a run, or a .ply file")
-    compat.allow_numpy_scalars_in_checkpoints()
-    try:
-        state = torch.load(checkpoints[-1], map_location="cpu", weights_only=True)["pipeline"]
-    except Exception as error:  # torch raises half a dozen unrelated types here
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{checkpoints[-1]} cannot be read ({reason}); resume the run to write it again") from error
+    state = _last_checkpoint(folder)["pipeline"]
     values = {key.split(_PREFIX)[1]: value.float() for key, value in state.items() if _PREFIX in key}
     if not {"means", "scales", "quats", "opacities", "features_dc", "features_rest"} <= values.keys():
         raise InputError(f"{folder} is not a run of a splatting method; give one, or a .ply file")
@@ -116,6 +133,39 @@ def read_run(path: Path | str) -> SplatCloud:
         values["features_rest"] = values["features_rest"][:, :0]
     values["quats"] = unit_quaternions(values["quats"])
     return SplatCloud(**values, rasterize_mode=_rasterize_mode(folder, state.get("_model._extra_state")))
+
+
+def read_run_record(path: Path | str) -> RunRecord:
+    """What the last checkpoint of a run says of it; what it left in other files does not count.
+
+    Args:
+        path: the run's folder, or the ``config.yml`` in it.
+
+    Raises:
+        InputError: there is no checkpoint, or it cannot be read.
+    """
+    path = Path(path)
+    state = _last_checkpoint(path if path.is_dir() else path.parent)
+    extra, run = state["pipeline"].get("_extra_state"), state.get("run")
+    extra, run = (value if isinstance(value, dict) else {} for value in (extra, run))
+    edits = tuple(extra["edits"]) if "edits" in extra else None
+    return RunRecord(run.get("phase"), bool(run.get("finished", True)), edits, extra.get("origin") or {})
+
+
+def _last_checkpoint(folder: Path) -> dict[str, Any]:
+    checkpoints = list_checkpoints(folder / CHECKPOINTS)
+    if not checkpoints:
+        raise InputError(f"{folder} has no checkpoint in {CHECKPOINTS}; give the folder of a run, or a .ply file")
+    path = checkpoints[max(checkpoints)]
+    compat.allow_numpy_scalars_in_checkpoints()
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state["pipeline"], dict):
+            raise KeyError("pipeline")
+    except Exception as error:  # torch raises half a dozen unrelated types here
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} cannot be read ({reason}); resume the run to write it again") from error
+    return state
 
 
 def _rasterize_mode(folder: Path, extra_state: Any) -> RasterizeMode:

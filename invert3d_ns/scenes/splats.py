@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from gsplat.strategy import DefaultStrategy
@@ -19,6 +19,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
 from invert3d_ns.base.metrics import ssim
+from invert3d_ns.base.ranges import Range, at_least
 from invert3d_ns.scenes.cameras import OBJECT_RADIUS, PinholeCameras, pinhole_cameras
 from invert3d_ns.scenes.cloud import RasterizeMode, SplatCloud, unit_quaternions
 from invert3d_ns.scenes.normalization import within_object
@@ -31,6 +32,16 @@ _GAUSSIANS = ("means", "scales", "quats", "features_dc", "features_rest", "opaci
 class ObjectSplatModelConfig(SplatfactoModelConfig):
     """Splats of one object in the object frame."""
 
+    number_ranges: ClassVar[dict[str, Range]] = {
+        "sh_degree": at_least(0, 4),
+        "num_downscales": at_least(0, 8),
+        **dict.fromkeys(("sh_degree_interval", "resolution_schedule", "refine_every", "num_random"), at_least(1)),
+        **dict.fromkeys(("reset_alpha_every", "max_splats", "n_split_samples", "grid_shape"), at_least(1)),
+        **dict.fromkeys(("warmup_length", "stop_split_at", "stop_screen_size_at"), at_least(0)),
+        **dict.fromkeys(("cull_alpha_thresh", "ssim_lambda"), at_least(0, 1)),
+        **dict.fromkeys(("cull_scale_thresh", "cull_screen_size", "split_screen_size", "random_scale"), at_least(0)),
+        **dict.fromkeys(("densify_grad_thresh", "densify_size_thresh", "max_gauss_ratio"), at_least(0)),
+    }
     _target: type = field(default_factory=lambda: ObjectSplatModel)
     background_color: Literal["random", "black", "white"] = "white"
     """Background of every picture. While fitting images that have alpha, a random color takes its place, so that white

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 HELD_OUT_MARGIN = 4.0
 """Training orbits differ from every held-out orbit by at least this many degrees, in elevation or in azimuth."""
+MOST_HELD_OUT = 64
+"""Held-out groups, at most: more leave hardly an orbit to train on."""
+_DRAWS = 1000
 _BLANK = 0.02
 """Largest difference from white, in [0, 1], of a view that shows nothing."""
 _FILLED = 0.5
@@ -68,17 +71,27 @@ def training_orbits(
         heldout: azimuths and elevations of the held-out groups, see :data:`HELD_OUT_MARGIN`.
         views: views F of a group.
         seed: of the draw.
+
+    Raises:
+        InputError: the held-out groups leave no room for others.
     """
     generator = random_stream("training orbits", seed)
     spacing = 360.0 / views
     azimuths, elevations = torch.empty(0, views), torch.empty(0, views)
-    while len(azimuths) < groups:
+    for _ in range(_DRAWS):
+        if len(azimuths) >= groups:
+            break
         a, e = random_orbit(groups, views, generator=generator)
         # Views of a group repeat every `spacing` degrees, so its first azimuth modulo the spacing tells groups apart.
         turn = (a[:, None, 0] - heldout[0][None, :, 0] + spacing / 2) % spacing - spacing / 2
         tilt = e[:, None, 0] - heldout[1][None, :, 0]
         apart = (torch.maximum(turn.abs(), tilt.abs()) >= HELD_OUT_MARGIN).all(dim=1)
         azimuths, elevations = torch.cat([azimuths, a[apart]]), torch.cat([elevations, e[apart]])
+    if len(azimuths) < groups:
+        raise InputError(
+            f"{len(heldout[0])} held-out groups leave too few orbits to train on; give --pipeline.heldout-groups "
+            f"{MOST_HELD_OUT} or less"
+        )
     return azimuths[:groups], elevations[:groups]
 
 
