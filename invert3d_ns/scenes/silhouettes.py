@@ -160,6 +160,14 @@ def uniform_background(images: list[Float[Tensor, "H W 3"]]) -> Float[Tensor, "3
     return color if near.float().mean() > 0.9 else None
 
 
+def look_inverted(alphas: list[Float[Tensor, "H W"]]) -> bool:
+    """Whether silhouettes cover the borders of their images and not the middle, as masks of the background do."""
+    borders = torch.cat([torch.cat([a[0], a[-1], a[:, 0], a[:, -1]]) for a in alphas])
+    thirds = [(a.shape[0] // 3, a.shape[1] // 3, a) for a in alphas]
+    middles = torch.stack([a[top : 2 * top + 1, left : 2 * left + 1].mean() for top, left, a in thirds])
+    return float(borders.mean()) > 0.9 and float(middles.mean()) < 0.5
+
+
 def alpha_from_background(image: Float[Tensor, "H W 3"], background: Float[Tensor, "3"]) -> Float[Tensor, "H W"]:
     """A silhouette: what differs from the background, with its holes filled."""
     from scipy.ndimage import binary_fill_holes
