@@ -31,8 +31,8 @@ _MAX_VIEWS_FOR_HULL = 36
 _SEED_POINTS = 5000
 _FAR = 100.0
 """Cameras farther from the origin than this many times their own extent are moved there before single precision."""
-_CLEARLY = 1.1
-"""How much larger the hull of turned images must be to be believed."""
+_CLEARLY = 0.005
+"""How much more of its silhouettes the hull of images turned otherwise must cover to be believed."""
 
 
 def scene_metadata(**given: Any) -> dict[str, Any]:
@@ -185,14 +185,14 @@ class FolderScene:
         self, train: list[Frame], cameras: Cameras, poses: Float[Tensor, "F 3 4"], views: Views
     ) -> tuple[Views, Any]:
         """The visual hull, and the views that it is of: where EXIF orientation can be meant or not, those that agree
-        better, because an intersection of silhouettes that disagree is smaller.
+        better.
         """
         from invert3d_ns.scenes import silhouettes
 
         if not any(frame.either for frame in train):
             return views, silhouettes.visual_hull(views)
         fault: InputError | None = None
-        found, sizes = [], []
+        found, shares = [], []
         for frames in (self.frames, turned_over(self.frames)):
             chosen = choose_split(frames, "train", every_eighth=self.listing.every_eighth)
             try:
@@ -202,10 +202,10 @@ class FolderScene:
                 fault = fault or error
                 continue
             found.append((frames, views, hull))
-            sizes.append(len(hull[0]) * hull[2] ** 3)
+            shares.append(silhouettes.explained(views, hull[0], hull[2]))
         if not found:
             raise fault or InputError(f"no object is found in {self.folder}; check images and masks")
-        self.frames, views, hull = found[1 if len(found) == 2 and sizes[1] > _CLEARLY * sizes[0] else 0]
+        self.frames, views, hull = found[1 if len(found) == 2 and shares[1] > shares[0] + _CLEARLY else 0]
         return views, hull
 
     def _say_orientation(self, judged: bool) -> None:

@@ -4,6 +4,7 @@ without them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -116,6 +117,25 @@ def _inside(views: Views, points: Float[Tensor, "N 3"], grow: float, shown: floa
         missed += visible & (value < 0.5)
     # One view in thirty may be wrong: a bad mask.
     return (missed <= len(views.alpha) // 30) & (seen >= max(2.0, shown * len(views.alpha)))
+
+
+def explained(views: Views, hull: Float[Tensor, "N 3"], spacing: float) -> float:
+    """Share of the silhouettes' pixels that a visual hull covers, in [0, 1]: near 1 where the silhouettes agree.
+
+    Where poses or pictures are wrong, no hull is seen as every silhouette shows it, and the intersection is too small.
+    """
+    shares = []
+    for index, alpha in enumerate(views.alpha):
+        uv, depth = views.project(index, hull)
+        size = torch.tensor([alpha.shape[1], alpha.shape[0]])
+        columns, rows = (uv * size).long().unbind(dim=-1)
+        seen = (depth > 0) & (columns >= 0) & (columns < size[0]) & (rows >= 0) & (rows < size[1])
+        covered = torch.zeros_like(alpha)
+        covered[rows[seen], columns[seen]] = 1
+        grow = math.ceil(0.5 * spacing * float(views.focals[index].max()) * max(alpha.shape) / float(depth.median()))
+        covered = functional.max_pool2d(covered[None], 2 * grow + 1, stride=1, padding=grow)[0]
+        shares.append(covered[alpha > 0.5].mean())
+    return float(torch.stack(shares).mean())
 
 
 def apparent_radius(views: Views, center: Float[Tensor, "3"]) -> float:
