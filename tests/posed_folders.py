@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -81,3 +82,8 @@ def write_colmap(
 
 def read_list(folder: Path, name: str = "transforms.json") -> dict[str, Any]:
     return json.loads((folder / name).read_text())
+
+
+def field_of_view(meta: dict[str, Any]) -> float:
+    """Horizontal, in radians."""
+    return 2 * math.atan(meta["w"] / 2 / meta["fl_x"])
