@@ -25,6 +25,8 @@ from typing import Any, Literal
 
 import torch
 
+from invert3d_ns.base.errors import InputError
+
 
 def install_remedies() -> None:
     """Install every remedy. Cheap, and harmless when repeated."""
@@ -177,3 +179,26 @@ class _WrapLater(importlib.abc.MetaPathFinder):
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
+
+
+def refuse_paths_through_one_camera() -> None:
+    """Let ``ns-render interpolate`` say in one line that a path leads through two cameras or more.
+
+    With a single held-out image it ends in "need at least one array to stack". Called when a datamanager is built, as
+    :func:`allow_spiral_for_full_images` is.
+    """
+    render: Any = sys.modules.get("nerfstudio.scripts.render")
+    path = getattr(render, "get_interpolated_camera_path", None)
+    if path is None or getattr(path, "_invert3d", False):
+        return
+
+    @functools.wraps(path)
+    def get_interpolated_camera_path(cameras: Any, steps: int, order_poses: bool) -> Any:
+        if len(cameras) < 2:
+            raise InputError("a path leads through two cameras or more, and there is one; add --pose-source train")
+        if steps < 1:
+            raise InputError(f"--interpolation-steps is {steps}; give 1 or more")
+        return path(cameras, steps=steps, order_poses=order_poses)
+
+    get_interpolated_camera_path._invert3d = True  # type: ignore[attr-defined]
+    render.get_interpolated_camera_path = get_interpolated_camera_path

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from posed_folders import parse, rewrite, same_frame, write_colmap
 from scipy.spatial.transform import Rotation
 from synthetic import make_cloud
 
@@ -32,19 +33,6 @@ def posed(tmp_path_factory, cloud) -> Path:
     """Twelve posed RGBA images of an object in the object frame. Read-only."""
     folder = tmp_path_factory.mktemp("posed") / "scene"
     write_posed_images(cloud, folder, count=12, size=64)
-    return folder
-
-
-def parse(path, split="train", **options):
-    return SceneDataParserConfig(data=path, **options).setup().get_dataparser_outputs(split)
-
-
-def rewrite(posed, folder, change):
-    """A copy of the folder with another transforms.json."""
-    shutil.copytree(posed, folder)
-    path = folder / "transforms.json"
-    meta = json.loads(path.read_text())
-    path.write_text(json.dumps(change(meta) or meta))
     return folder
 
 
@@ -91,22 +79,6 @@ def test_front_turns_a_ply(tmp_path):
     turned = parse(tmp_path / "a.ply", front=90.0).metadata["splats"]
     # What stood at azimuth 90 (+x) now stands at azimuth 0 (-y).
     assert torch.allclose(turned.means[:, 1], -plain.means[:, 0], atol=1e-5)
-
-
-def same_frame(outputs, cloud, tolerance=0.06):
-    """Whether rendering the original splats with the parsed cameras, after the parsed transform, gives the images."""
-    transform = torch.eye(4)
-    transform[:3] = outputs.dataparser_transform * outputs.dataparser_scale
-    moved = transform_splats(cloud, transform)
-    center = (moved.means.amax(dim=0) + moved.means.amin(dim=0)) / 2
-    assert center.abs().max() < tolerance
-    assert abs(float(moved.means.norm(dim=-1).max()) - OBJECT_RADIUS) < 0.13
-    dataset = SceneDataset(outputs)
-    for index in (0, len(dataset) - 1):
-        image = dataset.get_data(index)["image"]
-        rendered = render_rgba(moved, dataset.cameras[index : index + 1])[0]
-        alpha = image[..., 3] if image.shape[-1] == 4 else (image - image[0, 0]).abs().amax(dim=-1).gt(0.05).float()
-        assert (alpha - rendered[..., 3]).abs().mean() < tolerance / 2
 
 
 def test_posed_images_come_back_to_the_object_frame(posed, cloud):
@@ -213,21 +185,7 @@ def test_blender_and_colmap_folders(posed, cloud, tmp_path):
     same_frame(parse(blender), cloud)
     assert len(parse(blender, "val").cameras) == 2
 
-    colmap = tmp_path / "colmap"
-    shutil.copytree(posed / "images", colmap / "images")
-    model = colmap / "sparse" / "0"
-    model.mkdir(parents=True)
-    (model / "cameras.txt").write_text(f"1 PINHOLE 64 64 {meta['fl_x']} {meta['fl_y']} 32 32\n")
-    lines = []
-    for index, frame in enumerate(meta["frames"]):
-        world_to_camera = np.diag([1, -1, -1, 1]) @ np.linalg.inv(np.array(frame["transform_matrix"]))
-        x, y, z, w = Rotation.from_matrix(world_to_camera[:3, :3]).as_quat()
-        pose = " ".join(map(str, [w, x, y, z, *world_to_camera[:3, 3]]))
-        lines += [f"{index + 1} {pose} 1 {Path(frame['file_path']).name}", ""]
-    (model / "images.txt").write_text("\n".join(lines) + "\n")
-    (model / "points3D.txt").write_text("1 0.1 0.2 0.3 10 20 30 0.5 1 0\n")
-    outputs = parse(colmap)
-    same_frame(outputs, cloud, tolerance=0.08)
+    same_frame(parse(write_colmap(posed, tmp_path / "colmap")), cloud, tolerance=0.08)
 
 
 def spoiled(posed, tmp_path, kind):
@@ -247,8 +205,8 @@ def spoiled(posed, tmp_path, kind):
     def change(meta):
         frames = meta["frames"]
         first = folder / frames[0]["file_path"]
-        if kind == "image missing":
-            first.unlink()
+        if kind == "images missing":
+            shutil.rmtree(first.parent)
         elif kind == "image unreadable":
             first.write_bytes(first.read_bytes()[:200])
         elif kind == "looking away":
@@ -269,7 +227,7 @@ def spoiled(posed, tmp_path, kind):
         elif kind == "no frames":
             meta["frames"] = []
         elif kind == "no intrinsics":
-            del meta["fl_x"]
+            del meta["fl_x"], meta["fl_y"]
 
     rewrite(posed, folder, change)
     if kind == "broken json":
@@ -284,7 +242,7 @@ def spoiled(posed, tmp_path, kind):
         ("empty folder", "is empty"),
         ("no cameras", "ns-process-data"),
         ("other file", "neither a splat file"),
-        ("image missing", "is missing"),
+        ("images missing", "is missing"),
         ("image unreadable", "cannot be read"),
         ("looking away", "do not look at a common object"),
         ("nothing there", "see nothing"),
@@ -292,7 +250,7 @@ def spoiled(posed, tmp_path, kind):
         ("nan pose", "NaN"),
         ("panoramas", "panoramic"),
         ("no frames", "cannot be read|no images"),
-        ("no intrinsics", "cannot be read"),
+        ("no intrinsics", "no focal length"),
         ("broken json", "cannot be read"),
     ],
 )

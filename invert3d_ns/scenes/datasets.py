@@ -23,9 +23,9 @@ from invert3d_ns.scenes.images import read_image
 class SceneDataset(InputDataset):
     """Images of a scene at the size of its cameras.
 
-    Files are read with alpha; where ``metadata["alpha_filenames"]`` names masks, those are the alpha. A scene that came
-    as splats has no files: its pictures are rendered from ``metadata["splats"]`` at their first use, on
-    :attr:`device`.
+    Files are read with alpha; where ``metadata["alpha_filenames"]`` names masks, those are the alpha, and where
+    ``metadata["used_filenames"]`` does, those are the ``mask`` of pixels to learn from. A scene that came as splats has
+    no files: its pictures are rendered from ``metadata["splats"]`` at their first use, on :attr:`device`.
     """
 
     device: torch.device | str = "cpu"
@@ -46,8 +46,29 @@ class SceneDataset(InputDataset):
         width, height = self._sizes[image_idx]
         if self.metadata.get("splats") is not None:
             return self._render(image_idx)
-        masks = self.metadata.get("alpha_filenames")
-        return read_image(self.image_filenames[image_idx], masks[image_idx] if masks else None, (width, height))
+        mask = self._of(image_idx, "alpha_filenames", None)
+        upright = self._of(image_idx, "upright", True)
+        image = read_image(self.image_filenames[image_idx], mask, (width, height), upright=upright)
+        if self.metadata.get("has_alpha") and image.shape[-1] == 3:
+            # Some programs save pictures without alpha where they are opaque all over.
+            image = np.dstack([image, np.full_like(image[..., :1], 255)])
+        return image
+
+    def get_metadata(self, data: dict[str, Any]) -> dict[str, Any]:
+        """The ``mask`` (H, W, 1) of pixels to learn from, at the size of the camera, where there are such masks."""
+        index = data["image_idx"]
+        mask = self._of(index, "used_filenames", None)
+        if mask is None:
+            return {}
+        width, height = self._sizes[index]
+        upright = self._of(index, "upright", True)
+        shown = read_image(self.image_filenames[index], mask, (width, height), upright=upright)
+        return {"mask": torch.from_numpy(shown[..., 3:] > 127)}
+
+    def _of(self, image_idx: int, name: str, default: Any) -> Any:
+        """What ``metadata[name]`` lists for one image."""
+        listed = self.metadata.get(name)
+        return default if listed is None else listed[image_idx]
 
     def _render(self, image_idx: int) -> npt.NDArray[np.uint8]:
         if image_idx not in self._rendered:
@@ -71,8 +92,13 @@ class SceneDataset(InputDataset):
 class SceneDatamanagerConfig(FullImageDatamanagerConfig):
     """Full images and cameras of one object."""
 
+    _target: type = field(default_factory=lambda: SceneDatamanager)
+    dataparser: SceneDataParserConfig = field(default_factory=SceneDataParserConfig)  # type: ignore[assignment]
+    """How the scene is read and brought into the object frame."""
+    cache_images_type: Literal["uint8", "float32"] = "uint8"
+    """The image type returned from manager, caching images in uint8 saves memory"""
     number_ranges: ClassVar[dict[str, Range]] = {
-        "camera_res_scale_factor": above(0),
+        "camera_res_scale_factor": at_least(0.05, 4),
         "eval_num_images_to_sample_from": at_least(-1),
         "eval_num_times_to_repeat_images": at_least(-1),
         "eval_image_indices": at_least(0),
@@ -80,11 +106,6 @@ class SceneDatamanagerConfig(FullImageDatamanagerConfig):
         "train_cameras_sampling_seed": at_least(0, 2**32 - 1),
         "fps_reset_every": at_least(1),
     }
-    _target: type = field(default_factory=lambda: SceneDatamanager)
-    dataparser: SceneDataParserConfig = field(default_factory=SceneDataParserConfig)  # type: ignore[assignment]
-    """How the scene is read and brought into the object frame."""
-    cache_images_type: Literal["uint8", "float32"] = "uint8"
-    """The image type returned from manager, caching images in uint8 saves memory"""
 
 
 class SceneDatamanager(FullImageDatamanager[SceneDataset]):
@@ -96,6 +117,7 @@ class SceneDatamanager(FullImageDatamanager[SceneDataset]):
 
     def __init__(self, config: SceneDatamanagerConfig, **kwargs: Any) -> None:
         compat.allow_spiral_for_full_images()
+        compat.refuse_paths_through_one_camera()
         super().__init__(config, **kwargs)
 
     @property

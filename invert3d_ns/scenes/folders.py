@@ -1,22 +1,27 @@
-"""Folders of posed images: nerfstudio's parsers read them, and the object in them is brought into the object frame."""
+"""Folders of posed images: whatever tool laid them out, the object in them is brought into the object frame."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
-from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from torch import Tensor
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.notices import counted, warn
 from invert3d_ns.scenes.cameras import OBJECT_RADIUS
+from invert3d_ns.scenes.layouts.colmap import find_model, read_model
+from invert3d_ns.scenes.layouts.frames import Frame, cameras_of, read_frames, turned_over
+from invert3d_ns.scenes.layouts.listing import Listing
+from invert3d_ns.scenes.layouts.splits import choose_split
+from invert3d_ns.scenes.layouts.transforms import read_transforms
 from invert3d_ns.scenes.normalization import rotation_about_z
 
 if TYPE_CHECKING:
@@ -24,17 +29,10 @@ if TYPE_CHECKING:
 
 _MAX_VIEWS_FOR_HULL = 36
 _SEED_POINTS = 5000
-# What nerfstudio's parsers raise on files that are not what they expect.
-_PARSER_ERRORS = (
-    AssertionError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+_FAR = 100.0
+"""Cameras farther from the origin than this many times their own extent are moved there before single precision."""
+_CLEARLY = 0.005
+"""How much more of its silhouettes the hull of images turned otherwise must cover to be believed."""
 
 
 def scene_metadata(**given: Any) -> dict[str, Any]:
@@ -42,10 +40,13 @@ def scene_metadata(**given: Any) -> dict[str, Any]:
 
     ``splats`` is a :class:`~invert3d_ns.scenes.cloud.SplatCloud` in the object frame or None; ``background`` "white";
     ``has_alpha`` whether images have alpha; ``image_background`` the RGB that opaque images show around the object, or
-    None; ``surroundings`` whether images show more than the object; ``alpha_filenames`` masks, or None.
+    None; ``surroundings`` whether images show more than the object; ``alpha_filenames`` masks that cut out the
+    object, or None; ``used_filenames`` masks of the pixels to learn from, or None; ``upright`` whether each image is
+    turned by its EXIF orientation, or None if all are.
     """
     defaults = {"splats": None, "background": "white", "has_alpha": False, "image_background": None}
-    return {**defaults, "surroundings": False, "alpha_filenames": None, **given}
+    files = {"alpha_filenames": None, "used_filenames": None, "upright": None}
+    return {**defaults, "surroundings": False, **files, **given}
 
 
 def find_layout(folder: Path) -> tuple[str, Path] | None:
@@ -53,17 +54,37 @@ def find_layout(folder: Path) -> tuple[str, Path] | None:
     for kind, name in [("nerfstudio", "transforms.json"), ("blender", "transforms_train.json")]:
         if (folder / name).is_file():
             return kind, folder / name
-    for name in ("sparse/0", "colmap/sparse/0", "sparse", "colmap"):
-        if any((folder / name / f"cameras.{suffix}").is_file() for suffix in ("bin", "txt")):
-            return "colmap", folder / name
-    return None
+    model = find_model(folder)
+    return None if model is None else ("colmap", model)
+
+
+def read_listing(folder: Path) -> Listing:
+    """The images and cameras that a folder lists.
+
+    Raises:
+        InputError: it lists none, or its list cannot be read.
+    """
+    layout = find_layout(folder)
+    if layout is None:
+        content = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        if not content:
+            raise InputError(f"{folder} is empty; give a .ply file of splats or a folder of posed images")
+        within = next((path for path in content if path.is_dir() and find_layout(path)), None)
+        raise InputError(
+            f"{folder} has no transforms.json, transforms_train.json or COLMAP model; "
+            + ("run ns-process-data on your images first" if within is None else f"give {within}, which has one")
+        )
+    kind, source = layout
+    if kind == "colmap":
+        return read_model(folder, find_model(folder, aloud=True) or source)
+    return read_transforms(source)
 
 
 class FolderScene:
-    """A folder of posed images, read by nerfstudio's parsers and brought into the object frame.
+    """A folder of posed images, brought into the object frame.
 
     Args:
-        folder: with transforms.json (nerfstudio), transforms_train.json (Blender) or a COLMAP model.
+        folder: with transforms.json (nerfstudio, instant-ngp), transforms_train.json (Blender) or a COLMAP model.
         image_size: largest height or width of images in pixels; larger ones shrink.
         front: azimuth in degrees at which the scene as read shows its front; it is turned to azimuth 0.
         masks_are_objects: masks cut out the object, as alpha does; otherwise masked pixels are only ignored.
@@ -74,142 +95,67 @@ class FolderScene:
 
     def __init__(self, folder: Path, *, image_size: int, front: float = 0.0, masks_are_objects: bool = True) -> None:
         self.folder, self.image_size, self.front = folder, image_size, front
+        self.listing = read_listing(folder)
+        self.frames = read_frames(self.listing)
+        self.offset = _offset(self.frames)
+        masks = {frame.mask for frame in self.frames}
         self.masks_are_objects = masks_are_objects
-        layout = find_layout(folder)
-        if layout is None:
-            content = [path for path in folder.iterdir() if not path.name.startswith(".")]
-            if not content:
-                raise InputError(f"{folder} is empty; give a .ply file of splats or a folder of posed images")
-            raise InputError(
-                f"{folder} has no transforms.json, transforms_train.json or COLMAP model;"
-                " run ns-process-data on your images first"
-            )
-        self.kind, self.source = layout
-        self.parse = self._parser()
-        self.train = self._checked("train")
-        self.transform, self.seeds, self.extras = self._normalize(self.train)
+        if masks_are_objects and len(masks) == 1 < len(self.frames) and None not in masks:
+            warn(f"all images have the same mask ({masks.pop()}); it is taken as what to learn from, not as the object")
+            self.masks_are_objects = False
+        self.transform, self.seeds, self.extras = self._normalize()
 
     def outputs(self, split: str) -> DataparserOutputs:
-        """One split in the object frame."""
-        raw = self.train if split == "train" else self._checked(split)
+        """One split ("train", "val" or "test") in the object frame."""
+        frames = choose_split(self.frames, split, every_eighth=self.listing.every_eighth)
         scale = float(torch.linalg.det(self.transform[:3, :3]).pow(1 / 3))
-        cameras = _to(raw.cameras, self.transform, scale)
+        cameras = _to(cameras_of(frames, self.offset), self.transform, scale)
         largest = max(int(cameras.width.max()), int(cameras.height.max()))
         if largest > self.image_size:
             cameras.rescale_output_resolution(self.image_size / largest, scale_rounding_mode="round")
-        original = torch.cat([raw.dataparser_transform, torch.tensor([[0.0, 0.0, 0.0, 1.0]])])
-        # nerfstudio applies the rotation and translation first and the scale last.
-        total = self.transform @ torch.diag(torch.tensor([raw.dataparser_scale] * 3 + [1.0])) @ original
-        scale *= raw.dataparser_scale
-        masks = raw.mask_filenames
-        as_alpha = self.masks_are_objects and masks is not None
-        return replace(
-            raw,
+        masks = [frame.mask for frame in frames] if all(frame.mask for frame in frames) else None
+        return DataparserOutputs(
+            image_filenames=[frame.image for frame in frames],
             cameras=cameras,
-            alpha_color=None,
-            mask_filenames=None if as_alpha else masks,
-            metadata=scene_metadata(
-                **self.extras, **(self.seeds if split == "train" else {}), alpha_filenames=masks if as_alpha else None
-            ),
             scene_box=DataparserOutputs([], cameras).scene_box,
-            dataparser_transform=total[:3] / scale,
-            dataparser_scale=scale,
+            metadata=scene_metadata(
+                **self.extras,
+                **(self.seeds if split == "train" else {}),
+                alpha_filenames=masks if self.masks_are_objects else None,
+                used_filenames=None if self.masks_are_objects else masks,
+                upright=[frame.upright for frame in frames],
+            ),
+            dataparser_transform=self._from_original()[:3] / scale,
+            dataparser_scale=scale * self.listing.world_scale,
         )
 
-    def _parser(self) -> Callable[[str], DataparserOutputs]:
-        """Nerfstudio's parser of this kind of folder, told to change nothing about poses."""
-        if self.kind == "nerfstudio":
-            from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+    def _from_original(self) -> Float[Tensor, "4 4"]:
+        """What brings the world that the tool started from into the object frame, but for the tool's own scale."""
+        moved = np.eye(4)
+        moved[:3, 3] = -self.offset
+        scaled = np.diag([self.listing.world_scale] * 3 + [1.0])
+        # nerfstudio applies the rotation and translation first and the scale last.
+        total = self.transform.double().numpy() @ moved @ scaled @ self.listing.world
+        total[:3] /= self.listing.world_scale
+        return torch.from_numpy(total).float()
 
-            # Points are read here: nerfstudio's reader imports open3d, which bare machines cannot load, and may ask
-            # questions.
-            parser = NerfstudioDataParserConfig(
-                data=self.folder,
-                orientation_method="none",
-                center_method="none",
-                auto_scale_poses=False,
-                train_split_fraction=self._train_fraction(),
-            ).setup()
-            return parser.get_dataparser_outputs
-        if self.kind == "blender":
-            from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
-
-            return BlenderDataParserConfig(data=self.folder, alpha_color=None).setup().get_dataparser_outputs
-        from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
-
-        masks = Path("masks") if (self.folder / "masks").is_dir() else None
-        # A factor of 1 keeps the parser from asking whether to write shrunk copies; images shrink as they are read.
-        parser = ColmapDataParserConfig(
-            data=self.folder,
-            colmap_path=self.source.relative_to(self.folder),
-            masks_path=masks,
-            downscale_factor=1,
-            orientation_method="none",
-            center_method="none",
-            auto_scale_poses=False,
-        ).setup()
-        return parser.get_dataparser_outputs
-
-    def _train_fraction(self) -> float:
-        """Nerfstudio's nine tenths, less for small folders: two images are held out once there are eight."""
-        try:
-            count = len(json.loads(self.source.read_text(encoding="utf-8"))["frames"])
-        except (LookupError, OSError, TypeError, ValueError):
-            return 0.9  # the parser will say what is wrong
-        return min(0.9, (count - 2.5) / count) if count >= 8 else 0.9
-
-    def _checked(self, split: str) -> DataparserOutputs:
-        """A split as nerfstudio reads it, with errors in one line and every image there."""
-        if self.kind == "blender" and split != "train":
-            names = [name for name in (split, "test", "val") if (self.folder / f"transforms_{name}.json").is_file()]
-            split = names[0] if names else "train"
-        try:
-            outputs = self.parse(split)
-        except FileNotFoundError as error:  # the parsers look into the first image themselves
-            missing = error.filename or self.source
-            raise InputError(
-                f"the image {missing} is missing; restore it, or remove its entry from {self.source.name}"
-            ) from error
-        except _PARSER_ERRORS as error:
-            reason = str(error).strip().splitlines()
-            raise InputError(
-                f"{self.source} cannot be read ({reason[0].strip() if reason else type(error).__name__});"
-                " check it or make it again with ns-process-data"
-            ) from error
-        if not outputs.image_filenames:
-            if split == "train":
-                raise InputError(f"{self.source} lists no images; add frames with file_path and transform_matrix")
-            # Too few images to hold any out.
-            return self._checked("train")
-        for path in [*outputs.image_filenames, *(outputs.mask_filenames or [])]:
-            if not path.exists():
-                raise InputError(
-                    f"the image {path} is missing; restore it, or remove its entry from {self.source.name}"
-                )
-        flat = (CameraType.PERSPECTIVE, CameraType.FISHEYE, CameraType.FISHEYE624)  # the datamanager undistorts these
-        if not torch.isin(outputs.cameras.camera_type, torch.tensor([kind.value for kind in flat])).all():
-            raise InputError(f"{self.source} has panoramic cameras; give images of perspective or fisheye cameras")
-        if not outputs.cameras.camera_to_worlds.isfinite().all():
-            raise InputError(f"{self.source} has camera poses with NaN or infinity; remove those frames")
-        return outputs
-
-    def _normalize(self, train: DataparserOutputs) -> tuple[Float[Tensor, "4 4"], dict[str, Tensor], dict[str, Any]]:
+    def _normalize(self) -> tuple[Float[Tensor, "4 4"], dict[str, Tensor], dict[str, Any]]:
         """The similarity into the object frame, points to start splats from, and metadata about what the images
         show.
         """
-        from nerfstudio.utils.rich_utils import CONSOLE
-
         from invert3d_ns.scenes import silhouettes
 
-        rotation = _upright(train.cameras.camera_to_worlds, self.front)
+        train = choose_split(self.frames, "train", every_eighth=self.listing.every_eighth)
+        cameras = cameras_of(train, self.offset)
+        rotation = _upright(cameras.camera_to_worlds, self.front)
         upright = torch.eye(4)
         upright[:3, :3] = rotation
-        poses = _to(train.cameras, upright, 1.0).camera_to_worlds
-        views, extras = self._views(train, poses)
-        points, colors = self._sparse_points(train)
+        poses = _to(cameras, upright, 1.0).camera_to_worlds
+        views, extras = self._views(train, cameras, poses)
+        points, colors = self._sparse_points()
         points = points @ rotation.T
         if views is not None:
-            hull, surface, spacing = silhouettes.visual_hull(views)
+            views, (hull, surface, spacing) = self._hull(train, cameras, poses, views)
             low, high = hull.amin(dim=0), hull.amax(dim=0)
             center = (low + high) / 2
             largest = float((hull - center).norm(dim=-1).max()) + spacing / 2
@@ -217,13 +163,14 @@ class FolderScene:
             points = _subsample(hull[surface], _SEED_POINTS)
             colors = silhouettes.hull_colors(views, points) * 255
         else:
-            CONSOLE.print(
-                "[yellow]The images show more than the object: neither alpha, masks nor a plain background. What the"
-                " cameras look at is taken to be the object; images with alpha work better."
+            warn(
+                "the images show more than the object: neither alpha, masks nor a plain background. What the cameras"
+                " look at is taken to be the object; images with alpha work better"
             )
             center, distance = silhouettes.common_focus(poses)
-            fov = (0.5 * train.cameras.height / train.cameras.fy).median()
+            fov = (0.5 * cameras.height / cameras.fy).median()
             extent = distance * math.sin(math.atan(float(fov))) * 0.9
+        self._say_orientation(judged=views is not None)
         transform = torch.eye(4)
         scale = OBJECT_RADIUS / extent
         transform[:3, :3], transform[:3, 3] = scale * rotation, -scale * center
@@ -234,27 +181,56 @@ class FolderScene:
         seeds = {"points3D_xyz": points, "points3D_rgb": colors.round().byte()} if len(points) > 3 else {}
         return transform, seeds, extras
 
-    def _views(self, train: DataparserOutputs, poses: Float[Tensor, "F 3 4"]) -> tuple[Views | None, dict[str, Any]]:
+    def _hull(
+        self, train: list[Frame], cameras: Cameras, poses: Float[Tensor, "F 3 4"], views: Views
+    ) -> tuple[Views, Any]:
+        """The visual hull, and the views that it is of: where EXIF orientation can be meant or not, those that agree
+        better.
+        """
+        from invert3d_ns.scenes import silhouettes
+
+        if not any(frame.either for frame in train):
+            return views, silhouettes.visual_hull(views)
+        fault: InputError | None = None
+        found, shares = [], []
+        for frames in (self.frames, turned_over(self.frames)):
+            chosen = choose_split(frames, "train", every_eighth=self.listing.every_eighth)
+            try:
+                views = self._views(chosen, cameras, poses)[0] or views
+                hull = silhouettes.visual_hull(views)
+            except InputError as error:
+                fault = fault or error
+                continue
+            found.append((frames, views, hull))
+            shares.append(silhouettes.explained(views, hull[0], hull[2]))
+        if not found:
+            raise fault or InputError(f"no object is found in {self.folder}; check images and masks")
+        self.frames, views, hull = found[1 if len(found) == 2 and shares[1] > shares[0] + _CLEARLY else 0]
+        return views, hull
+
+    def _say_orientation(self, judged: bool) -> None:
+        """Which way images are taken that fit their cameras turned as well as not."""
+        first = next((frame for frame in self.frames if frame.either), None)
+        if first is not None:
+            what = "turned as their EXIF orientation says" if first.upright else "taken as they are stored, not turned"
+            reason = "so they show one object best" if judged else "turn them, and remove the tag, if this is wrong"
+            warn(f"images are {what} (such as {first.image}); both fit their cameras, {reason}")
+
+    def _views(
+        self, train: list[Frame], cameras: Cameras, poses: Float[Tensor, "F 3 4"]
+    ) -> tuple[Views | None, dict[str, Any]]:
         """Small images with silhouettes, if alpha, masks or a plain background give any, and what kind of images they
         are.
         """
         from invert3d_ns.scenes import silhouettes
-        from invert3d_ns.scenes.images import read_image
 
-        count = len(train.image_filenames)
+        count = len(train)
         chosen = torch.linspace(0, count - 1, min(count, _MAX_VIEWS_FOR_HULL)).round().long().unique().tolist()
-        masks = train.mask_filenames if self.masks_are_objects else None
-        images = []
-        for index in chosen:
-            width, height = int(train.cameras.width[index]), int(train.cameras.height[index])
-            shrink = min(1.0, 128 / max(width, height))
-            size = max(1, round(width * shrink)), max(1, round(height * shrink))
-            image = read_image(train.image_filenames[index], masks[index] if masks else None, size)
-            images.append(torch.from_numpy(image).float() / 255)
+        images = [_small_image(train[index], self.masks_are_objects) for index in chosen]
         extras: dict[str, Any] = {"has_alpha": False, "surroundings": False, "image_background": None}
-        if all(image.shape[-1] == 4 for image in images) and any((image[..., 3] < 0.5).any() for image in images):
+        if any(image.shape[-1] == 4 and (image[..., 3] < 0.5).any() for image in images):
             extras["has_alpha"] = True
-            alpha = [image[..., 3] for image in images]
+            alpha = [image[..., 3] if image.shape[-1] == 4 else torch.ones(image.shape[:2]) for image in images]
         else:
             images = [image[..., :3] for image in images]
             background = silhouettes.uniform_background(images)
@@ -263,41 +239,57 @@ class FolderScene:
                 return None, extras
             extras["image_background"] = background.tolist()
             alpha = [silhouettes.alpha_from_background(image, background) for image in images]
-        if not any((a > 0.5).any() for a in alpha):
+        full = [position for position, a in enumerate(alpha) if (a > 0.5).any()]
+        if not full:
             raise InputError(f"the cameras of {self.folder} see nothing: all images are empty; check images and masks")
-        size = torch.cat([train.cameras.width, train.cameras.height], dim=-1)[chosen]
-        camera = train.cameras
+        if len(full) < len(alpha):
+            empty = next(train[index].image for position, index in enumerate(chosen) if position not in full)
+            what = counted(len(alpha) - len(full), len(alpha), "images")
+            warn(f"{what} show no object, such as {empty}; remove them if they should")
+        masked = self.masks_are_objects and all(train[index].mask for index in chosen)
+        if masked and silhouettes.look_inverted([alpha[position] for position in full]):
+            raise InputError(
+                f"the masks of {self.folder} cover the borders of the images and not their middle; invert them: white"
+                " is the object"
+            )
+        chosen = [chosen[position] for position in full]
+        size = torch.cat([cameras.width, cameras.height], dim=-1)[chosen]
         return silhouettes.Views(
             camera_to_worlds=poses[chosen],
-            focals=(torch.cat([camera.fx, camera.fy], dim=-1)[chosen] / size).float(),
-            principals=(torch.cat([camera.cx, camera.cy], dim=-1)[chosen] / size).float(),
-            rgb=[image[..., :3] for image in images],
-            alpha=alpha,
+            focals=(torch.cat([cameras.fx, cameras.fy], dim=-1)[chosen] / size).float(),
+            principals=(torch.cat([cameras.cx, cameras.cy], dim=-1)[chosen] / size).float(),
+            rgb=[images[position][..., :3] for position in full],
+            alpha=[alpha[position] for position in full],
         ), extras
 
-    def _sparse_points(self, train: DataparserOutputs) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
+    def _sparse_points(self) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
         """The reconstruction's own points in the frame of the cameras, with colors from 0 to 255; none if there are
         none.
         """
-        points = train.metadata.get("points3D_xyz")
-        if points is not None:
-            return points.float(), train.metadata["points3D_rgb"].float()
-        empty = torch.zeros(0, 3)
-        if self.kind != "nerfstudio":
-            return empty, empty
-        name = json.loads(self.source.read_text(encoding="utf-8")).get("ply_file_path")
-        if name is None or not (self.folder / name).is_file():
-            return empty, empty
-        from plyfile import PlyData
+        points = self.listing.read_points()
+        if points is None:
+            return torch.zeros(0, 3), torch.zeros(0, 3)
+        positions = (points.positions - self.offset).astype(np.float32)
+        return torch.from_numpy(positions), torch.from_numpy(points.colors.astype(np.float32))
 
-        vertex = PlyData.read(str(self.folder / name))["vertex"]
 
-        def columns(*names: str) -> Tensor:
-            return torch.stack([torch.tensor(vertex[n].tolist(), dtype=torch.float32) for n in names], dim=-1)
+def _offset(frames: Sequence[Frame]) -> Float[np.ndarray, "3"]:
+    """Where the cameras are, if that is so far from the origin that single precision would blur them; else zero."""
+    positions = np.stack([frame.pose[:3, 3] for frame in frames])
+    middle = positions.mean(axis=0)
+    extent = np.linalg.norm(positions - middle, axis=1).max()
+    return middle if np.abs(positions).max() > _FAR * extent > 0 else np.zeros(3)
 
-        points = columns("x", "y", "z")
-        has_colors = "red" in {prop.name for prop in vertex.properties}
-        return points, columns("red", "green", "blue") if has_colors else torch.full_like(points, 128.0)
+
+def _small_image(frame: Frame, with_mask: bool) -> Float[Tensor, "H W c"]:
+    """An image of at most 128 pixels, RGB or RGBA in [0, 1]."""
+    from invert3d_ns.scenes.images import read_image
+
+    width, height = frame.size
+    shrink = min(1.0, 128 / max(width, height))
+    size = max(1, round(width * shrink)), max(1, round(height * shrink))
+    image = read_image(frame.image, frame.mask if with_mask else None, size, upright=frame.upright)
+    return torch.from_numpy(image).float() / 255
 
 
 def _subsample(points: Float[Tensor, "N 3"], count: int) -> Float[Tensor, "M 3"]:

@@ -4,6 +4,7 @@ without them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -118,6 +119,25 @@ def _inside(views: Views, points: Float[Tensor, "N 3"], grow: float, shown: floa
     return (missed <= len(views.alpha) // 30) & (seen >= max(2.0, shown * len(views.alpha)))
 
 
+def explained(views: Views, hull: Float[Tensor, "N 3"], spacing: float) -> float:
+    """Share of the silhouettes' pixels that a visual hull covers, in [0, 1]: near 1 where the silhouettes agree.
+
+    Where poses or pictures are wrong, no hull is seen as every silhouette shows it, and the intersection is too small.
+    """
+    shares = []
+    for index, alpha in enumerate(views.alpha):
+        uv, depth = views.project(index, hull)
+        size = torch.tensor([alpha.shape[1], alpha.shape[0]])
+        columns, rows = (uv * size).long().unbind(dim=-1)
+        seen = (depth > 0) & (columns >= 0) & (columns < size[0]) & (rows >= 0) & (rows < size[1])
+        covered = torch.zeros_like(alpha)
+        covered[rows[seen], columns[seen]] = 1
+        grow = math.ceil(0.5 * spacing * float(views.focals[index].max()) * max(alpha.shape) / float(depth.median()))
+        covered = functional.max_pool2d(covered[None], 2 * grow + 1, stride=1, padding=grow)[0]
+        shares.append(covered[alpha > 0.5].mean())
+    return float(torch.stack(shares).mean())
+
+
 def apparent_radius(views: Views, center: Float[Tensor, "3"]) -> float:
     """Radius of the sphere around ``center`` that every silhouette just fits into.
 
@@ -158,6 +178,14 @@ def uniform_background(images: list[Float[Tensor, "H W 3"]]) -> Float[Tensor, "3
     color = borders.median(dim=0).values
     near = (borders - color).abs().amax(dim=-1) < 8 / 255
     return color if near.float().mean() > 0.9 else None
+
+
+def look_inverted(alphas: list[Float[Tensor, "H W"]]) -> bool:
+    """Whether silhouettes cover the borders of their images and not the middle, as masks of the background do."""
+    borders = torch.cat([torch.cat([a[0], a[-1], a[:, 0], a[:, -1]]) for a in alphas])
+    thirds = [(a.shape[0] // 3, a.shape[1] // 3, a) for a in alphas]
+    middles = torch.stack([a[top : 2 * top + 1, left : 2 * left + 1].mean() for top, left, a in thirds])
+    return float(borders.mean()) > 0.9 and float(middles.mean()) < 0.5
 
 
 def alpha_from_background(image: Float[Tensor, "H W 3"], background: Float[Tensor, "3"]) -> Float[Tensor, "H W"]:

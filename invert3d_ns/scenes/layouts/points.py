@@ -1,0 +1,92 @@
+"""Points of a reconstruction. They are a help, not a need: whatever is wrong with them is a warning."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from invert3d_ns.base.notices import counted, warn
+from invert3d_ns.scenes.layouts.listing import Points
+
+_UNREADABLE = (ArithmeticError, LookupError, MemoryError, OSError, TypeError, ValueError, struct.error)
+_COLORS = (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b"))
+
+
+def read_ply_points(folder: Path, name: Any) -> Points | None:
+    """The points of the ``.ply`` that a list of cameras names, gray where it has no colors."""
+    path = folder / str(name).replace("\\", "/")
+    if not path.is_file():
+        path = next((p for p in (folder / path.name, folder / "sparse_pc.ply") if p.is_file()), path)
+    return _checked(path, _from_ply)
+
+
+def read_colmap_points(model: Path) -> Points | None:
+    """The points of a COLMAP model, from ``points3D.bin``, ``.txt`` or ``.ply``."""
+    binary_first = (model / "images.bin").is_file() and not (model / "images.txt").is_file()
+    endings = ("bin", "txt", "ply") if binary_first else ("txt", "bin", "ply")
+    paths = [model / f"points3D.{ending}" for ending in endings]
+    return _checked(next((path for path in paths if path.is_file()), paths[0]), _from_colmap)
+
+
+def _checked(path: Path, read: Any) -> Points | None:
+    """Points that are finite, or None, with a warning that says why."""
+    if not path.is_file():
+        warn(f"there are no points of the reconstruction ({path} is missing); splats start without them")
+        return None
+    try:
+        points = read(path)
+    except _UNREADABLE as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        warn(f"the points of {path} cannot be read ({reason}); splats start without them")
+        return None
+    good = np.isfinite(points.positions).all(axis=1)
+    if not good.any():
+        what = "holds no points" if len(good) == 0 else f"holds {len(good)} points, none of them finite"
+        warn(f"{path} {what}; splats start without them")
+        return None
+    if not good.all():
+        warn(f"{counted(int((~good).sum()), len(good), 'points')} of {path} are not finite; they are left out")
+    return Points(points.positions[good], np.nan_to_num(points.colors[good], nan=128.0).clip(0, 255))
+
+
+def _from_ply(path: Path) -> Points:
+    from plyfile import PlyData, PlyHeaderParseError, PlyParseError
+
+    try:
+        vertex = PlyData.read(str(path))["vertex"]
+    except (PlyHeaderParseError, PlyParseError) as error:
+        raise ValueError(str(error)) from error
+    kinds = {prop.name: vertex.data.dtype[prop.name] for prop in vertex.properties}
+
+    def columns(names: tuple[str, ...]) -> np.ndarray:
+        return np.stack([np.asarray(vertex[name]).astype(np.float64) for name in names], axis=-1)
+
+    positions = columns(("x", "y", "z"))
+    names = next((names for names in _COLORS if set(names) <= kinds.keys()), None)
+    if names is None:
+        return Points(positions, np.full_like(positions, 128.0))
+    kind, colors = kinds[names[0]], columns(names)
+    return Points(positions, colors * (255.0 / _full(kind, colors)))
+
+
+def _full(kind: np.dtype, colors: np.ndarray) -> float:
+    """What stands for full brightness in a property of a type; floats are read as bytes where they exceed 1."""
+    if kind.kind == "f":
+        return 1.0 if np.nanmax(colors, initial=0.0) <= 1 else 255.0
+    return float(np.iinfo(kind).max)
+
+
+def _from_colmap(path: Path) -> Points:
+    from nerfstudio.data.utils import colmap_parsing_utils as colmap
+
+    if path.suffix == ".ply":
+        return _from_ply(path)
+    read = colmap.read_points3D_binary if path.suffix == ".bin" else colmap.read_points3D_text
+    points = list(read(path).values())
+    return Points(
+        np.array([point.xyz for point in points], dtype=np.float64).reshape(-1, 3),
+        np.array([point.rgb for point in points], dtype=np.float64).reshape(-1, 3),
+    )
