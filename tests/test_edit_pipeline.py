@@ -14,6 +14,7 @@ from PIL import Image
 from runs import EDIT_STEPS, SPLAT_STEPS, STEPS, go_on, tiny_config, train
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.editing import sources
 from invert3d_ns.editing.edit import Edit, Region, load_edits, save_edits
 from invert3d_ns.editing.scene_edit_config import SceneEditConfig
 from invert3d_ns.editing.sources import read_scene
@@ -109,10 +110,8 @@ def test_one_run_fits_inverts_and_edits(material, tmp_path):
 
 
 def test_a_ply_and_an_embedding_may_be_given_apart(material, run, tmp_path, monkeypatch):
-    from invert3d_ns.methods import invert3d as pipeline
-
     checked = []
-    monkeypatch.setattr(pipeline, "check_same_object", lambda *given: checked.append(given))
+    monkeypatch.setattr(sources, "check_same_object", lambda *given: checked.append(given))
     options = {"pipeline__embedding": run / "embedding.safetensors", "pipeline__prior": str(material / "prior")}
     folder = train(edit(material / "ball.ply", tmp_path, prompt=BLUE, **options))
     assert (folder / "edits.json").exists() and len(checked) == 1

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from invert3d_ns.base.outputs import check_file
 from invert3d_ns.commands.console import progress_bar
 from invert3d_ns.commands.options import EmbeddingPrior, OrbitOptions
 from invert3d_ns.editing.options import EditOptions
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from invert3d_ns.editing.edit import Edit, Region
+    from invert3d_ns.editing.change import EditChange
+    from invert3d_ns.editing.edit import Edit
     from invert3d_ns.prior.multiview import MultiViewPrior
     from invert3d_ns.words.embedding import ObjectEmbedding
 
@@ -32,7 +34,8 @@ class EditViews(EmbeddingPrior, OrbitOptions):
     """
 
     embedding: tyro.conf.Positional[Path]
-    """The object's words: an embedding.safetensors, or the run that learned it, whose splats are the scene then."""
+    """The run that learned the words (its folder or config.yml), whose splats are the scene then, or an
+    embedding.safetensors."""
     prompt: str | None = None
     """What to change: "in van gogh style", "blue instead of red", or a whole prompt such as "a photo of <object> on a
     table"."""
@@ -59,6 +62,8 @@ class EditViews(EmbeddingPrior, OrbitOptions):
 
         self._check()
         file = find_words(self.embedding)
+        out = self.out or file.parent / "generated" / "edited.png"
+        check_file(out, ".png")
         embedding = ObjectEmbedding.load(file)
         requested = self.options.requested_edits(self.prompt, embedding)
         check_requested(requested)
@@ -70,16 +75,17 @@ class EditViews(EmbeddingPrior, OrbitOptions):
         edits, applied = with_context(before, requested)
         originals = masks = None
         if scene is not None:
-            originals, masks = self._originals(scene, edits[-1].region, prior, embedding, checked=bool(before))
+            originals, masks = self._originals(scene, edits[-1], prior, embedding, checked=bool(before))
         started = time.perf_counter()
         edited = self._edited(prior, embedding, edits, originals, masks, applied)
         seconds = time.perf_counter() - started
-        out = self.out or file.parent / "generated" / "edited.png"
         write_grid(out, _rows(originals, edited), columns=min(_COLUMNS, len(edited)))
         for edit in before:
             print(f"before   {edit.label}")
         for edit in requested:
             print(f"edit     {describe_edit(edit)}")
+        if originals is not None:
+            print(f"change   {_change(originals.cpu(), edited, masks).sentence('--')}")
         above = "" if originals is None else ", the scene's own above the edited ones"
         print(f"picture  {out}   ({len(edited)} views in {seconds:.1f} s{above})")
         if self.save_edits is not None:
@@ -88,33 +94,28 @@ class EditViews(EmbeddingPrior, OrbitOptions):
         return 0
 
     def _check(self) -> None:
-        from invert3d_ns.base.errors import InputError
-
         self.check_orbit()
-        if self.out is not None and self.out.suffix.lower() != ".png":
-            raise InputError(f"{self.out} does not end in .png; give --out a name that does")
+        if self.out is not None:
+            check_file(self.out, ".png")
+        if self.save_edits is not None:
+            check_file(self.save_edits, ".json", "--save-edits")
 
     def _originals(
-        self, scene: Path, region: Region, prior: MultiViewPrior, embedding: ObjectEmbedding, checked: bool
+        self, scene: Path, edit: Edit, prior: MultiViewPrior, embedding: ObjectEmbedding, checked: bool
     ) -> tuple[Float[Tensor, "F 3 H W"], Float[Tensor, "F 1 H W"] | None]:
         """Views of the scene, or of the object that its region holds, and masks of where they may change.
 
         ``checked`` scenes are under edits, which their words do not say.
         """
-        from invert3d_ns.editing.framing import FramedScene
-        from invert3d_ns.editing.sources import check_same_object, read_scene
-        from invert3d_ns.editing.view_sets import spread_cameras
-        from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world
+        from invert3d_ns.editing.framing import frame_object
+        from invert3d_ns.editing.sources import read_scene
+        from invert3d_ns.scenes.cameras import orbit_camera_to_world
 
+        check = self.scene is not None and not checked
         splats = read_scene(scene, self.up)
-        framed = FramedScene(splats, region, prior, embedding, device=prior.device)
-        if not region.is_whole:
-            around = spread_cameras(orbits=3, views=4)
-            framed.locate(orbit_camera_to_world(*around), camera_condition(*around))
-        if self.scene is not None and not checked:
-            check_same_object(prior, embedding, framed.cloud)
+        framed = frame_object(splats, edit.region, prior, embedding, check_words=check, device=prior.device)
         poses = orbit_camera_to_world(*self.orbit_angles())
-        return framed.render(poses), framed.masks(poses)
+        return framed.render(poses), framed.masks(poses, keep_silhouette=edit.keep_silhouette)
 
     def _edited(
         self,
@@ -160,6 +161,17 @@ def _check_regions(edits: list[Edit], scene: Path | None) -> None:
             "the edits are of several regions, which are not shown at once; carry them out one after another with "
             "ns-train invert3d-edit --pipeline.edit.edits"
         )
+
+
+def _change(
+    originals: Float[Tensor, "F 3 H W"], edited: Float[Tensor, "F 3 H W"], masks: Float[Tensor, "F 1 H W"] | None
+) -> EditChange:
+    """How much the views changed, where they could."""
+    from invert3d_ns.editing.change import compare_views
+    from invert3d_ns.editing.view_sets import silhouettes
+
+    could = None if masks is None else masks.cpu() > 0.5
+    return compare_views(originals, edited, silhouettes(originals), silhouettes(edited), could)
 
 
 def _rows(originals: Float[Tensor, "F 3 H W"] | None, edited: Float[Tensor, "F 3 H W"]) -> Float[Tensor, "G 3 H W"]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
-from invert3d_ns.base.ranges import check_range
+from invert3d_ns.base.outputs import check_file, check_folder
+from invert3d_ns.base.ranges import at_least
 from invert3d_ns.scenes.axes import UpAxis
 
 
@@ -21,18 +23,15 @@ class ExportSplats:
     """The .ply file to write, in the 3DGS layout, centered and of radius 0.9."""
     posed_images: Path | None = None
     """A folder to make: RGBA images and a transforms.json with their cameras, as reconstruction methods read them."""
-    count: int = 40
-    """Number of posed images, 1 or more."""
-    size: int = 256
-    """Height and width of posed images in pixels, 16 to 8192."""
+    count: Annotated[int, at_least(1, 10_000)] = 40
+    """Number of posed images."""
+    size: Annotated[int, at_least(16, 8192)] = 256
+    """Height and width of posed images in pixels."""
     up: UpAxis = "y"
     """The axis that points up in the .ply file that is written: y is usual for assets, z for nerfstudio."""
 
     def run(self) -> int:
         """Write what was asked for and say where it is."""
-        check_range(self, "count", least=1)
-        check_range(self, "size", least=16, most=8192)
-
         from invert3d_ns.base.errors import InputError
         from invert3d_ns.scenes.assets import read_object
         from invert3d_ns.scenes.normalization import from_object_frame
@@ -42,8 +41,10 @@ class ExportSplats:
 
         if self.out is None and self.posed_images is None:
             raise InputError("nothing to write; give --out splats.ply or --posed-images FOLDER")
-        if self.out is not None and self.out.suffix.lower() != ".ply":
-            raise InputError(f"{self.out} does not end in .ply; give --out a name that does")
+        if self.out is not None:
+            check_file(self.out, ".ply")
+        if self.posed_images is not None:
+            check_folder(self.posed_images, "--posed-images")
         if self.source.suffix.lower() == ".ply":
             cloud, _ = read_object(self.source)
         else:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.ranges import above, at_least, check_numbers
 
 Method = Literal["imagined", "direct", "direct-anywhere"]
 EXTENTS = (0.52, 0.6, 0.68, 0.76)
@@ -32,27 +33,27 @@ class ImageSettings:
     init_word: str = ""
     """What the object is, such as "chair" or "blue car": where the words start from. If empty, the prior chooses among
     all words that it knows where these are few (the bundled one), and starts from its own word for anything else."""
-    vectors: int = 8
+    vectors: Annotated[int, at_least(1)] = 8
     """Number of pseudo-words."""
-    steps: int = 60
+    steps: Annotated[int, at_least(1)] = 60
     """Optimization steps."""
     method: Method = "imagined"
     """imagined: the prior completes each photograph to orbits, from plain words, and the orbits are inverted. direct:
     only the photographs are inverted, each from the camera that explains it. direct-anywhere: from random cameras."""
-    orbits: int = 2
+    orbits: Annotated[int, at_least(1, 64)] = 2
     """Orbits that are imagined."""
-    batch: int = 4
+    batch: Annotated[int, at_least(1)] = 4
     """Photographs (with their own noise and cameras) in each step of direct inversion."""
-    searches: int = 3
+    searches: Annotated[int, at_least(1)] = 3
     """How often direct inversion looks for the cameras again, with the words learned so far; evenly spaced over the
     first two thirds."""
-    azimuths: tuple[float, ...] = ()
+    azimuths: tuple[Annotated[float, at_least(-1e6, 1e6)], ...] = ()
     """Azimuths in degrees that the photographs are known to show, one for each; searched if not given."""
-    elevations: tuple[float, ...] = ()
+    elevations: tuple[Annotated[float, at_least(-89, 89)], ...] = ()
     """Elevations in degrees that they are known to show, one for each; searched if not given."""
-    extents: tuple[float, ...] = EXTENTS
+    extents: tuple[Annotated[float, at_least(0.1, 1)], ...] = EXTENTS
     """Shares of the frame that the object may span; which one it is is found together with the camera."""
-    learning_rate: float | None = None
+    learning_rate: Annotated[float, above(0)] | None = None
     """Learning rate of the first step; the prior's own choice if None."""
 
     def check(self, photographs: int) -> None:
@@ -61,13 +62,9 @@ class ImageSettings:
         Raises:
             InputError: a number is out of range, or the cameras given are not one for each photograph.
         """
-        for name in ("vectors", "steps", "orbits", "batch", "searches"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} is {getattr(self, name)}; give 1 or more")
-        for name, given, limit in (("azimuths", self.azimuths, 1e6), ("elevations", self.elevations, 89.0)):
+        check_numbers(self)
+        for name, given in (("azimuths", self.azimuths), ("elevations", self.elevations)):
             if given and len(given) != photographs:
                 raise InputError(f"{len(given)} --{name} for {photographs} photographs; give one for each, or none")
-            if not all(abs(value) <= limit for value in given):
-                raise InputError(f"--{name} {given} are out of range; give degrees, elevations between -89 and 89")
-        if not self.extents or not all(0.1 <= value <= 1 for value in self.extents):
-            raise InputError(f"--extents {self.extents} are no shares of the frame; give numbers from 0.1 to 1")
+        if not self.extents:
+            raise InputError("--extents is empty; give shares of the frame, from 0.1 to 1")
