@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from invert3d_ns.editing.change import EditChange
     from invert3d_ns.editing.edit import Edit
     from invert3d_ns.prior.multiview import MultiViewPrior
+    from invert3d_ns.scenes.cloud import SplatCloud
     from invert3d_ns.words.embedding import ObjectEmbedding
 
 _COLUMNS = 4
@@ -56,8 +57,9 @@ class EditViews(EmbeddingPrior, OrbitOptions):
         from invert3d_ns.base.pictures import write_grid
         from invert3d_ns.editing.composition import with_context
         from invert3d_ns.editing.edit import save_edits
-        from invert3d_ns.editing.sources import check_requested, find_words, own_prior, scene_edits
+        from invert3d_ns.editing.sources import check_requested, find_words, own_prior, read_scene, scene_edits
         from invert3d_ns.prior.checkpoints import load_prior
+        from invert3d_ns.scenes.runs import is_run
         from invert3d_ns.words.embedding import ObjectEmbedding
 
         self._check()
@@ -67,15 +69,17 @@ class EditViews(EmbeddingPrior, OrbitOptions):
         embedding = ObjectEmbedding.load(file)
         requested = self.options.requested_edits(self.prompt, embedding)
         check_requested(requested)
-        scene = self.scene if self.scene is not None or self.embedding == file else self.embedding
+        scene = self._scene(file)
         _check_regions(requested, scene)
         before = scene_edits(scene, embedding)
+        splats = None if scene is None else read_scene(scene, self.up)  # before the prior, which may take minutes
         prior = load_prior(self.prior or own_prior(file, embedding), options=self.prior_options)
         embedding.check_prior(prior)
         edits, applied = with_context(before, requested)
         originals = masks = None
-        if scene is not None:
-            originals, masks = self._originals(scene, edits[-1], prior, embedding, checked=bool(before))
+        if splats is not None:
+            check = self.scene is not None and not before  # edited scenes are no more what their words say
+            originals, masks = self._originals(splats, edits[-1], prior, embedding, check=check)
         started = time.perf_counter()
         edited = self._edited(prior, embedding, edits, originals, masks, applied)
         seconds = time.perf_counter() - started
@@ -87,11 +91,22 @@ class EditViews(EmbeddingPrior, OrbitOptions):
         if originals is not None:
             print(f"change   {_change(originals.cpu(), edited, masks).sentence('--')}")
         above = "" if originals is None else ", the scene's own above the edited ones"
+        elif is_run(file.parent):
+            print(f"scene    none, so all is made from noise; give {file.parent} instead to see the run's scene edited")
         print(f"picture  {out}   ({len(edited)} views in {seconds:.1f} s{above})")
         if self.save_edits is not None:
             save_edits([*before, *requested], self.save_edits, embedding)
             print(f"edits    {self.save_edits}")
         return 0
+
+    def _scene(self, words: Path) -> Path | None:
+        """The scene to edit: what --scene says, else the run that is given, or the splats beside words of photographs."""
+        from invert3d_ns.scenes.runs import is_run
+
+        if self.scene is not None or self.embedding == words:
+            return self.scene
+        splats = words.with_name("splats.ply")
+        return self.embedding if is_run(self.embedding) else splats if splats.is_file() else None
 
     def _check(self) -> None:
         self.check_orbit()
@@ -101,18 +116,12 @@ class EditViews(EmbeddingPrior, OrbitOptions):
             check_file(self.save_edits, ".json", "--save-edits")
 
     def _originals(
-        self, scene: Path, edit: Edit, prior: MultiViewPrior, embedding: ObjectEmbedding, checked: bool
+        self, splats: SplatCloud, edit: Edit, prior: MultiViewPrior, embedding: ObjectEmbedding, check: bool
     ) -> tuple[Float[Tensor, "F 3 H W"], Float[Tensor, "F 1 H W"] | None]:
-        """Views of the scene, or of the object that its region holds, and masks of where they may change.
-
-        ``checked`` scenes are under edits, which their words do not say.
-        """
+        """Views of the scene, or of the object that its region holds, and masks of where they may change."""
         from invert3d_ns.editing.framing import frame_object
-        from invert3d_ns.editing.sources import read_scene
         from invert3d_ns.scenes.cameras import orbit_camera_to_world
 
-        check = self.scene is not None and not checked
-        splats = read_scene(scene, self.up)
         framed = frame_object(splats, edit.region, prior, embedding, check_words=check, device=prior.device)
         poses = orbit_camera_to_world(*self.orbit_angles())
         return framed.render(poses), framed.masks(poses, keep_silhouette=edit.keep_silhouette)

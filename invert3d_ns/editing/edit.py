@@ -297,7 +297,7 @@ def load_edits(path: Path | str, embedding: ObjectEmbedding | None = None) -> li
         document = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); give a file of edits") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged: it is no JSON ({error}); save the edits again") from error
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise InputError(f"{path} holds no edits; give an edits.json that this package wrote")
@@ -310,8 +310,10 @@ def load_edits(path: Path | str, embedding: ObjectEmbedding | None = None) -> li
             f"{path} was made with prior {document.get('prior')!r} ({made_for}), the embedding belongs to "
             f"{embedding.prior!r} ({embedding.fingerprint}); edit with words of the same prior"
         )
-    edits = []
-    for entry in document.get("edits", []):
+    edits, entries = [], document.get("edits", [])
+    if not isinstance(entries, list):
+        raise InputError(f"{path} is damaged: its edits are no list; save the edits again")
+    for entry in entries:
         try:
             edit = Edit.from_dict(entry)
             edit.check()

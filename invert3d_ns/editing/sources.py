@@ -82,7 +82,8 @@ def own_prior(path: Path, embedding: ObjectEmbedding) -> str:
     from invert3d_ns.prior.checkpoints import PRIORS
     from invert3d_ns.weights.hub import parse_reference
 
-    name = run_settings(path.parent).get("pipeline", {}).get("prior") if is_run(path.parent) else None
+    pipeline = run_settings(path.parent).get("pipeline") if is_run(path.parent) else None
+    name = pipeline.get("prior") if isinstance(pipeline, dict) else None
     if isinstance(name, str) and name:
         return name
     if embedding.prior not in PRIORS and parse_reference(embedding.prior) is None:
