@@ -1,4 +1,4 @@
-"""Run folders: unfinished, moved, damaged, of other methods, and folders that are none; and what ns-train makes of them."""
+"""Run folders: unfinished, damaged, of other methods, and folders that are none; and what ns-train makes of them."""
 
 from __future__ import annotations
 

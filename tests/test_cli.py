@@ -1,4 +1,4 @@
-"""The console script around its commands: other spellings, early ends, places that cannot be written, what names words."""
+"""The console script around its commands: other spellings, early ends, closed places, what names words."""
 
 from __future__ import annotations
 

@@ -90,9 +90,9 @@ class EditViews(EmbeddingPrior, OrbitOptions):
             print(f"edit     {describe_edit(edit)}")
         if originals is not None:
             print(f"change   {_change(originals.cpu(), edited, masks).sentence('--')}")
-        above = "" if originals is None else ", the scene's own above the edited ones"
         elif is_run(file.parent):
-            print(f"scene    none, so all is made from noise; give {file.parent} instead to see the run's scene edited")
+            print(f"scene    none, all is made from noise; give {file.parent} instead to see the run's scene edited")
+        above = "" if originals is None else ", the scene's own above the edited ones"
         print(f"picture  {out}   ({len(edited)} views in {seconds:.1f} s{above})")
         if self.save_edits is not None:
             save_edits([*before, *requested], self.save_edits, embedding)
@@ -100,7 +100,7 @@ class EditViews(EmbeddingPrior, OrbitOptions):
         return 0
 
     def _scene(self, words: Path) -> Path | None:
-        """The scene to edit: what --scene says, else the run that is given, or the splats beside words of photographs."""
+        """The scene to edit: what --scene says, else the run that is given, or splats beside a photograph's words."""
         from invert3d_ns.scenes.runs import is_run
 
         if self.scene is not None or self.embedding == words:

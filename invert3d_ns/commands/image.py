@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from invert3d_ns.base.commandline import quoted_command
 from invert3d_ns.base.outputs import check_folder
 from invert3d_ns.commands.console import ShowProgress, progress_bar
 from invert3d_ns.commands.options import PriorComputation, PriorName, Seed
@@ -156,7 +157,9 @@ class InvertImages(PriorComputation, PriorName):
         print(f"picture  {self.out / 'views.png'} (photographs; the same views from the words; an orbit)")
         if self.splats:
             print(f"splats   {self.out / 'splats.ply'}")
-        print(f'next     invert3d views {embedding} --prompt "<object> in van gogh style"')
+        if self.splats:
+            print(f"next     {quoted_command('invert3d', 'edit', self.out, '--prompt', 'blue')}")
+        print(f"next     {quoted_command('invert3d', 'views', self.out, '--prompt', 'a photo of <object>')}")
 
 
 def read_photographs(paths: tuple[Path, ...], size: int = 512) -> Float[Tensor, "K 3 S S"]:
