@@ -51,7 +51,7 @@ _RIGHT = "invert3d image photo.png --prior prior --out case/out"
 CASES += [
     case("no photograph", "invert3d image --out case/out", "no photograph is given"),
     case("azimuths for more photographs", f"{_RIGHT} --azimuths 0 90", "2 --azimuths for 1 photographs"),
-    case("no extents", f"{_RIGHT} --extents", "--extents is empty"),
+    case("no extents", f"{_RIGHT} --extents", "--extents"),
     case("photograph of an unknown prior", "invert3d image photo.png --prior midas --out case/out", "midas"),
     case("too many vectors", f"{_RIGHT} --vectors 500", "500 vectors|--vectors is 500"),
     case("words for splats", "invert3d image ball.ply --prior prior --out case/out", "ball.ply"),

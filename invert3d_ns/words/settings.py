@@ -20,9 +20,9 @@ class Objective:
 
     per_view_timesteps: bool = False
     """Draw a timestep for each view, as the official code does, rather than one for all views of a group."""
-    timestep_range: tuple[float, float] = (0.0, 1.0)
+    timestep_range: tuple[Annotated[float, at_least(0, 1)], Annotated[float, at_least(0, 1)]] = (0.0, 1.0)
     """Fractions of the diffusion process between which timesteps are drawn (0: clean, 1: pure noise)."""
-    norm_penalty: float = 0.0
+    norm_penalty: Annotated[float, at_least(0)] = 0.0
     """Weight of the mean squared length of the vectors, in units of the squared mean length of the prior's words."""
 
 
@@ -40,7 +40,7 @@ class ImageSettings:
     method: Method = "imagined"
     """imagined: the prior completes each photograph to orbits, from plain words, and the orbits are inverted. direct:
     only the photographs are inverted, each from the camera that explains it. direct-anywhere: from random cameras."""
-    orbits: Annotated[int, at_least(1, 64)] = 2
+    orbits: Annotated[int, at_least(1)] = 2
     """Orbits that are imagined."""
     batch: Annotated[int, at_least(1)] = 4
     """Photographs (with their own noise and cameras) in each step of direct inversion."""
@@ -67,4 +67,4 @@ class ImageSettings:
             if given and len(given) != photographs:
                 raise InputError(f"{len(given)} --{name} for {photographs} photographs; give one for each, or none")
         if not self.extents:
-            raise InputError("--extents is empty; give shares of the frame, from 0.1 to 1")
+            raise InputError("--extents are none; give shares of the frame from 0.1 to 1")
