@@ -11,7 +11,7 @@ from PIL import Image
 from synthetic import make_cloud
 
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.cli import main
+from invert3d_ns.cli import main, run_command
 from invert3d_ns.commands.edit import EditViews, describe_edit
 from invert3d_ns.editing import sources
 from invert3d_ns.editing.edit import Edit, Region, load_edits, save_edits
@@ -116,10 +116,10 @@ def test_the_help_names_what_an_edit_has(capsys: pytest.CaptureFixture[str]) -> 
         ({"options": {"weight": ("cube=2",)}}, "'cube' has a weight"),
         ({"options": {"amount": float("nan")}}, "amount is nan"),
         ({"options": {"strength": 7.0}}, "strength is 7"),
-        ({"options": {"guidance_scale": float("nan")}}, "guidance scale is nan"),
+        ({"options": {"guidance_scale": float("nan")}}, "guidance-scale is nan"),
         ({"embedding": Path("nowhere.safetensors")}, "does not exist"),
         ({"scene": Path("nowhere.ply")}, "nowhere.ply"),
-        ({"scene": Path("picture.png")}, "holds no splats"),
+        ({"scene": Path(__file__)}, "is a text file and holds no splats"),
         ({"prior": None}, "--prior"),
         ({"count": 0}, "--count"),
         ({"azimuths": ()}, "azimuth"),
@@ -132,7 +132,7 @@ def test_the_help_names_what_an_edit_has(capsys: pytest.CaptureFixture[str]) -> 
 )
 def test_bad_input_writes_nothing(material: Path, changes: dict, says: str) -> None:
     with pytest.raises(InputError) as error:
-        command(material, **changes).run()
+        run_command(command(material, **changes))
     assert says in str(error.value) and "\n" not in str(error.value)
     assert not (material / "out").exists()
 

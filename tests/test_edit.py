@@ -48,8 +48,8 @@ def test_terms_stand_where_they_belong_beside_a_noun() -> None:
         (Edit(), "the edit is empty"),
         (Edit(prompt="in van gogh style"), "does not mention the object"),
         (Edit(target="blue", amount=float("nan")), "amount is nan"),
-        (Edit(target="blue", amount=6), "amount is 6; give a number from -5 to 5"),
-        (Edit(target="blue", guidance_scale=0.5), "guidance scale is 0.5"),
+        (Edit(target="blue", amount=6), "amount is 6; give -5 to 5"),
+        (Edit(target="blue", guidance_scale=0.5), "guidance-scale is 0.5"),
         (Edit(target="blue", strength=1.5), "strength is 1.5"),
         (Edit(target="blue", strength=0), "strength of 0"),
         (Edit(target="blue", weights={"green": 2.0}), "'green' has a weight but is not in the edit"),
@@ -59,7 +59,7 @@ def test_terms_stand_where_they_belong_beside_a_noun() -> None:
         (Edit(target="blue", space="latent"), "unknown space 'latent'"),  # type: ignore[arg-type]
         (Edit(target="blue", structure="p2p"), "unknown structure 'p2p'"),  # type: ignore[arg-type]
         (Edit(target="blue", sampler="euler"), "unknown sampler 'euler'"),  # type: ignore[arg-type]
-        (Edit(target="blue", steps=0), "0 steps"),
+        (Edit(target="blue", steps=0), "steps is 0; give 1 to 1000"),
         (Edit(target="blue", change="shape"), "unknown change 'shape'"),  # type: ignore[arg-type]
         (Edit(target="blue", seed=-1), "seed is -1"),
         (Edit(target="blue", region=Region(box=(0.0, 0.0, 0.0, -1.0, 1.0, 1.0))), "xmin 0 is not below xmax -1"),

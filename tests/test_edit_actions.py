@@ -256,7 +256,7 @@ def test_the_edit_phase_of_a_run_uses_the_prior_as_people_do(monkeypatch):
     monkeypatch.setattr("invert3d_ns.editing.edit_sequence.SceneEditor", Editor)
     monkeypatch.setattr(EditPhase, "picture", lambda self: None)
     host.config = SimpleNamespace(edit=SceneEditConfig(), prior_options=None)
-    host.freeze_for_editing, host.check_words_describe_splats = lambda: host.prior, lambda: None
+    host.freeze_for_editing, host.check_words_describe_splats = lambda: host.prior, lambda region: None
     phase, run = EditPhase(host, [BLUE.edit()]), cast(Any, QuietRun())
     phase.begin(run, None)
     phase.step(run, 0)
@@ -271,7 +271,7 @@ def test_the_edit_phase_of_a_run_uses_the_prior_as_people_do(monkeypatch):
         (replace(BLUE, amount=float("nan")), "amount is nan"),
         (replace(BLUE, amount=5.5), "amount is 5.5"),
         (replace(BLUE, amount=0.0), "changes nothing"),
-        (replace(BLUE, guidance_scale=51), "guidance scale is 51"),
+        (replace(BLUE, guidance_scale=51), "guidance-scale is 51"),
         (replace(BLUE, strength=1.5), "strength is 1.5"),
         (replace(STYLE, weights="van gogh"), "cannot be read"),
         (replace(STYLE, weights="monet=2"), "'monet' has a weight but is not in the edit"),

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from edit_runs import BLUE, REGION, SAME, TOP, edit, make_material
+from edit_runs import BLUE, EDIT, REGION, SAME, TOP, edit, make_material
 from PIL import Image
 from runs import EDIT_STEPS, SPLAT_STEPS, STEPS, go_on, tiny_config, train
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.editing import sources
+from invert3d_ns.editing.change import HARDLY
 from invert3d_ns.editing.edit import Edit, Region, load_edits, save_edits
 from invert3d_ns.editing.scene_edit_config import SceneEditConfig
 from invert3d_ns.editing.sources import read_scene
@@ -109,10 +112,8 @@ def test_one_run_fits_inverts_and_edits(material, tmp_path):
 
 
 def test_a_ply_and_an_embedding_may_be_given_apart(material, run, tmp_path, monkeypatch):
-    from invert3d_ns.methods import invert3d as pipeline
-
     checked = []
-    monkeypatch.setattr(pipeline, "check_same_object", lambda *given: checked.append(given))
+    monkeypatch.setattr(sources, "check_same_object", lambda *given: checked.append(given))
     options = {"pipeline__embedding": run / "embedding.safetensors", "pipeline__prior": str(material / "prior")}
     folder = train(edit(material / "ball.ply", tmp_path, prompt=BLUE, **options))
     assert (folder / "edits.json").exists() and len(checked) == 1
@@ -153,11 +154,23 @@ def test_the_console_says_what_was_done_and_what_comes_next(run, tmp_path, capfd
     folder = train(edit(run, tmp_path, prompt=BLUE))
     text = capfd.readouterr().out
     assert "Generating views of the edit: red -> blue" in text and f"edit {EDIT_STEPS}/{EDIT_STEPS}" in text
-    ending = text[text.index("The splats are edited.") :]
+    ending = text[text.index("The splats are edited (red -> blue): mean change of the object's color ") :]
     for name in ("edited.png", "edits.json", "embedding.safetensors", "metrics.json"):
         assert str(folder / name) in ending
-    commands = ("ns-viewer --load-config", "ns-render interpolate", "invert3d export", "invert3d edit", "ns-train")
-    assert all(command in ending for command in commands) and f"invert3d-edit --data {folder}" in ending
+    commands = [shlex.split(line, comments=True) for line in ending[ending.index("Next:") :].splitlines()[1:] if line]
+    assert commands[0] == ["ns-viewer", "--load-config", str(folder / "config.yml")]
+    assert commands[1][:3] == ["invert3d", "export", str(folder)]
+    assert commands[2][:5] == ["ns-train", "invert3d-edit", "--data", str(folder), "--prompt"]
+    assert " instead of " in commands[2][5] and len(commands[2]) == 6
+    figures = json.loads((folder / "metrics.json").read_text())["edit"]["change"]
+    assert f"{figures['color']:.0f}/255" in ending and 0 < figures["silhouette"] <= figures["share"] == 1
+
+
+def test_an_edit_that_hardly_changes_anything_says_so(run, tmp_path, capfd):
+    folder = train(edit(run, tmp_path, prompt=BLUE, **{f"{EDIT}amount": 0.01}))
+    change = json.loads((folder / "metrics.json").read_text())["edit"]["change"]
+    said = capfd.readouterr().out
+    assert ("hardly changed: try --pipeline.edit.amount 2" in said) == (change["color"] < HARDLY)
 
 
 def test_a_run_is_looked_at_with_its_words_and_edits(edited, material, monkeypatch):

@@ -44,8 +44,8 @@ NAN = float("nan")
         ({"prompt": BLUE, f"{EDIT}amount": 0.0}, "changes nothing"),
         ({"prompt": BLUE, f"{EDIT}strength": 2.0}, "strength is 2"),
         ({"prompt": BLUE, f"{EDIT}strength": NAN}, "strength is nan"),
-        ({"prompt": BLUE, f"{EDIT}guidance_scale": 99.0}, "guidance scale is 99"),
-        ({"prompt": BLUE, f"{EDIT}guidance_scale": NAN}, "guidance scale is nan"),
+        ({"prompt": BLUE, f"{EDIT}guidance_scale": 99.0}, "guidance-scale is 99"),
+        ({"prompt": BLUE, f"{EDIT}guidance_scale": NAN}, "guidance-scale is nan"),
         ({"prompt": "<object> " + "red " * 90}, "would be cut"),
         ({"prompt": BLUE, f"{REGION}box": (5.0, 5.0, 5.0, 6.0, 6.0, 6.0)}, "holds no splats"),
         ({"prompt": BLUE, f"{REGION}box": (1.0, 0.0, 0.0, -1.0, 1.0, 1.0)}, "region is empty"),
@@ -81,7 +81,8 @@ def test_edits_of_a_newer_version_are_refused(run, tmp_path):
 
 def test_a_run_without_words_and_a_run_of_another_method_are_refused(material, run, tmp_path):
     unfinished = train(tiny_config(material / "ball.ply", material / "prior", tmp_path, max_num_iterations=1))
-    with pytest.raises(InputError, match=r"has no embedding.safetensors.*learn its words"):
+    again = f"the run is not finished; go on with it first: ns-train invert3d --load-config {unfinished}/config.yml"
+    with pytest.raises(InputError, match=f"has no embedding.safetensors: {again}"):
         train(edit(unfinished, tmp_path / "outputs", prompt=BLUE))
     other = tmp_path / "nerfacto"
     (other / "nerfstudio_models").mkdir(parents=True)

@@ -165,7 +165,7 @@ def test_bench_startup_without_an_installed_package(
         (["evaluate", "prior", "--prompts", "201"], "--prompts is 201; give 1 to 200"),
         (["evaluate", "prior", "--sampling-steps", "1001"], "--sampling-steps"),
         (["evaluate", "prior", "--guidance-scale", "nan"], "--guidance-scale is nan; give 1 to 50"),
-        (["evaluate", "edit", "--vectors", "0"], "--vectors is 0; give 1 or more"),
+        (["evaluate", "edit", "--vectors", "0"], "--vectors is 0; give 1 to 75"),
         (["evaluate", "edit", "--methods"], "--methods is empty"),
         (["evaluate", "prior", "--prior", "PRIOR", "--consistency-objects", "-1"], "--consistency-objects"),
         (["evaluate", "inversion", "--prior", "PRIOR", "--steps", "0"], "--steps"),

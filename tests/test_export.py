@@ -10,6 +10,7 @@ from splat_tables import read_table
 from synthetic import make_cloud
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.cli import run_command
 from invert3d_ns.commands.export import ExportSplats
 from invert3d_ns.scenes.assets import SceneDataParserConfig, read_object
 from invert3d_ns.scenes.normalization import from_object_frame, to_object_frame
@@ -74,7 +75,7 @@ def test_bad_requests_are_refused_and_leave_nothing(run_folder, tmp_path):
     with pytest.raises(InputError, match="holds neither a run nor splats"):
         ExportSplats(tmp_path, out=tmp_path / "a.ply").run()
     with pytest.raises(InputError, match="--count is 0; give 1 to 10000"):
-        ExportSplats(folder, posed_images=tmp_path / "b", count=0).run()
+        run_command(ExportSplats(folder, posed_images=tmp_path / "b", count=0))
     assert sorted(tmp_path.rglob("*")) == before
     last = max((folder / "nerfstudio_models").iterdir())
     last.write_bytes(last.read_bytes()[:1000])

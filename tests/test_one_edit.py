@@ -62,7 +62,7 @@ class Host:
     def freeze_for_editing(self) -> Any:
         return self._prior
 
-    def check_words_describe_splats(self) -> None: ...
+    def check_words_describe_splats(self, region) -> None: ...
 
 
 def trained(host: Host, edits: list[Edit]) -> SplatCloud:

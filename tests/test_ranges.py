@@ -25,6 +25,18 @@ class Inner:
 
 
 @dataclass
+class Unnamed:
+    share: Annotated[float, at_least(0, 1)] = 0.5
+
+
+@dataclass
+class Grouped:
+    renamed: Annotated[Inner, tyro.conf.arg(name="short")] = field(default_factory=Inner)
+    without_name: Annotated[Unnamed, tyro.conf.arg(name="")] = field(default_factory=Unnamed)
+    omitted: tyro.conf.OmitArgPrefixes[Unnamed] = field(default_factory=Unnamed)
+
+
+@dataclass
 class Outer(Inherited):
     number_ranges: ClassVar[dict[str, Range]] = {"jobs": at_least(1)}
     steps: Annotated[int, at_least(1)] = 4
@@ -45,10 +57,14 @@ class Outer(Inherited):
         (Outer(offset=-math.inf), "--pipeline.offset is -inf; give a finite number"),
         (Outer(inner_part=Inner(rate=0)), "--pipeline.inner-part.rate is 0; give more than 0"),
         (Outer(inner_part=Inner(strengths=(0.1, 2))), "--pipeline.inner-part.strengths is 2; give 0 to 1"),
+        (Grouped(renamed=Inner(rate=-1)), "--pipeline.short.rate is -1; give more than 0"),
+        (Grouped(without_name=Unnamed(2)), "--pipeline.share is 2; give 0 to 1"),
+        (Grouped(omitted=Unnamed(2.5)), "--pipeline.share is 2.5; give 0 to 1"),
+        (Outer(steps=-12345678901), "--pipeline.steps is -12345678901; give 1 or more"),
         (Outer(groups={"a_b": {"eps": math.nan}}), "--pipeline.groups.a-b.eps is nan; give a finite number"),
     ],
 )
-def test_a_number_out_of_range_is_refused_by_its_flag(settings: Outer, message: str) -> None:
+def test_a_number_out_of_range_is_refused_by_its_flag(settings: Any, message: str) -> None:
     with pytest.raises(InputError) as error:
         check_numbers(settings, "--pipeline.")
     assert str(error.value) == message

@@ -12,7 +12,12 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
+import tyro
+
 from invert3d_ns.base.errors import InputError
+
+_ARGUMENT = type(tyro.conf.arg(name=""))
+_OMIT_PREFIXES = get_args(tyro.conf.OmitArgPrefixes[int])[1]
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ def check_numbers(settings: Any, flag: str = "--") -> None:
     """
     for name, number, allowed in _numbers(settings, flag, FINITE):
         if number not in allowed:
-            raise InputError(f"{name} is {number:g}; give {allowed}")
+            raise InputError(f"{name} is {number if isinstance(number, int) else f'{number:g}'}; give {allowed}")
 
 
 def check_range(
@@ -99,11 +104,11 @@ def _numbers(value: Any, flag: str, allowed: Range) -> Iterator[tuple[str, float
     if isinstance(value, int | float):
         yield flag, value, allowed
     elif is_dataclass(value) and not isinstance(value, type):
-        ranges = _ranges(type(value))
+        ranges, names = _ranges(type(value)), _names(type(value))
         for field in fields(value):
             inner = getattr(value, field.name)
-            name = f"{flag}{field.name.replace('_', '-')}"
-            name += "." if is_dataclass(inner) or isinstance(inner, Mapping) else ""
+            name = f"{flag}{names[field.name]}"
+            name += "." if names[field.name] and (is_dataclass(inner) or isinstance(inner, Mapping)) else ""
             yield from _numbers(inner, name, ranges.get(field.name, FINITE))
     elif isinstance(value, Mapping):
         for key, inner in value.items():
@@ -126,6 +131,19 @@ def _ranges(kind: type) -> dict[str, Range]:
     for base in reversed(kind.__mro__):
         found.update(vars(base).get("number_ranges", {}))
     return found
+
+
+@cache
+def _names(kind: type) -> dict[str, str]:
+    """What the flag of each field of a dataclass is called, as tyro has it; empty where its group has no name."""
+    names = {field.name: field.name.replace("_", "-") for field in fields(kind)}
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        for given in hint.__metadata__ if get_origin(hint) is Annotated and name in names else ():
+            if isinstance(given, _ARGUMENT) and given.name is not None:
+                names[name] = given.name
+            elif given is _OMIT_PREFIXES:
+                names[name] = ""
+    return names
 
 
 def _annotations(hint: Any) -> Iterator[Any]:

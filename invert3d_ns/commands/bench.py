@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from invert3d_ns.base.ranges import check_range
+from invert3d_ns.base.outputs import check_folder
+from invert3d_ns.base.ranges import at_least
 from invert3d_ns.commands.console import command_line, progress_bar
 from invert3d_ns.commands.options import PriorName, ReportOptions
 
@@ -24,7 +25,6 @@ class BenchRasterization(ReportOptions):
     def run(self) -> int:
         """Measure, write, show."""
         from invert3d_ns.metrics.bench_rasterization import bench_rasterization
-        from invert3d_ns.metrics.report import check_folder
 
         check_folder(self.out)
         rows = bench_rasterization(self.quick, self.ply)
@@ -45,7 +45,6 @@ class BenchInversion(PriorName, ReportOptions):
     def run(self) -> int:
         """Measure, write, show."""
         from invert3d_ns.metrics.bench_inversion import bench_inversion_step
-        from invert3d_ns.metrics.report import check_folder
         from invert3d_ns.prior.checkpoints import load_prior
 
         check_folder(self.out)
@@ -63,7 +62,6 @@ class BenchEditing(PriorName, ReportOptions):
     def run(self) -> int:
         """Measure, write, show."""
         from invert3d_ns.metrics.bench_editing import bench_editing
-        from invert3d_ns.metrics.report import check_folder
         from invert3d_ns.prior.checkpoints import load_prior
 
         check_folder(self.out)
@@ -82,7 +80,6 @@ class BenchStartup(ReportOptions):
     def run(self) -> int:
         """Measure, write, show."""
         from invert3d_ns.metrics.bench_startup import bench_startup
-        from invert3d_ns.metrics.report import check_folder
 
         check_folder(self.out)
         rows, figures = bench_startup(self.quick)
@@ -100,17 +97,14 @@ class BenchPrior(ReportOptions):
     """cuda if there is one, else cpu. meta computes nothing and counts memory, of full size in a minute."""
     options: tuple[str, ...] | None = None
     """Rows to measure beside the plain one, for example gradient-checkpointing; all if not given."""
-    runs: int = 5
+    runs: Annotated[int, at_least(0, 1000)] = 5
     """Runs that a time is the median of; 0 takes the first, for full size on a CPU."""
 
     def run(self) -> int:
         """Measure, write, show."""
-        check_range(self, "runs", least=0)
-
         import torch
 
         from invert3d_ns.metrics.bench_prior import bench_prior, figures_of
-        from invert3d_ns.metrics.report import check_folder
 
         check_folder(self.out)
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from invert3d_ns.base.outputs import check_file
 from invert3d_ns.commands.console import progress_bar
 from invert3d_ns.commands.options import EmbeddingPrior, OrbitOptions
 from invert3d_ns.editing.options import EditOptions
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from invert3d_ns.editing.edit import Edit, Region
+    from invert3d_ns.editing.change import EditChange
+    from invert3d_ns.editing.edit import Edit
     from invert3d_ns.prior.multiview import MultiViewPrior
+    from invert3d_ns.scenes.cloud import SplatCloud
     from invert3d_ns.words.embedding import ObjectEmbedding
 
 _COLUMNS = 4
@@ -32,7 +35,8 @@ class EditViews(EmbeddingPrior, OrbitOptions):
     """
 
     embedding: tyro.conf.Positional[Path]
-    """The object's words: an embedding.safetensors, or the run that learned it, whose splats are the scene then."""
+    """The run that learned the words (its folder or config.yml), whose splats are the scene then, or an
+    embedding.safetensors."""
     prompt: str | None = None
     """What to change: "in van gogh style", "blue instead of red", or a whole prompt such as "a photo of <object> on a
     table"."""
@@ -53,33 +57,41 @@ class EditViews(EmbeddingPrior, OrbitOptions):
         from invert3d_ns.base.pictures import write_grid
         from invert3d_ns.editing.composition import with_context
         from invert3d_ns.editing.edit import save_edits
-        from invert3d_ns.editing.sources import check_requested, find_words, own_prior, scene_edits
+        from invert3d_ns.editing.sources import check_requested, find_words, own_prior, read_scene, scene_edits
         from invert3d_ns.prior.checkpoints import load_prior
+        from invert3d_ns.scenes.runs import is_run
         from invert3d_ns.words.embedding import ObjectEmbedding
 
         self._check()
         file = find_words(self.embedding)
+        out = self.out or file.parent / "generated" / "edited.png"
+        check_file(out, ".png")
         embedding = ObjectEmbedding.load(file)
         requested = self.options.requested_edits(self.prompt, embedding)
         check_requested(requested)
-        scene = self.scene if self.scene is not None or self.embedding == file else self.embedding
+        scene = self._scene(file)
         _check_regions(requested, scene)
         before = scene_edits(scene, embedding)
+        splats = None if scene is None else read_scene(scene, self.up)  # before the prior, which may take minutes
         prior = load_prior(self.prior or own_prior(file, embedding), options=self.prior_options)
         embedding.check_prior(prior)
         edits, applied = with_context(before, requested)
         originals = masks = None
-        if scene is not None:
-            originals, masks = self._originals(scene, edits[-1].region, prior, embedding, checked=bool(before))
+        if splats is not None:
+            check = self.scene is not None and not before  # edited scenes are no more what their words say
+            originals, masks = self._originals(splats, edits[-1], prior, embedding, check=check)
         started = time.perf_counter()
         edited = self._edited(prior, embedding, edits, originals, masks, applied)
         seconds = time.perf_counter() - started
-        out = self.out or file.parent / "generated" / "edited.png"
         write_grid(out, _rows(originals, edited), columns=min(_COLUMNS, len(edited)))
         for edit in before:
             print(f"before   {edit.label}")
         for edit in requested:
             print(f"edit     {describe_edit(edit)}")
+        if originals is not None:
+            print(f"change   {_change(originals.cpu(), edited, masks).sentence('--')}")
+        elif is_run(file.parent):
+            print(f"scene    none, all is made from noise; give {file.parent} instead to see the run's scene edited")
         above = "" if originals is None else ", the scene's own above the edited ones"
         print(f"picture  {out}   ({len(edited)} views in {seconds:.1f} s{above})")
         if self.save_edits is not None:
@@ -87,34 +99,32 @@ class EditViews(EmbeddingPrior, OrbitOptions):
             print(f"edits    {self.save_edits}")
         return 0
 
-    def _check(self) -> None:
-        from invert3d_ns.base.errors import InputError
+    def _scene(self, words: Path) -> Path | None:
+        """The scene to edit: what --scene says, else the run that is given, or splats beside a photograph's words."""
+        from invert3d_ns.scenes.runs import is_run
 
+        if self.scene is not None or self.embedding == words:
+            return self.scene
+        splats = words.with_name("splats.ply")
+        return self.embedding if is_run(self.embedding) else splats if splats.is_file() else None
+
+    def _check(self) -> None:
         self.check_orbit()
-        if self.out is not None and self.out.suffix.lower() != ".png":
-            raise InputError(f"{self.out} does not end in .png; give --out a name that does")
+        if self.out is not None:
+            check_file(self.out, ".png")
+        if self.save_edits is not None:
+            check_file(self.save_edits, ".json", "--save-edits")
 
     def _originals(
-        self, scene: Path, region: Region, prior: MultiViewPrior, embedding: ObjectEmbedding, checked: bool
+        self, splats: SplatCloud, edit: Edit, prior: MultiViewPrior, embedding: ObjectEmbedding, check: bool
     ) -> tuple[Float[Tensor, "F 3 H W"], Float[Tensor, "F 1 H W"] | None]:
-        """Views of the scene, or of the object that its region holds, and masks of where they may change.
+        """Views of the scene, or of the object that its region holds, and masks of where they may change."""
+        from invert3d_ns.editing.framing import frame_object
+        from invert3d_ns.scenes.cameras import orbit_camera_to_world
 
-        ``checked`` scenes are under edits, which their words do not say.
-        """
-        from invert3d_ns.editing.framing import FramedScene
-        from invert3d_ns.editing.sources import check_same_object, read_scene
-        from invert3d_ns.editing.view_sets import spread_cameras
-        from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world
-
-        splats = read_scene(scene, self.up)
-        framed = FramedScene(splats, region, prior, embedding, device=prior.device)
-        if not region.is_whole:
-            around = spread_cameras(orbits=3, views=4)
-            framed.locate(orbit_camera_to_world(*around), camera_condition(*around))
-        if self.scene is not None and not checked:
-            check_same_object(prior, embedding, framed.cloud)
+        framed = frame_object(splats, edit.region, prior, embedding, check_words=check, device=prior.device)
         poses = orbit_camera_to_world(*self.orbit_angles())
-        return framed.render(poses), framed.masks(poses)
+        return framed.render(poses), framed.masks(poses, keep_silhouette=edit.keep_silhouette)
 
     def _edited(
         self,
@@ -160,6 +170,17 @@ def _check_regions(edits: list[Edit], scene: Path | None) -> None:
             "the edits are of several regions, which are not shown at once; carry them out one after another with "
             "ns-train invert3d-edit --pipeline.edit.edits"
         )
+
+
+def _change(
+    originals: Float[Tensor, "F 3 H W"], edited: Float[Tensor, "F 3 H W"], masks: Float[Tensor, "F 1 H W"] | None
+) -> EditChange:
+    """How much the views changed, where they could."""
+    from invert3d_ns.editing.change import compare_views
+    from invert3d_ns.editing.view_sets import silhouettes
+
+    could = None if masks is None else masks.cpu() > 0.5
+    return compare_views(originals, edited, silhouettes(originals), silhouettes(edited), could)
 
 
 def _rows(originals: Float[Tensor, "F 3 H W"] | None, edited: Float[Tensor, "F 3 H W"]) -> Float[Tensor, "G 3 H W"]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from invert3d_ns.base.ranges import at_least, check_numbers
+from invert3d_ns.base.outputs import check_file, check_folder
+from invert3d_ns.base.ranges import at_least
 from invert3d_ns.scenes.axes import UpAxis
 
 if TYPE_CHECKING:
@@ -39,8 +40,6 @@ class ExportSplats:
 
     def run(self) -> int:
         """Write what was asked for and say where it is."""
-        check_numbers(self)
-
         from invert3d_ns.base.errors import InputError
         from invert3d_ns.base.notices import warn
         from invert3d_ns.scenes.posed_images import check_empty, write_posed_images
@@ -49,8 +48,12 @@ class ExportSplats:
 
         if self.out is None and self.posed_images is None:
             raise InputError("nothing to write; give --out splats.ply or --posed-images FOLDER")
-        ending = check_ending(self.out) if self.out is not None else ""
+        ending = ""
+        if self.out is not None:
+            ending = check_ending(self.out)
+            check_file(self.out, self.out.suffix.lower())
         if self.posed_images is not None:
+            check_folder(self.posed_images, "--posed-images")
             check_empty(self.posed_images)
         if self.out is not None:
             cloud, up = self._in_frame()

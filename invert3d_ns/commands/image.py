@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from invert3d_ns.base.ranges import check_range
+from invert3d_ns.base.commandline import quoted_command
+from invert3d_ns.base.outputs import check_folder
 from invert3d_ns.commands.console import ShowProgress, progress_bar
-from invert3d_ns.commands.options import LARGEST_SEED, PriorComputation, PriorName
+from invert3d_ns.commands.options import PriorComputation, PriorName, Seed
 from invert3d_ns.words.settings import ImageSettings
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class InvertImages(PriorComputation, PriorName):
     """How photographs become words."""
     splats: bool = False
     """Also fit splats to views of the words, and write splats.ply."""
-    seed: int = 0
+    seed: Seed = 0
     """Same seed, same words."""
 
     def run(self) -> int:
@@ -52,8 +53,7 @@ class InvertImages(PriorComputation, PriorName):
         if not self.photographs:
             raise InputError("no photograph is given; give one or more image files")
         self.settings.check(len(self.photographs))
-        check_range(self.settings, "learning_rate", least=0, exclusive=True)
-        check_range(self, "seed", least=0, most=LARGEST_SEED)
+        check_folder(self.out)
         started = time.perf_counter()
         # Pictures before the prior: what is wrong with them should not take a download to find out.
         photographs = read_photographs(self.photographs)
@@ -157,7 +157,9 @@ class InvertImages(PriorComputation, PriorName):
         print(f"picture  {self.out / 'views.png'} (photographs; the same views from the words; an orbit)")
         if self.splats:
             print(f"splats   {self.out / 'splats.ply'}")
-        print(f'next     invert3d views {embedding} --prompt "<object> in van gogh style"')
+        if self.splats:
+            print(f"next     {quoted_command('invert3d', 'edit', self.out, '--prompt', 'blue')}")
+        print(f"next     {quoted_command('invert3d', 'views', self.out, '--prompt', 'a photo of <object>')}")
 
 
 def read_photographs(paths: tuple[Path, ...], size: int = 512) -> Float[Tensor, "K 3 S S"]:

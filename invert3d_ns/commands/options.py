@@ -1,4 +1,4 @@
-"""Flags that several subcommands take, as small groups to inherit from, and the checks of their numbers."""
+"""Flags that several subcommands take, as small groups to inherit from, with the ranges of their numbers."""
 
 from __future__ import annotations
 
@@ -6,18 +6,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import tyro
-
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.base.ranges import check_range
+from invert3d_ns.base.ranges import above, at_least
 from invert3d_ns.prior.settings import PriorOptions
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+MOST_VIEWS = 3600
+"""Ten views a degree all around; more is a slip of the keyboard, and would take hours."""
 LARGEST_SEED = 2**31 - 1
 """Seeds are multiplied and added to on their way to random number generators, which take 64 bits."""
+Seed = Annotated[int, at_least(0, LARGEST_SEED)]
+"""A seed of a command."""
+SamplingSteps = Annotated[int, at_least(1, 1000)]
+"""Denoising steps."""
+GuidanceScale = Annotated[float, at_least(1, 50)]
+"""Classifier-free guidance."""
 
 
 @dataclass(kw_only=True)
@@ -42,7 +48,7 @@ class PriorName:
 class PriorComputation:
     """How the prior that a command loads computes."""
 
-    prior_options: Annotated[PriorOptions, tyro.conf.FlagConversionOff] = field(default_factory=PriorOptions)
+    prior_options: PriorOptions = field(default_factory=PriorOptions)
     """How the prior computes: precision, and what lowers its memory."""
 
 
@@ -58,26 +64,19 @@ class EmbeddingPrior(PriorComputation):
 class OrbitOptions:
     """Cameras on an orbit around the object, and how many views the prior makes at once."""
 
-    azimuths: tuple[float, ...] = (0.0, 90.0, 180.0, 270.0)
+    azimuths: tuple[Annotated[float, at_least(-1e6, 1e6)], ...] = (0.0, 90.0, 180.0, 270.0)
     """Camera azimuths in degrees; 0 sees the front, 90 the side that faces +x."""
-    count: int | None = None
+    count: Annotated[int, at_least(1, MOST_VIEWS)] | None = None
     """Evenly spaced azimuths, this many, instead of --azimuths: 24 make a smooth turntable."""
-    elevation: float = 15.0
+    elevation: Annotated[float, above(-90, 90)] = 15.0
     """Camera elevation in degrees; priors know about -30 to 30."""
-    joint_views: int | None = None
+    joint_views: Annotated[int, at_least(1, MOST_VIEWS)] | None = None
     """Views that are denoised together and agree with each other. Default: as many as the prior was trained with."""
 
     def check_orbit(self) -> None:
-        """Refuse cameras that cannot be.
-
-        Raises:
-            InputError: there are none, or a number is out of range.
-        """
-        check_range(self, "count", "joint_views", least=1)
+        """Raise InputError if there are no cameras."""
         if not self.azimuths:
             raise InputError("no azimuths are given; give at least one, in degrees")
-        check_range(self, "azimuths")
-        check_range(self, "elevation", least=-90, most=90, exclusive=True)
 
     def orbit_azimuths(self) -> list[float]:
         """Azimuth of each camera in degrees."""

@@ -8,9 +8,9 @@ from typing import Literal
 
 import tyro
 
-from invert3d_ns.base.ranges import check_range
+from invert3d_ns.base.outputs import check_folder
 from invert3d_ns.commands.console import progress_bar
-from invert3d_ns.commands.options import LARGEST_SEED, EmbeddingPrior, OrbitOptions
+from invert3d_ns.commands.options import EmbeddingPrior, GuidanceScale, OrbitOptions, SamplingSteps, Seed
 
 
 @dataclass
@@ -18,18 +18,18 @@ class GenerateViews(EmbeddingPrior, OrbitOptions):
     """Generate views of an inverted object from its embedding, as a PNG grid and a video."""
 
     embedding: tyro.conf.Positional[Path]
-    """The embedding.safetensors that an inversion wrote."""
+    """The run that learned the words (its folder or config.yml), or an embedding.safetensors."""
     prompt: str | None = None
     """Words around the object, for example "a photo of <object>". Default: the object alone."""
     negative_prompt: str = ""
     """What to keep away from."""
-    guidance_scale: float | None = None
+    guidance_scale: GuidanceScale | None = None
     """Classifier-free guidance, 1 to 50: higher follows the words more closely. Default: the prior's own."""
-    steps: int = 30
+    steps: SamplingSteps = 30
     """Denoising steps, 1 to 1000."""
     sampler: Literal["ddim", "dpm++"] = "ddim"
     """Sampler; dpm++ needs fewer steps."""
-    seed: int = 0
+    seed: Seed = 0
     """Same seed, same views, on any device."""
     out: Path | None = None
     """Folder for views.png and views.mp4. Default: a folder `generated` beside the embedding."""
@@ -37,18 +37,18 @@ class GenerateViews(EmbeddingPrior, OrbitOptions):
     def run(self) -> int:
         """Generate, write both files, and say where they are."""
         self.check_orbit()
-        check_range(self, "steps", least=1, most=1000)
-        check_range(self, "guidance_scale", least=1, most=50)
-        check_range(self, "seed", least=0, most=LARGEST_SEED)
 
         from invert3d_ns.base.pictures import write_grid, write_video
-        from invert3d_ns.editing.sources import own_prior
+        from invert3d_ns.editing.sources import find_words, own_prior
         from invert3d_ns.prior.checkpoints import load_prior
         from invert3d_ns.words.embedding import ObjectEmbedding
         from invert3d_ns.words.views import generate_views
 
-        embedding = ObjectEmbedding.load(self.embedding)
-        prior = load_prior(self.prior or own_prior(self.embedding, embedding), options=self.prior_options)
+        file = find_words(self.embedding)
+        folder = self.out or file.parent / "generated"
+        check_folder(folder)
+        embedding = ObjectEmbedding.load(file)
+        prior = load_prior(self.prior or own_prior(file, embedding), options=self.prior_options)
         azimuths = self.orbit_azimuths()
         with progress_bar() as show:
             images = generate_views(
@@ -65,7 +65,6 @@ class GenerateViews(EmbeddingPrior, OrbitOptions):
                 guidance_scale=self.guidance_scale,
                 negative_prompt=self.negative_prompt,
             )
-        folder = self.out or self.embedding.parent / "generated"
         write_grid(folder / "views.png", images)
         turn = sorted(range(len(azimuths)), key=lambda index: azimuths[index] % 360)
         write_video(folder / "views.mp4", images[turn], fps=max(1, len(turn) // 4))

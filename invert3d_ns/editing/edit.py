@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import math
 import re
+import types
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.files import atomic_path
+from invert3d_ns.base.ranges import above, at_least, check_numbers
 from invert3d_ns.editing.phrases import find_phrase, place_term
 
 if TYPE_CHECKING:
@@ -24,6 +26,9 @@ TOKEN = "<object>"
 FORMAT_VERSION = 2
 """Of files of edits. Version 1 had neither ``change`` nor a region; its files are read as edits of the whole scene."""
 _FORMAT = "invert3d_ns.edits"
+
+LARGEST_SEED = 2**32 - 1
+_WEIGHTS = at_least(0, 10)
 
 Space = Literal["prediction", "encoded", "pooled", "input", "prompt"]
 """Where the sum of eq. 9 is taken; see :mod:`invert3d_ns.editing.conditions`."""
@@ -48,8 +53,8 @@ class Region:
     the prior knows objects. part: a part of it. auto: whichever the words explain better."""
     relevance: str | None = None
     """Only splats that these words are about change, as "wheels"; found by the prior's attention to them."""
-    relevance_threshold: float = 0.5
-    """Share of the greatest relevance from which on a splat changes, between 0 and 1: high chooses few."""
+    relevance_threshold: Annotated[float, above(0, 1)] = 0.5
+    """Share of the greatest relevance from which on a splat changes: high chooses few."""
 
     @property
     def is_whole(self) -> bool:
@@ -73,9 +78,10 @@ class Region:
         """Refuse what is no region.
 
         Raises:
-            InputError: a box that is none (see :func:`check_box`), words that are empty, a threshold that is not
-                between 0 and 1, or settings of a box or of words that are not given.
+            InputError: a box that is none (see :func:`check_box`), words that are empty, a threshold out of range, or
+                settings of a box or of words that are not given.
         """
+        _check_kinds(self)
         if self.box is not None:
             check_box(self.box)
         if self.box_holds not in get_args(BoxHolds):
@@ -84,8 +90,7 @@ class Region:
             raise InputError(f"box-holds is {self.box_holds}, but there is no box; give one, or leave box-holds out")
         if self.relevance is not None and not self.relevance.strip():
             raise InputError("the words of the region are empty; name a part, or leave them out")
-        if not _is_number(self.relevance_threshold) or not 0 < self.relevance_threshold < 1:
-            raise InputError(f"relevance-threshold is {self.relevance_threshold}; give a number between 0 and 1")
+        check_numbers(self, "")
         if self.relevance is None and self.relevance_threshold != Region.relevance_threshold:
             raise InputError("a relevance-threshold is given without words of a region; give --relevance as well")
 
@@ -107,29 +112,28 @@ class Edit:
     noun: str = ""
     """What the object is in plain words, as "car" or, better, "red car with black wheels": the more it says, the less
     an edit touches besides. Default: the word that its inversion started from."""
-    amount: float = 1.0
-    """How far to go from source to target (lambda of eq. 9), -5 to 5: 0 changes nothing, negative goes the other
-    way."""
+    amount: Annotated[float, at_least(-5, 5)] = 1.0
+    """How far to go from source to target (lambda of eq. 9): 0 changes nothing, negative goes the other way."""
     weights: Annotated[Mapping[str, float], tyro.conf.Fixed, tyro.conf.Suppress] = field(default_factory=dict)
     """Factors c of eq. 11, 0 to 10, by the words of the prompt or of the target that they weigh."""
     negative_prompt: str = ""
     """What to keep away from."""
-    guidance_scale: float | None = None
-    """Classifier-free guidance, 1 to 50: higher follows the words more closely. Default: the prior's own."""
+    guidance_scale: Annotated[float, at_least(1, 50)] | None = None
+    """Classifier-free guidance: higher follows the words more closely. Default: the prior's own."""
     space: Space | None = None
     """Where source and target are taken from and added to the object's words (eq. 9). Default: the best by
     measurement."""
-    strength: float | None = None
+    strength: Annotated[float, at_least(0, 1)] | None = None
     """Share of the diffusion that is redone, above 0 and up to 1: small keeps more of the scene. Default: the
     structure's own."""
     structure: Structure | None = None
     """How the scene's structure is kept. Default: the best by measurement."""
     keep_silhouette: bool = True
     """Change nothing outside the scene's own silhouette: right for colors, patterns and styles, wrong for shapes."""
-    seed: int = 0
+    seed: Annotated[int, at_least(0, LARGEST_SEED)] = 0
     """Of the noise that views are made from, and of the order in which splats follow them: same seed, same result."""
-    steps: int = 20
-    """Denoising steps of a whole diffusion, 1 to 1000."""
+    steps: Annotated[int, at_least(1, 1000)] = 20
+    """Denoising steps of a whole diffusion."""
     sampler: Sampler = "ddim"
     """How noise is removed; dpm++ needs fewer steps."""
     change: Change = "colors"
@@ -156,19 +160,14 @@ class Edit:
             InputError: by name, whatever is empty, out of range, not a number, or about absent words; see also
                 :meth:`Region.check`.
         """
+        _check_kinds(self)
         if not (self.prompt.strip() or self.source.strip() or self.target.strip()):
             raise InputError('the edit is empty; give a prompt such as "in van gogh style" or a target such as "blue"')
         if self.prompt and TOKEN not in self.prompt:
             raise InputError(f"the prompt {self.prompt!r} does not mention the object; put {TOKEN} where it belongs")
-        _check_within("amount", self.amount, -5, 5)
-        if self.guidance_scale is not None:
-            _check_within("guidance scale", self.guidance_scale, 1, 50)
-        if self.strength is not None:
-            _check_within("strength", self.strength, 0, 1)
-            if self.strength == 0:
-                raise InputError("a strength of 0 changes nothing; give more than 0, up to 1")
         for phrase, weight in self.weights.items():
-            _check_within(f"the weight of {phrase!r}", weight, 0, 10)
+            if not isinstance(weight, int | float) or weight not in _WEIGHTS:
+                raise InputError(f"the weight of {phrase!r} is {weight}; give {_WEIGHTS}")
             texts = (self.prompt or TOKEN, self.target)
             if not phrase.strip() or not any(find_phrase(phrase, text) for text in texts):
                 raise InputError(
@@ -179,11 +178,10 @@ class Edit:
             value = getattr(self, name)
             if value not in get_args(choices) and not (value is None and getattr(Edit, name) is None):
                 raise InputError(f"unknown {name} {value!r}; use one of {', '.join(get_args(choices))}")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
-            raise InputError(f"seed is {self.seed}; give a whole number from 0 to {2**32 - 1}")
-        if self.steps < 1 or self.steps > 1000:
-            raise InputError(f"{self.steps} steps cannot be taken; give 1 to 1000")
         self.region.check()
+        check_numbers(self, "")
+        if self.strength == 0:
+            raise InputError("a strength of 0 changes nothing; give more than 0, up to 1")
 
     def to_dict(self) -> dict[str, Any]:
         """It as built-in types on one level, for files, checkpoints and reports; :meth:`from_dict` is the way back."""
@@ -299,7 +297,7 @@ def load_edits(path: Path | str, embedding: ObjectEmbedding | None = None) -> li
         document = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); give a file of edits") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged: it is no JSON ({error}); save the edits again") from error
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise InputError(f"{path} holds no edits; give an edits.json that this package wrote")
@@ -312,8 +310,10 @@ def load_edits(path: Path | str, embedding: ObjectEmbedding | None = None) -> li
             f"{path} was made with prior {document.get('prior')!r} ({made_for}), the embedding belongs to "
             f"{embedding.prior!r} ({embedding.fingerprint}); edit with words of the same prior"
         )
-    edits = []
-    for entry in document.get("edits", []):
+    edits, entries = [], document.get("edits", [])
+    if not isinstance(entries, list):
+        raise InputError(f"{path} is damaged: its edits are no list; save the edits again")
+    for entry in entries:
         try:
             edit = Edit.from_dict(entry)
             edit.check()
@@ -323,10 +323,25 @@ def load_edits(path: Path | str, embedding: ObjectEmbedding | None = None) -> li
     return edits
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not math.isnan(value)
+def _check_kinds(values: Any) -> None:
+    """Refuse fields of a dataclass that are of another kind than declared, as files may have them."""
+    for name, hint in get_type_hints(type(values)).items():
+        kinds, value = _kinds(hint), getattr(values, name)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            wanted = next((words for kind, words in _WORDS_FOR.items() if kind in kinds), "what its flag takes")
+            raise InputError(f"{name.replace('_', '-')} is {value}; give {wanted}")
 
 
-def _check_within(name: str, value: float, low: float, high: float) -> None:
-    if not _is_number(value) or not low <= value <= high:
-        raise InputError(f"{name} is {value}; give a number from {low} to {high}")
+def _kinds(hint: Any) -> tuple[type, ...]:
+    """The classes that a value of a type hint may have."""
+    if get_origin(hint) is Literal:
+        return (str,)
+    if isinstance(hint, type):
+        return (int, float) if hint is float else (hint,)
+    origin = get_origin(hint)
+    if isinstance(origin, type) and origin is not types.UnionType:
+        return (origin,)
+    return tuple(kind for inner in get_args(hint) for kind in _kinds(inner))
+
+
+_WORDS_FOR = {float: "a number", int: "a whole number", bool: "true or false", str: "words"}

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from invert3d_ns.editing.edit import Region
 from invert3d_ns.editing.regions import coverage_masks, inside_box, to_frame
-from invert3d_ns.editing.view_sets import explained_share
+from invert3d_ns.editing.view_sets import explained_share, spread_cameras
+from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world
 from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.scenes.normalization import transform_splats
 from invert3d_ns.scenes.rendering import render_splats
@@ -127,17 +128,20 @@ class FramedScene:
         """Views of what is shown, RGB in [0, 1] on white, at the prior's size."""
         return render_each(self.cloud, poses, self._prior.info.image_size, self._supersampling).clamp(0, 1)
 
-    def masks(self, poses: Float[Tensor, "F 4 4"]) -> Float[Tensor, "F 1 H W"] | None:
-        """Where views may change: 1 where they show splats that may, 0 elsewhere; None if all splats may."""
+    def masks(self, poses: Float[Tensor, "F 4 4"], *, keep_silhouette: bool = True) -> Float[Tensor, "F 1 H W"] | None:
+        """Where views may change: 1 where they show splats that may, 0 elsewhere; None if all splats may.
+
+        Args:
+            keep_silhouette: whether the background stays as it is; else it may change wherever it is seen.
+        """
         if self.free.all():
             return None
-        return coverage_masks(
-            self.cloud,
-            self.free.to(self._device),
-            poses,
-            self._prior.info.image_size,
-            supersampling=self._supersampling,
-        )
+        free, size = self.free.to(self._device), self._prior.info.image_size
+        masks = coverage_masks(self.cloud, free, poses, size, supersampling=self._supersampling)
+        if keep_silhouette:
+            return masks
+        others = coverage_masks(self.cloud, ~free, poses, size, supersampling=self._supersampling, dilation=0)
+        return torch.maximum(masks, 1 - others)
 
     @property
     def selected(self) -> Bool[Tensor, " N"]:
@@ -159,6 +163,34 @@ class FramedScene:
         rows = (self.selected.nonzero()[:, 0],)
         values = {name: getattr(self.scene, name).index_put(rows, value) for name, value in changed.items()}
         return replace(self.scene, **values)
+
+
+def frame_object(
+    scene: SplatCloud,
+    region: Region,
+    prior: MultiViewPrior,
+    embedding: ObjectEmbedding,
+    *,
+    check_words: bool,
+    device: torch.device | str = "cpu",
+) -> FramedScene:
+    """A scene as the prior is shown it for the edit of a region, which is found in it.
+
+    Args:
+        check_words: whether to refuse words that describe another object than is shown.
+
+    Raises:
+        InputError: the region holds no splats, or see :func:`~invert3d_ns.editing.sources.check_same_object`.
+    """
+    from invert3d_ns.editing import sources
+
+    framed = FramedScene(scene, region, prior, embedding, device=device)
+    if not region.is_whole:
+        around = spread_cameras(orbits=3, views=4)
+        framed.locate(orbit_camera_to_world(*around), camera_condition(*around))
+    if check_words:
+        sources.check_same_object(prior, embedding, framed.cloud)
+    return framed
 
 
 @torch.no_grad()

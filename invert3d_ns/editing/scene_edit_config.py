@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.ranges import at_least, check_numbers
 from invert3d_ns.guidance.configs import AnyGuidanceConfig
 from invert3d_ns.guidance.sds import ScoreDistillationConfig
 
@@ -13,31 +14,31 @@ from invert3d_ns.guidance.sds import ScoreDistillationConfig
 class SceneEditConfig:
     """How splats follow an edit."""
 
-    orbits: int = 3
+    orbits: Annotated[int, at_least(1, 100)] = 3
     """Rings of cameras, at elevations of their own, whose views are edited."""
-    views: int = 4
+    views: Annotated[int, at_least(1, 100)] = 4
     """Views of each ring."""
     at_once: bool = True
     """Edit all rings in one pass of the prior, so that they agree; else ring by ring, which takes less memory."""
-    fit_steps: int = 60
+    fit_steps: Annotated[int, at_least(0)] = 60
     """Steps of fitting the splats to the edited views."""
-    refine_steps: int = 0
+    refine_steps: Annotated[int, at_least(0)] = 0
     """Steps of score distillation towards the edited words after that, from new cameras at each."""
-    batch: int = 4
+    batch: Annotated[int, at_least(1)] = 4
     """Views in a step of the fit."""
     details: bool = True
     """Keep what the prior's autoencoder cannot show: apply the change of the views to the views as they were."""
-    tolerance: float = 1.5
+    tolerance: Annotated[float, at_least(1)] = 1.5
     """A view counts less once its error exceeds this many times the median view's, after a third of the fit."""
-    latent_weight: float = 0.0
+    latent_weight: Annotated[float, at_least(0)] = 0.0
     """Weight of the squared distance of the views' latents (what the prior's encoder sees), beside that of colors."""
-    color_rate: float = 0.03
+    color_rate: Annotated[float, at_least(0)] = 0.03
     """Learning rate of colors (spherical-harmonic coefficients of degree 0; a twentieth for higher ones)."""
-    geometry_rate: float = 1.0
+    geometry_rate: Annotated[float, at_least(0)] = 1.0
     """Factor on the learning rates of geometry."""
-    refine_rate: float = 0.3
+    refine_rate: Annotated[float, at_least(0)] = 0.3
     """Factor on all learning rates while distilling."""
-    supersampling: int = 2
+    supersampling: Annotated[int, at_least(1, 16)] = 2
     """Samples along each side of a pixel of the prior's view, as when the words were learned."""
     sds: AnyGuidanceConfig = field(default_factory=lambda: ScoreDistillationConfig(t_max=0.7, t_max_end=0.3))
     """Guidance of the refinement: score distillation."""
@@ -53,19 +54,5 @@ class SceneEditConfig:
         Raises:
             InputError: by name.
         """
-        for name, least in (
-            ("orbits", 1),
-            ("views", 1),
-            ("batch", 1),
-            ("supersampling", 1),
-            ("fit_steps", 0),
-            ("refine_steps", 0),
-        ):
-            if getattr(self, name) < least:
-                raise InputError(f"{name.replace('_', '-')} is {getattr(self, name)}; give {least} or more")
-        for name in ("color_rate", "geometry_rate", "refine_rate", "latent_weight"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise InputError(f"{name.replace('_', '-')} is {getattr(self, name)}; give a number of 0 or more")
-        if not 1 <= self.tolerance < float("inf"):
-            raise InputError(f"tolerance is {self.tolerance:g}; give 1 or more")
+        check_numbers(self, "")
         self.sds.check()

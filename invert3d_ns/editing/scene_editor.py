@@ -139,7 +139,8 @@ class SceneEditor:
             Cancelled: ``should_stop`` said so; there are no edited views then.
         """
         originals = self._framed.locate(self._poses, self.cameras)
-        masks = self._framed.masks(self._poses.flatten(0, 1))
+        keep = self.edits[-1].keep_silhouette if self.edits else True
+        masks = self._framed.masks(self._poses.flatten(0, 1), keep_silhouette=keep)
         masks = masks if masks is None else masks.unflatten(0, self.cameras.shape[:2])
         edited = self._edit(originals, masks, progress, should_stop)
         targets = view_sets.target_views(self.prior, originals, edited, masks) if self.config.details else edited
@@ -184,7 +185,7 @@ class SceneEditor:
         config = replace(config or SceneEditConfig(), details=False)
         empty = SplatCloud(*(torch.zeros(1, n) for n in (3, 3, 4, 1, 3)), features_rest=torch.zeros(1, 0, 3))
         self = cls(empty, prior, embedding, edits, config, seed=seed, device=device)
-        views = self._edit(None, None, progress, should_stop)
+        views = self._edit(None, None, progress, should_stop, seed=None if edits else seed)
         cloud = fit_splats(views.flatten(0, 1), self._poses.flatten(0, 1), count=count, steps=start_steps, seed=seed)
         cloud = cloud.to("cpu")
         self._change, self._framed = "geometry", self._frame(cloud, Region())
@@ -202,6 +203,7 @@ class SceneEditor:
         masks: Float[Tensor, "B F 1 H W"] | None,
         progress: Progress | None,
         should_stop: ShouldStop | None,
+        seed: int | None = None,
     ) -> Float[Tensor, "B F 3 H W"]:
 
         def rows(values: Tensor | None) -> Tensor | None:
@@ -217,6 +219,7 @@ class SceneEditor:
             masks=rows(masks),
             applied=self.applied,
             details=False,
+            seed=seed,
             progress=progress,
             should_stop=should_stop,
         )

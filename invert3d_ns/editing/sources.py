@@ -10,9 +10,10 @@ import torch
 
 from invert3d_ns.base.commandline import quoted_command
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.filetypes import LFS_POINTER, describe_file
 from invert3d_ns.editing.edit import Edit, load_edits
 from invert3d_ns.scenes.axes import UpAxis
-from invert3d_ns.scenes.runs import is_run, read_run_object, read_run_record, run_settings
+from invert3d_ns.scenes.runs import CLASS, is_run, read_run_object, read_run_record, run_settings
 from invert3d_ns.words.embedding import EMBEDDING
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ EDITS = "edits.json"
 """What the edits that a run's splats are under are called in its folder."""
 EDIT_PHASE = "edit"
 """What runs call the phase that edits."""
+_SAFETENSORS = "a safetensors file"
 _ORBITS, _DRAWS = 2, 4
 
 
@@ -33,22 +35,48 @@ def run_folder(path: Path) -> Path:
 
 
 def find_words(path: Path) -> Path:
-    """The file of an embedding: the one given, or the one of the run that is given.
+    """The file of an embedding: the one given, or the one in the folder (of a run, or of inverted photographs) that is
+    given, or beside the ``config.yml`` that is given.
 
     Raises:
-        InputError: it does not exist, or the run never learned its words.
+        InputError: it does not exist, is something else, or the run never learned its words; with the command that
+            gets there.
     """
     if not path.exists():
-        raise InputError(f"{path} does not exist; give an embedding.safetensors, or the run that learned it")
-    if not (path.is_dir() or is_run(path)):
+        raise InputError(f"{path} does not exist; give the run that learned the words, or its {EMBEDDING}")
+    if path.is_dir() or is_run(path):
+        folder = run_folder(path)
+        if (folder / EMBEDDING).is_file():
+            return folder / EMBEDDING
+        raise InputError(f"{folder} has no {EMBEDDING}: {_without_words(folder)}")
+    kind = describe_file(path)
+    if kind in (_SAFETENSORS, "an empty file"):  # whether it is whole is seen when it is read
         return path
-    folder = run_folder(path)
-    if not (folder / EMBEDDING).is_file():
-        raise InputError(
-            f"{folder} has no {EMBEDDING}: it is no finished run of invert3d; learn its words first with ns-train "
-            f"invert3d --data {folder}, or name words that exist"
-        )
-    return folder / EMBEDDING
+    advice = f"give the run that learned the words, or its {EMBEDDING}"
+    if kind == LFS_POINTER:
+        advice = "run `git lfs pull`"
+    elif "splat" in kind:
+        advice = f"invert it first: {quoted_command('ns-train', 'invert3d', '--data', path)}"
+    elif kind.endswith(" image"):
+        advice = f"invert it first: {quoted_command('invert3d', 'image', path)}"
+    raise InputError(f"{path} is {kind}, not words; {advice}")
+
+
+def _without_words(folder: Path) -> str:
+    """Why a folder has no words, and what to do about it."""
+    if not is_run(folder):
+        runs = sorted((file.parent for file in folder.glob(f"*/{EMBEDDING}")), key=lambda run: run.stat().st_mtime)
+        if runs:
+            return f"it is no run itself; give one of the {len(runs)} in it, such as {runs[-1]}"
+        command = quoted_command("ns-train", "invert3d", "--data", folder)
+        return f"it is no run; if it holds posed images, invert them first: {command}"
+    settings = run_settings(folder)
+    method = settings.get("method_name")
+    if str(settings.get(CLASS, "")).startswith("invert3d_ns") and isinstance(method, str):
+        command = quoted_command("ns-train", method, "--load-config", folder / "config.yml")
+        return f"the run is not finished; go on with it first: {command}"
+    command = quoted_command("ns-train", "invert3d", "--data", folder)
+    return f"it is no run of invert3d; learn its words first: {command}"
 
 
 def own_prior(path: Path, embedding: ObjectEmbedding) -> str:
@@ -56,7 +84,8 @@ def own_prior(path: Path, embedding: ObjectEmbedding) -> str:
     from invert3d_ns.prior.checkpoints import PRIORS
     from invert3d_ns.weights.hub import parse_reference
 
-    name = run_settings(path.parent).get("pipeline", {}).get("prior") if is_run(path.parent) else None
+    pipeline = run_settings(path.parent).get("pipeline") if is_run(path.parent) else None
+    name = pipeline.get("prior") if isinstance(pipeline, dict) else None
     if isinstance(name, str) and name:
         return name
     if embedding.prior not in PRIORS and parse_reference(embedding.prior) is None:
@@ -109,8 +138,10 @@ def read_scene(path: Path, up: Literal["auto"] | UpAxis = "auto") -> SplatCloud:
         cloud = read_run_object(path)
         keep = object_splats(cloud)
         return cloud if keep is None else cloud.select(keep)
-    if path.suffix.lower() != ".ply":
-        raise InputError(f"{path} holds no splats; give a run (its folder or config.yml) or a .ply file")
+    if path.exists() and path.suffix.lower() != ".ply":
+        raise InputError(
+            f"{path} is {describe_file(path)} and holds no splats; give a run (its folder or config.yml) or a .ply file"
+        )
     return read_object(path, up)[0]
 
 

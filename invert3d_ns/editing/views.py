@@ -13,6 +13,7 @@ From the scene's own views there are three ways to keep its structure:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
 import torch
@@ -49,6 +50,7 @@ def edited_views(
     masks: Float[Tensor, "B F 1 H W"] | None = None,
     applied: int = 0,
     details: bool = True,
+    seed: int | None = None,
     progress: Progress | None = None,
     should_stop: ShouldStop | None = None,
 ) -> Float[Tensor, "B F 3 H W"]:
@@ -66,6 +68,7 @@ def edited_views(
             last edit keeps it.
         applied: how many of ``edits``, from the first, the originals show already: only the others move them.
         details: keep what the autoencoder cannot show: the change of the decoded views is applied to the originals.
+        seed: of the noise; the last edit's own if None.
         progress: called with the steps done and the steps in all.
         should_stop: asked after each step.
 
@@ -74,6 +77,7 @@ def edited_views(
         Cancelled: ``should_stop`` said so.
     """
     last = edits[-1] if edits else Edit()
+    last = last if seed is None else replace(last, seed=seed)
     structure = last.structure or DEFAULT_STRUCTURE
     if structure not in get_args(Structure):
         raise InputError(f"unknown structure {structure!r}; use one of {', '.join(get_args(Structure))}")

@@ -97,7 +97,7 @@ class EditPhase(Phase):
 
         pipeline = self.pipeline
         if state is None:
-            pipeline.check_words_describe_splats()
+            pipeline.check_words_describe_splats(self.edits[0].region)
             self.before, self.start = list(pipeline.edits), pipeline.splats()
         else:
             self.before = [Edit.from_dict(entry) for entry in state["before"]]
@@ -142,12 +142,15 @@ class EditPhase(Phase):
         edit_report.announce(outputs)
         return edit_report.next_commands(outputs, run.folder)
 
+    def scene_before(self) -> SplatCloud:
+        """The splats as they were before the edits; from :meth:`begin` on."""
+        assert self.start is not None, "begin() comes first"
+        return self.start
+
     def changed(self) -> int:
         """Number of splats that differ from what they were."""
-        assert self.start is not None, "begin() comes first"
-        after = self.sequence.cloud()
+        after, before = self.sequence.cloud(), self.scene_before().tensors()
         differs = torch.zeros(len(after), dtype=torch.bool)
-        before = self.start.tensors()
         for name, new in after.tensors().items():
             differs |= (new.cpu() != before[name].cpu()).flatten(1).any(dim=1)
         return int(differs.sum())

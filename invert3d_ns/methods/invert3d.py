@@ -20,10 +20,11 @@ from torch.nn import Parameter
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.ranges import above, at_least, check_numbers
 from invert3d_ns.editing.composition import split_into_passes, with_context
-from invert3d_ns.editing.edit import Edit
+from invert3d_ns.editing.edit import Edit, Region
+from invert3d_ns.editing.framing import frame_object
 from invert3d_ns.editing.options import EditOptions
 from invert3d_ns.editing.scene_edit_config import SceneEditConfig
-from invert3d_ns.editing.sources import check_requested, check_same_object, find_words, own_prior, scene_edits
+from invert3d_ns.editing.sources import check_requested, find_words, own_prior, scene_edits
 from invert3d_ns.live.edit_actions import EditActions
 from invert3d_ns.live.editable_scene import EditableScene
 from invert3d_ns.live.panels.edit_panel import EditPanel
@@ -288,17 +289,18 @@ class InversionPipeline(EditableScene, PhasedPipeline):
             self.words.requires_grad_(False)
         return apply_prior_options(self.inversion_of_prior().prior, self.config.prior_options, self.device)
 
-    def check_words_describe_splats(self) -> None:
-        """Refuse words from elsewhere that are of another object.
+    def check_words_describe_splats(self, region: Region) -> None:
+        """Refuse words from elsewhere that are of another object than the region of an edit shows.
 
         Words and splats of one run belong together, and words do not say what edits did to the splats: neither is
         checked.
 
         Raises:
-            InputError: see :func:`~invert3d_ns.editing.sources.check_same_object`.
+            InputError: see :func:`~invert3d_ns.editing.framing.frame_object`.
         """
         if self.config.embedding is not None and not self.edits:
-            check_same_object(self.inversion_of_prior().prior, self.embedding(), self.splats())
+            prior = self.inversion_of_prior().prior
+            frame_object(self.splats(), region, prior, self.embedding(), check_words=True, device=prior.device)
 
     def generate(
         self, cameras: Float[Tensor, "B F 16"], prompt: str = TOKEN, *, steps: int | None = None, seed: int = 0

@@ -158,4 +158,4 @@ class WordsPhase(Phase):
             outputs = words_report.write_outputs(self.pipeline, self.bank, self.steps, run, lr=self.learning_rate())
         run.show_picture(words_report.PICTURE, outputs.picture)
         words_report.announce(outputs)
-        return words_report.next_commands(run.folder)
+        return words_report.next_commands(outputs, run.folder)

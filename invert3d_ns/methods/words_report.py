@@ -18,6 +18,7 @@ from invert3d_ns.base.commandline import quoted_command
 from invert3d_ns.base.files import atomic_path
 from invert3d_ns.base.metrics import psnr
 from invert3d_ns.base.provenance import provenance
+from invert3d_ns.editing.color_words import color_shares, recoloring
 from invert3d_ns.runs.report import print_lines, write_metrics
 from invert3d_ns.words.cti import TOKEN
 from invert3d_ns.words.embedding import EMBEDDING
@@ -48,6 +49,8 @@ class WordsOutputs:
     """The content of :attr:`metrics`."""
     picture: UInt8[np.ndarray, "H W 3"]
     """The content of :attr:`views`."""
+    recoloring: tuple[str, str]
+    """A target and a source color for the edit that is suggested."""
 
 
 def comparison(
@@ -129,7 +132,8 @@ def write_outputs(pipeline: InversionPipeline, bank: LatentBank, steps: int, run
         "splats": pipeline.model.num_points,
         **provenance(str(pipeline.device)),
     }
-    return WordsOutputs(embedding_path, views_path, write_metrics(run.folder, document), document, picture)
+    suggested = recoloring(color_shares(pipeline.splats()))
+    return WordsOutputs(embedding_path, views_path, write_metrics(run.folder, document), document, picture, suggested)
 
 
 def announce(outputs: WordsOutputs) -> None:
@@ -146,14 +150,15 @@ def announce(outputs: WordsOutputs) -> None:
     )
 
 
-def next_commands(folder: Path) -> Sequence[str]:
-    """Commands that come next after the words of the run in ``folder``."""
-    config, video = folder / "config.yml", folder / "render.mp4"
+def next_commands(outputs: WordsOutputs, folder: Path) -> Sequence[str]:
+    """Commands that come next after the words of the run in ``folder``, ready to be pasted."""
+    target, source = outputs.recoloring
+    prompt = f"{target} instead of {source}"
     return (
-        quoted_command("invert3d", "views", folder / EMBEDDING, "--prompt", f"a photo of {TOKEN}"),
-        quoted_command("ns-train", "invert3d-edit", "--data", folder, "--prompt", "in van gogh style"),
-        quoted_command("ns-viewer", "--load-config", config),
-        quoted_command("ns-render", "interpolate", "--load-config", config, "--output-path", video),
+        quoted_command("invert3d", "views", folder, "--prompt", f"a photo of {TOKEN}"),
+        quoted_command("invert3d", "edit", folder, "--prompt", prompt),
+        quoted_command("ns-train", "invert3d-edit", "--data", folder, "--prompt", prompt),
+        quoted_command("ns-viewer", "--load-config", folder / "config.yml"),
     )
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.files import atomic_path
 from invert3d_ns.base.provenance import provenance
 
@@ -20,17 +19,6 @@ def mean_and_spread(values: Sequence[float], digits: int = 2) -> str:
     if len(values) < 2:
         return f"{values[0]:.{digits}f}"
     return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}"
-
-
-def check_folder(out: Path) -> None:
-    """Refuse a place that no report can be written to, before anything is measured.
-
-    Raises:
-        InputError: ``out``, or a folder that it would be in, is a file.
-    """
-    for path in (out, *out.parents):
-        if path.exists() and not path.is_dir():
-            raise InputError(f"{path} is a file, so no report can be written to {out}; give a folder to --out")
 
 
 def write_report(
