@@ -15,7 +15,7 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 
 from invert3d_ns import compat
-from invert3d_ns.base.ranges import Range, above, at_least
+from invert3d_ns.base.ranges import Range, at_least
 from invert3d_ns.scenes.assets import SceneDataParserConfig
 from invert3d_ns.scenes.images import read_image
 
