@@ -197,7 +197,7 @@ def test_frozen_splats_take_no_gradient_and_no_callback(posed_run, material, tmp
         ({"data": "nowhere.ply"}, "does not exist"),
         ({"pipeline__prior": "no-such-prior"}, "no-such-prior"),
         ({"pipeline__vectors": 200}, "between 1 and 75"),
-        ({"pipeline__vectors": 0}, "between 1 and 75"),
+        ({"pipeline__vectors": 0}, "--pipeline.vectors is 0; give 1 or more"),
         ({"pipeline__bank_groups": 0}, "--pipeline.bank-groups is 0"),
         ({"pipeline__heldout_groups": 0}, "--pipeline.heldout-groups is 0"),
         ({"pipeline__groups_per_step": 0}, "--pipeline.groups-per-step is 0"),

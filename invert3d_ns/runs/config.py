@@ -85,6 +85,10 @@ class RunViewerConfig(ViewerConfig):
     }
 
 
+def _logging() -> LoggingConfig:
+    return RunLoggingConfig(local_writer=ProgressWriterConfig(), profiler="none")
+
+
 @dataclass
 class RunConfig(TrainerConfig):
     """Settings of a run of any method of this package.
@@ -128,9 +132,7 @@ class RunConfig(TrainerConfig):
     """Project name."""
     machine: MachineConfig = field(default_factory=lambda: RunMachineConfig(device_type=compat.device_type()))
     """Machine configuration"""
-    logging: LoggingConfig = field(
-        default_factory=lambda: RunLoggingConfig(local_writer=ProgressWriterConfig(), profiler="none")
-    )
+    logging: LoggingConfig = field(default_factory=_logging)
     """Logging configuration"""
     viewer: ViewerConfig = field(default_factory=lambda: RunViewerConfig(num_rays_per_chunk=1 << 15))
     """Viewer configuration"""
