@@ -133,6 +133,18 @@ def test_exif_orientation_is_applied_where_the_cameras_ask_for_it(
     assert ("both fit their cameras" in capsys.readouterr().out) == undecided
 
 
+def test_without_a_size_the_principal_point_tells_what_is_up(posed, cloud, tmp_path):
+    for turned in (True, False):
+        folder = oriented(posed, tmp_path / str(turned), 6, turned=turned, crop=6)
+        path = folder / "transforms.json"
+        meta = json.loads(path.read_text())
+        del meta["w"], meta["h"]
+        path.write_text(json.dumps(meta))
+        outputs = parse(folder)
+        assert outputs.metadata["upright"][0] == turned
+        assert (int(outputs.cameras.width[0]), int(outputs.cameras.height[0])) == (36, 48)
+
+
 def masked(posed: Path, folder: Path, change=lambda alpha: alpha, *, place="masks", name="{}.png", count=12) -> Path:
     """Images whose background is noise, and their masks, which the list does not name."""
 

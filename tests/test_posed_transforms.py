@@ -210,6 +210,11 @@ def spoil(kind):
         elif kind == "images of two folders":
             for index, entry in enumerate(meta["frames"]):
                 entry["file_path"] = f"cam{index % 2}/view_{index // 2:04d}.png"
+        elif kind == "numbers of larger images":
+            del meta["w"], meta["h"]
+            meta.update(fl_x=105.0, fl_y=105.0, cx=48.0, cy=48.0)
+        elif kind == "no scale":
+            meta["applied_scale"] = 0
         elif kind == "all set aside":
             meta["test_filenames"] = [entry["file_path"] for entry in meta["frames"]]
             meta["train_filenames"] = []
@@ -241,6 +246,8 @@ REFUSED = {
     "an image of zero bytes": "an empty file",
     "images of two folders": "means different images by",
     "all set aside": "none is left to train on",
+    "no scale": "applied_scale of 0",
+    "numbers of larger images": "principal point",
 }
 
 

@@ -34,6 +34,8 @@ def find_masks(listing: Listing, frames: Sequence[Frame]) -> list[Frame]:
         found = iter(files.find(frame.listed.mask for frame in frames if frame.listed.mask))
         masks = [next(found) if frame.listed.mask else None for frame in frames]
         source = listing.source
+        for name, path in list(files.guessed.items())[:1]:
+            warn(f"{len(files.guessed)} masks are not where {source} says; taken for {name}: {path}")
     else:
         folder = next((path for name in _FOLDERS if (path := listing.folder / name).is_dir()), None)
         if folder is None:

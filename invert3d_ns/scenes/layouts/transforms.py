@@ -159,4 +159,6 @@ def _applied(document: dict[str, Any], source: Path) -> tuple[np.ndarray, float]
         if not np.isfinite(world).all():
             raise InputError(f"{source} has an applied_transform that is no 3x4 matrix; correct or remove it")
     scale = read_number(document, ("applied_scale",), str(source))
+    if scale is not None and scale <= 0:
+        raise InputError(f"{source} has an applied_scale of {scale:g}; give one above 0, or remove it")
     return world, 1.0 if scale is None else scale
