@@ -145,7 +145,7 @@ def test_lists_of_other_tools_are_read_for_what_they_mean(posed, expected, tmp_p
     assert torch.allclose(lens, torch.tensor([52.5416, 52.5416, 24.0, 24.0]), atol=1e-3)
     assert lens.dtype == torch.float32 and outputs.cameras.width.unique().tolist() == [48]
     assert SceneDataset(outputs).get_data(0)["image"].shape == (48, 48, 4)
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr().err
     assert says in printed and (says or "Warning" not in printed)
     assert printed.count("\n") <= 1, "one line a guess"
     if says and kind not in ("entries twice", "scales"):
@@ -266,7 +266,7 @@ def test_missing_images_are_left_out_aloud(posed, tmp_path, capsys):
         (folder / "images" / f"view_{index:04d}.png").unlink()
     outputs = parse(folder)
     assert len(outputs.cameras) + len(parse(folder, "val").cameras) == 10
-    assert "2 of 12 images of" in capsys.readouterr().out
+    assert "2 of 12 images of" in capsys.readouterr().err
 
 
 def test_georeferenced_cameras_are_centered_before_single_precision(posed, cloud, tmp_path):

@@ -1,15 +1,11 @@
-"""What a program says aloud about its input: one line on the console, as it stands."""
+"""Saying aloud what the program assumes about its input and what it left out: one line each, on stderr."""
 
-from __future__ import annotations
-
-
-def warn(text: str) -> None:
-    """Print a warning in yellow, on one line however long, with square brackets in names left as they are."""
-    from nerfstudio.utils.rich_utils import CONSOLE
-
-    CONSOLE.print(f"Warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+import sys
 
 
-def counted(count: int, total: int, noun: str) -> str:
-    """``3 of 8 images``; ``all 8 images`` where it is every one."""
-    return f"all {total} {noun}" if count == total else f"{count} of {total} {noun}"
+def warn(message: str) -> None:
+    """Print one line "Warning: ..." on stderr: what is assumed or left out, and what to do if that is wrong.
+
+    Paths may hold any characters: nothing of the message is taken as markup, and no line is wrapped.
+    """
+    print(f"Warning: {' '.join(message.split())}", file=sys.stderr, flush=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,7 +12,6 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserCo
 from torch import Tensor
 
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.base.ranges import at_least
 from invert3d_ns.scenes.axes import UpAxis
 from invert3d_ns.scenes.cameras import orbit_cameras
 from invert3d_ns.scenes.cloud import SplatCloud
@@ -38,12 +37,12 @@ class SceneDataParserConfig(DataParserConfig):
     assets (LGM, 3DGS). In folders the cameras tell what is up."""
     front: float = 0.0
     """Azimuth in degrees at which the scene as read shows its front; it is turned to azimuth 0."""
-    image_size: Annotated[int, at_least(32)] = 256
+    image_size: int = 256
     """Size in pixels of the orbit images of splats, and the largest height or width of images from a folder: larger
     ones shrink."""
-    num_train_views: Annotated[int, at_least(1)] = 24
+    num_train_views: int = 24
     """Number of orbit cameras that splats are seen by in training."""
-    num_eval_views: Annotated[int, at_least(1)] = 8
+    num_eval_views: int = 8
     """Number of held-out orbit cameras of splats, between the ones for training."""
     masks_are_objects: bool = True
     """Masks in a folder cut out the object, as alpha does. Otherwise masked pixels are only ignored, as nerfstudio

@@ -14,8 +14,9 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from torch import Tensor
 
+from invert3d_ns.base.english import counted
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.base.notices import counted, warn
+from invert3d_ns.base.notices import warn
 from invert3d_ns.scenes.cameras import OBJECT_RADIUS
 from invert3d_ns.scenes.layouts.colmap import find_model, read_model
 from invert3d_ns.scenes.layouts.frames import Frame, cameras_of, read_frames, turned_over

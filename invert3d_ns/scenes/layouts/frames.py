@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras, CameraType
 
+from invert3d_ns.base.english import counted
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.base.notices import counted, warn
+from invert3d_ns.base.notices import warn
 from invert3d_ns.scenes.images import ImageHeader, read_header, same_shape
 from invert3d_ns.scenes.layouts.files import PictureFiles
 from invert3d_ns.scenes.layouts.listing import ListedImage, Listing

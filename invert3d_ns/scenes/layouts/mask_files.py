@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from invert3d_ns.base.english import counted
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.base.notices import counted, warn
+from invert3d_ns.base.notices import warn
 from invert3d_ns.scenes.images import PICTURE_SUFFIXES, read_header, same_shape
 from invert3d_ns.scenes.layouts.files import PictureFiles
 from invert3d_ns.scenes.layouts.listing import Listing
