@@ -241,7 +241,7 @@ def spoiled(posed, tmp_path, kind):
         ("missing path", "does not exist"),
         ("empty folder", "is empty"),
         ("no cameras", "ns-process-data"),
-        ("other file", "neither a .ply"),
+        ("other file", "neither a splat file"),
         ("images missing", "is missing"),
         ("image unreadable", "cannot be read"),
         ("looking away", "do not look at a common object"),

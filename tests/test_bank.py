@@ -114,3 +114,22 @@ def test_one_visible_view_is_enough():
     images = torch.ones(2, 4, 3, 8, 8)
     images[1, 2, 0, 3, 3] = 0.2
     check_visible(images)
+
+
+def test_a_scene_that_fills_every_view_to_the_border_is_no_object(tiny_prior, render):
+    fog = torch.full((2, 4, 3, 16, 16), 0.7)
+    with pytest.raises(InputError, match="fills every view to the border"):
+        check_visible(fog)
+    cut_off = torch.ones(2, 4, 3, 16, 16)
+    cut_off[..., 3:] = 0.2  # reaches three of the four sides
+    with pytest.raises(InputError, match="fills every view to the border"):
+        check_visible(cut_off)
+    fog[1, 2] = 1.0
+    fog[1, 2, :, 2:14, 2:14] = 0.2  # one view that shows an object is enough
+    check_visible(fog)
+
+    def everywhere(cameras):
+        return 0.5 * render(cameras)
+
+    with pytest.raises(InputError, match="fills every view to the border"):
+        build_bank(everywhere, tiny_prior, groups=1, heldout_groups=1)

@@ -40,7 +40,7 @@ def write_run(folder: Path, state: dict, settings: str = "") -> Path:
 
 def test_tensors_are_all_fields_but_how_they_are_drawn(antialiased: SplatCloud) -> None:
     assert tuple(antialiased.tensors()) == TENSORS
-    assert set(SplatCloud.__dataclass_fields__) == {*TENSORS, "rasterize_mode"}
+    assert set(SplatCloud.__dataclass_fields__) == {*TENSORS, "rasterize_mode", "origin"}
     assert all(antialiased.tensors()[name] is getattr(antialiased, name) for name in TENSORS)
 
 

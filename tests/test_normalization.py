@@ -12,8 +12,18 @@ from scipy.spatial.transform import Rotation
 from synthetic import make_cloud
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.scenes.assets import DEMO_SCENE
 from invert3d_ns.scenes.cameras import OBJECT_RADIUS, orbit_camera_to_world
-from invert3d_ns.scenes.normalization import rotate_harmonics, rotation_about_z, to_object_frame, transform_splats
+from invert3d_ns.scenes.cloud import SplatCloud
+from invert3d_ns.scenes.normalization import (
+    robust_sphere,
+    rotate_harmonics,
+    rotation_about_z,
+    to_object_frame,
+    transform_splats,
+)
+from invert3d_ns.scenes.rendering import render_splats
+from invert3d_ns.scenes.splat_files import read_splat_file
 
 
 def rotation_matrix(seed: int) -> torch.Tensor:
@@ -86,6 +96,57 @@ def test_a_turn_moves_azimuths():
     before = orbit_camera_to_world(torch.tensor([20.0]), torch.tensor([10.0]))[0]
     after = orbit_camera_to_world(torch.tensor([65.0]), torch.tensor([10.0]))[0]
     assert torch.allclose(rotation_about_z(45.0) @ before, after, atol=1e-5)
+
+
+def blobs(count: int, size: float, spread: float = 1.0):
+    """Splats of one size at random places."""
+    generator = torch.Generator().manual_seed(count)
+    return replace(
+        make_cloud(count),
+        means=spread * torch.randn(count, 3, generator=generator),
+        scales=torch.full((count, 3), math.log(size)),
+    )
+
+
+def stretched(cloud, factor: float):
+    """Splats that are long along one axis of their own."""
+    return replace(cloud, scales=cloud.scales + torch.tensor([math.log(factor), 0.0, 0.0]))
+
+
+def join(a, b):
+    return SplatCloud(**{name: torch.cat([tensor, b.tensors()[name]]) for name, tensor in a.tensors().items()})
+
+
+@pytest.mark.parametrize(
+    "cloud",
+    [
+        blobs(1, 0.3),
+        blobs(2, 3.0),
+        blobs(3, 0.8),
+        blobs(50, 2.0),
+        stretched(blobs(20, 0.1), 30.0),
+        join(make_cloud(60), blobs(2, 0.5, 0.1)),
+        replace(blobs(5, 900.0, 1000.0), opacities=torch.full((5, 1), -1.0)),
+    ],
+    ids=["one", "two huge", "three", "a cloud of large ones", "needles", "two large among small", "in millimeters"],
+)
+def test_what_is_seen_of_large_splats_is_not_cut_off_by_views(cloud):
+    moved, transform = to_object_frame(cloud)
+    poses = orbit_camera_to_world(torch.tensor([0.0, 80.0, 190.0]), torch.tensor([0.0, 30.0, -20.0]))
+    alphas = render_splats(moved, poses, 64)[1]
+    border = torch.cat([alphas[..., 0, :], alphas[..., -1, :], alphas[..., 0], alphas[..., -1]], dim=-1)
+    assert border.max() < 0.1 and alphas.max() > 0.3
+    assert alphas.gt(0.1).float().mean() > 0.03  # nor made tiny
+    homogeneous = torch.cat([cloud.means, torch.ones(len(cloud), 1)], dim=-1)
+    assert torch.allclose((homogeneous @ transform.T)[:, :3], moved.means, atol=1e-4)
+
+
+def test_the_sphere_of_an_ordinary_scene_is_that_of_its_centers():
+    cloud, _ = read_splat_file(DEMO_SCENE)
+    center, extent = robust_sphere(cloud.means, cloud.opacities[:, 0].sigmoid())
+    _, transform = to_object_frame(cloud)
+    assert float(torch.linalg.det(transform[:3, :3]).pow(1 / 3)) == pytest.approx(OBJECT_RADIUS / extent, rel=1e-6)
+    assert torch.allclose(transform[:3, :3] @ center + transform[:3, 3], torch.zeros(3), atol=1e-5)
 
 
 @pytest.mark.parametrize(("change", "says"), [({"opacities": -9.0}, "no visible splat"), ({"means": 0.0}, "one point")])

@@ -13,7 +13,6 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x89PNG\r\n\x1a\n", "a PNG image"),
     (0, b"\xff\xd8\xff", "a JPEG image"),
     (0, b"GIF8", "a GIF image"),
-    (0, b"BM", "a BMP image"),
     (0, b"II*\0", "a TIFF image"),
     (0, b"MM\0*", "a TIFF image"),
     (0, b"\x76\x2f\x31\x01", "an EXR image"),
@@ -49,7 +48,6 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\xfd7zXZ\0", "a file packed with xz"),
     (257, b"ustar", "a tar archive"),
     (0, b"\x7fELF", "a program"),
-    (0, b"MZ", "a program"),
 )
 
 
@@ -73,6 +71,8 @@ def describe_file(path: Path | str) -> str:
     for start, signature, name in _SIGNATURES:
         if head.startswith(signature, start):
             return name
+    if head.startswith(b"BM") and head[6:10] == bytes(4):
+        return "a BMP image"
     if head.startswith(b"PK\x03\x04"):
         return _describe_zip(path, head)
     if head.startswith(b"\x1f\x8b"):

@@ -1,57 +1,84 @@
-"""``invert3d export``: splats of a run as a .ply file, and pictures of them with camera poses."""
+"""``invert3d export``: splats of a run or a file as a file for any viewer, and pictures of them with camera poses."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from invert3d_ns.base.ranges import check_range
+from invert3d_ns.base.ranges import at_least, check_numbers
 from invert3d_ns.scenes.axes import UpAxis
+
+if TYPE_CHECKING:
+    from invert3d_ns.scenes.cloud import SplatCloud
 
 
 @dataclass
 class ExportSplats:
-    """Write the splats of a run, or of a .ply file, as a .ply file or as a folder of posed images. Needs no open3d."""
+    """Write the splats of a run or of a splat file as a splat file, or as a folder of posed images. Needs no open3d."""
 
     source: tyro.conf.Positional[Path]
-    """A run: its folder or config.yml. Or a .ply file of Gaussian splats."""
+    """A run: its folder or config.yml. Or a file of Gaussian splats (.ply, .compressed.ply, .spz, .splat, .ksplat,
+    .sog), or a folder with nothing but one."""
     out: Path | None = None
-    """The .ply file to write, in the 3DGS layout, centered and of radius 0.9."""
+    """The splat file to write. Its ending says which kind: .ply (3DGS), .compressed.ply (SuperSplat), .spz, .splat,
+    .ksplat or .sog."""
     posed_images: Path | None = None
     """A folder to make: RGBA images and a transforms.json with their cameras, as reconstruction methods read them."""
-    count: int = 40
-    """Number of posed images, 1 or more."""
-    size: int = 256
-    """Height and width of posed images in pixels, 16 to 8192."""
+    count: Annotated[int, at_least(1, 10_000)] = 40
+    """Number of posed images."""
+    size: Annotated[int, at_least(16, 8192)] = 256
+    """Height and width of posed images in pixels."""
+    frame: Literal["object", "input"] = "object"
+    """Where the splats of the splat file lie. object: centered, of radius 0.9. input: where the input of the run, or
+    the file, has them, at its size."""
     up: UpAxis = "y"
-    """The axis that points up in the .ply file that is written: y is usual for assets, z for nerfstudio."""
+    """The axis that points up in a splat file in the object frame: y is usual for assets, z for nerfstudio."""
 
     def run(self) -> int:
         """Write what was asked for and say where it is."""
-        check_range(self, "count", least=1)
-        check_range(self, "size", least=16, most=8192)
+        check_numbers(self)
 
         from invert3d_ns.base.errors import InputError
-        from invert3d_ns.scenes.assets import read_object
-        from invert3d_ns.scenes.normalization import from_object_frame
-        from invert3d_ns.scenes.ply import write_splats
-        from invert3d_ns.scenes.posed_images import write_posed_images
-        from invert3d_ns.scenes.runs import read_run
+        from invert3d_ns.base.notices import warn
+        from invert3d_ns.scenes.posed_images import check_empty, write_posed_images
+        from invert3d_ns.scenes.splat_files import check_ending, write_splat_file
+        from invert3d_ns.scenes.splat_formats import left_out
 
         if self.out is None and self.posed_images is None:
             raise InputError("nothing to write; give --out splats.ply or --posed-images FOLDER")
-        if self.out is not None and self.out.suffix.lower() != ".ply":
-            raise InputError(f"{self.out} does not end in .ply; give --out a name that does")
-        if self.source.suffix.lower() == ".ply":
-            cloud, _ = read_object(self.source)
-        else:
-            cloud = read_run(self.source)
-        if self.out is not None:
-            write_splats(self.out, from_object_frame(cloud, self.up), up=self.up)
-            print(f"{len(cloud)} splats: {self.out}")
+        ending = check_ending(self.out) if self.out is not None else ""
         if self.posed_images is not None:
-            write_posed_images(cloud, self.posed_images, self.count, self.size)
+            check_empty(self.posed_images)
+        if self.out is not None:
+            cloud, up = self._in_frame()
+            write_splat_file(self.out, cloud, up)
+            print(f"{len(cloud)} splats: {self.out}")
+            if missing := left_out(cloud, ending, up):
+                warn(f"{self.out} cannot say {' nor '.join(missing)}; a .ply can")
+        if self.posed_images is not None:
+            write_posed_images(self._object(), self.posed_images, self.count, self.size)
             print(f"{self.count} posed images: {self.posed_images}")
         return 0
+
+    def _object(self) -> SplatCloud:
+        from invert3d_ns.scenes.assets import read_object
+        from invert3d_ns.scenes.runs import is_run, read_run_object
+
+        return read_run_object(self.source) if is_run(self.source) else read_object(self.source)[0]
+
+    def _in_frame(self) -> tuple[SplatCloud, UpAxis | None]:
+        """The splats where they are to lie, and the axis that points up there, if it is known."""
+        from invert3d_ns.scenes.assets import read_as_placed
+        from invert3d_ns.scenes.normalization import from_object_frame
+        from invert3d_ns.scenes.placement import placement_of_run
+        from invert3d_ns.scenes.runs import is_run, read_run
+
+        if self.frame == "object":
+            return from_object_frame(self._object(), self.up), self.up
+        if not is_run(self.source):
+            return read_as_placed(self.source)
+        placement = placement_of_run(self.source)
+        return placement.put_back(read_run(self.source)), placement.up_axis()

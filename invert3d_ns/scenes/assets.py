@@ -1,24 +1,25 @@
-"""One dataparser for every scene: nothing (the bundled demo), a .ply of splats, a run, or a folder of posed images."""
+"""One dataparser for every scene: nothing (the bundled demo), a splat file, a run, or a folder of posed images."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal
 
-import torch
 from jaxtyping import Bool, Float
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 from torch import Tensor
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.ranges import FINITE, at_least, check_numbers
 from invert3d_ns.scenes.axes import UpAxis
 from invert3d_ns.scenes.cameras import orbit_cameras
 from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.scenes.folders import FolderScene, find_layout, scene_metadata
 from invert3d_ns.scenes.normalization import rotation_about_z, to_object_frame, transform_splats, within_object
-from invert3d_ns.scenes.ply import declared_up_axis, read_splats
-from invert3d_ns.scenes.runs import is_run, read_run_object, run_settings
+from invert3d_ns.scenes.placement import PlacedOutputs, Placement
+from invert3d_ns.scenes.runs import is_run, read_moved_run, run_settings
+from invert3d_ns.scenes.splat_files import LISTED, foreign_file, read_splat_file, splat_ending, splat_stem
 
 DEMO_SCENE = Path(__file__).parents[1] / "data" / "demo.ply"
 """The scene that is inverted when no data is given."""
@@ -30,19 +31,20 @@ class SceneDataParserConfig(DataParserConfig):
 
     _target: type = field(default_factory=lambda: SceneDataParser)
     data: Path | None = None  # type: ignore[assignment]
-    """A .ply file of Gaussian splats, a run whose splats are taken (its folder or config.yml), or a folder of posed
-    images (transforms.json, Blender, COLMAP). Nothing: the bundled demo."""
+    """A file of Gaussian splats (.ply, .compressed.ply, .spz, .splat, .ksplat, .sog), a run whose splats are taken
+    (its folder or config.yml), or a folder of posed images (transforms.json, Blender, COLMAP). Nothing: the bundled
+    demo."""
     up: Literal["auto"] | UpAxis = "auto"
-    """The axis that points up in a .ply file. auto: what the file says (nerfstudio's do), else y, as in generated
+    """The axis that points up in a splat file. auto: what the file says (nerfstudio's do), else y, as in generated
     assets (LGM, 3DGS). In folders the cameras tell what is up."""
-    front: float = 0.0
+    front: Annotated[float, FINITE] = 0.0
     """Azimuth in degrees at which the scene as read shows its front; it is turned to azimuth 0."""
-    image_size: int = 256
+    image_size: Annotated[int, at_least(32, 8192)] = 256
     """Size in pixels of the orbit images of splats, and the largest height or width of images from a folder: larger
     ones shrink."""
-    num_train_views: int = 24
+    num_train_views: Annotated[int, at_least(1)] = 24
     """Number of orbit cameras that splats are seen by in training."""
-    num_eval_views: int = 8
+    num_eval_views: Annotated[int, at_least(1)] = 8
     """Number of held-out orbit cameras of splats, between the ones for training."""
     masks_are_objects: bool = True
     """Masks in a folder cut out the object, as alpha does. Otherwise masked pixels are only ignored, as nerfstudio
@@ -50,23 +52,84 @@ class SceneDataParserConfig(DataParserConfig):
 
 
 def read_object(path: Path | str, up: Literal["auto"] | UpAxis = "auto") -> tuple[SplatCloud, Float[Tensor, "4 4"]]:
-    """Splats of a .ply file in the object frame, and the similarity that brought them there.
+    """Splats of a file in the object frame, and the similarity that brought them there.
+
+    Args:
+        path: a splat file of any kind, or a folder with nothing but one.
+        up: the axis of the file that points up; auto: what the file says, else y.
+
+    Returns:
+        The splats, and the transform of :func:`~invert3d_ns.scenes.normalization.to_object_frame`.
 
     Raises:
-        InputError: see :func:`~invert3d_ns.scenes.ply.read_splats` and
+        InputError: there is no such file, or it holds something else; see
+            :func:`~invert3d_ns.scenes.splat_files.read_splat_file` and
             :func:`~invert3d_ns.scenes.normalization.to_object_frame`.
     """
-    cloud = read_splats(path)
-    axis = (declared_up_axis(path) or "y") if up == "auto" else up
-    return to_object_frame(cloud, cast(UpAxis, axis))
+    cloud, transform, _ = _read_placed(_only_splats(Path(path)), up)
+    return cloud, transform
+
+
+def read_as_placed(path: Path | str) -> tuple[SplatCloud, UpAxis | None]:
+    """Splats of a file, or of a folder with nothing but one, where they lie in it, and the axis that it says points up.
+
+    Raises:
+        InputError: see :func:`read_object`.
+    """
+    return read_splat_file(_only_splats(Path(path)))
+
+
+def find_splat_file(path: Path) -> Path | None:
+    """The splat file that a scene is: the file itself, or the only one in a folder without cameras; None for folders
+    of posed images and folders without splats.
+
+    Raises:
+        InputError: it does not exist, is a file of another kind, or a folder with several splat files.
+    """
+    if not path.exists():
+        raise InputError(f"{path} does not exist; give a splat file, a run or a folder of posed images")
+    if not path.is_dir():
+        if splat_ending(path) is None:
+            raise foreign_file(path)
+        return path
+    if find_layout(path) is not None:
+        return None
+    found = sorted(file for file in path.iterdir() if splat_ending(file) and not file.name.startswith("."))
+    if len(found) > 1:
+        names = ", ".join(file.name for file in found[:3]) + (", ..." if len(found) > 3 else "")
+        raise InputError(f"{path} has {len(found)} splat files ({names}) and no cameras; give one of them")
+    return found[0] if found else None
+
+
+def _only_splats(path: Path) -> Path:
+    found = find_splat_file(path)
+    if found is not None:
+        return found
+    if find_layout(path) is None:
+        raise InputError(f"{path} holds neither a run nor splats ({LISTED}); give a folder that does, or a file")
+    raise InputError(
+        f"{path} holds posed images and no splats; fit splats to them first (ns-train invert3d --data ...) and give "
+        "the run"
+    )
+
+
+def _read_placed(
+    file: Path, up: Literal["auto"] | UpAxis
+) -> tuple[SplatCloud, Float[Tensor, "4 4"], tuple[float, float, float]]:
+    """Splats of a file in the object frame, the similarity that brought them there, and the origin before that."""
+    cloud, declared = read_splat_file(file)
+    moved, transform = to_object_frame(cloud, (declared or "y") if up == "auto" else up)
+    return moved, transform, cloud.origin
 
 
 def scene_name(data: Path | None) -> str:
-    """What runs on a scene are called: the demo, the .ply file, the folder, or what the run was called."""
+    """What runs on a scene are called: the demo, the splat file, the folder, or what the run was called."""
     if data is None:
         return "demo"
     name = run_settings(data).get("experiment_name") if is_run(data) else None
-    return str(name) if name else data.resolve().stem
+    if name:
+        return str(name)
+    return data.resolve().name if data.is_dir() else splat_stem(data.resolve())
 
 
 def object_splats(cloud: SplatCloud) -> Bool[Tensor, " N"] | None:
@@ -92,22 +155,17 @@ class SceneDataParser(DataParser):
         self.config = config
         self.path = Path(config.data) if config.data is not None else DEMO_SCENE
         self._folder: FolderScene | None = None
+        self._splats: tuple[str, SplatCloud, Placement] | None = None
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
-        if not self.path.exists():
-            raise InputError(
-                f"{self.path} does not exist; give a .ply file of splats, a run or a folder of posed images"
-            )
-        if self.config.image_size < 32:
-            raise InputError(f"an image size of {self.config.image_size} pixels is too small; use at least 32")
-        if is_run(self.path):
-            cloud = read_run_object(self.path)
-            outputs = self._from_splats(scene_name(self.path), cloud, torch.eye(4), split)
-            outputs.metadata["surroundings"] = object_splats(cloud) is not None
+        check_numbers(self.config, "--pipeline.datamanager.dataparser.")
+        if self._splats is None and self._folder is None:
+            self._splats = self._read_splats()
+        if self._splats is not None:
+            outputs = self._from_splats(*self._splats, split)
+            if is_run(self.path):
+                outputs.metadata["surroundings"] = object_splats(outputs.metadata["splats"]) is not None
             return outputs
-        ply = self._ply_path()
-        if ply is not None:
-            return self._from_splats(ply.stem, *read_object(ply, self.config.up), split)
         if self._folder is None:
             self._folder = FolderScene(
                 self.path,
@@ -117,39 +175,34 @@ class SceneDataParser(DataParser):
             )
         return self._folder.outputs(split)
 
-    def _ply_path(self) -> Path | None:
-        """The .ply to read, if the scene is one: a file, or the only content of a folder without cameras."""
-        if self.path.is_dir():
-            if find_layout(self.path) is None:
-                plys = sorted(self.path.glob("*.ply"))
-                return plys[0] if len(plys) == 1 else None
+    def _read_splats(self) -> tuple[str, SplatCloud, Placement] | None:
+        """Name, splats and placement of a scene that is splats, read once for all splits; None if it is a folder of
+        images.
+        """
+        if is_run(self.path):
+            cloud, transform = read_moved_run(self.path)
+            return scene_name(self.path), cloud, Placement.of_run(self.path).then(transform)
+        file = find_splat_file(self.path)
+        if file is None:
             return None
-        if self.path.suffix.lower() != ".ply":
-            raise InputError(f"{self.path} is neither a .ply file nor a run nor a folder of images; give one of these")
-        return self.path
+        cloud, transform, origin = _read_placed(file, self.config.up)
+        return splat_stem(file), cloud, Placement(transform.double(), origin)
 
-    def _from_splats(
-        self, name: str, cloud: SplatCloud, transform: Float[Tensor, "4 4"], split: str
-    ) -> DataparserOutputs:
+    def _from_splats(self, name: str, cloud: SplatCloud, placement: Placement, split: str) -> DataparserOutputs:
         from invert3d_ns.scenes.posed_images import spread_orbit
 
         if self.config.front:
             to_front = rotation_about_z(-self.config.front)
-            cloud, transform = transform_splats(cloud, to_front), to_front @ transform
+            cloud, placement = transform_splats(cloud, to_front), placement.then(to_front)
         count = self.config.num_train_views if split == "train" else self.config.num_eval_views
-        if count < 1:
-            raise InputError(
-                "splats need at least 1 training and 1 evaluation view; raise num-train-views, num-eval-views"
-            )
         azimuths, elevations = spread_orbit(count, offset=0.0 if split == "train" else 0.5)
-        scale = float(torch.linalg.det(transform[:3, :3]).pow(1 / 3))
-        unscaled = torch.cat([transform[:3, :3] / scale, transform[:3, 3:] / scale], dim=-1)
-        return DataparserOutputs(
+        return PlacedOutputs(
             # No such files exist: the dataset renders the splats, and nerfstudio's commands name their outputs after
             # these.
             image_filenames=[Path(name) / f"{split}_{index:04d}.png" for index in range(count)],
             cameras=orbit_cameras(azimuths, elevations, self.config.image_size),
             metadata=scene_metadata(splats=cloud, has_alpha=True),
-            dataparser_transform=unscaled,
-            dataparser_scale=scale,
+            dataparser_transform=placement.unscaled.float(),
+            dataparser_scale=placement.scale,
+            placement=placement,
         )

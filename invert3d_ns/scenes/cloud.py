@@ -38,6 +38,9 @@ class SplatCloud:
     """Coefficients of degrees 1 to :attr:`sh_degree`, K = (sh_degree + 1)^2 - 1."""
     rasterize_mode: RasterizeMode = "classic"
     """How the splats must be drawn to look as they were fitted."""
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Where the origin of the centers lies in the coordinates of their file, in double precision: not at 0 of splats
+    that lie far from it, as georeferenced ones do. Splats that were moved have none."""
 
     @property
     def sh_degree(self) -> int:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import get_args
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from invert3d_ns.base.errors import InputError
@@ -28,6 +28,14 @@ _TO_Z_UP: dict[str, list[list[float]]] = {
     "-x": [[0, 0, 1], [0, 1, 0], [-1, 0, 0]],
 }
 
+_FADED = 0.02
+"""Alpha at which a splat is no longer seen."""
+_MARGIN = 1.15
+"""How far beyond the object's sphere views reach, as a multiple of its radius."""
+_MOST = 0.99
+"""Share of the splats, by opacity, that views must show whole."""
+_ONE_POINT = "all splats of the scene lie in one point; export it again"
+
 
 def to_object_frame(
     cloud: SplatCloud, up: UpAxis = "y", radius: float = OBJECT_RADIUS
@@ -37,10 +45,12 @@ def to_object_frame(
     Args:
         cloud: splats in the frame of their file.
         up: the axis of the file that points up.
-        radius: radius in world units of the sphere that the object, floaters left aside, will just fill.
+        radius: radius in world units of the sphere that the object's centers, floaters left aside, will just fill;
+            smaller where splats reach so far beyond their centers that views would cut them off.
 
     Returns:
-        The splats in the object frame, and the similarity (file to object frame) that was applied.
+        The splats in the object frame, and the similarity that was applied (from the frame of ``cloud``, which is
+        around its :attr:`~invert3d_ns.scenes.cloud.SplatCloud.origin`, to the object frame).
 
     Raises:
         InputError: no splat can be seen, all splats lie in one point, or ``up`` is no axis.
@@ -48,7 +58,7 @@ def to_object_frame(
     if up not in get_args(UpAxis):
         raise InputError(f"the up axis cannot be '{up}'; give one of {', '.join(get_args(UpAxis))}")
     rotation = torch.tensor(_TO_Z_UP[up], dtype=torch.float32)
-    center, extent = robust_sphere(cloud.means @ rotation.T.to(cloud.means), torch.sigmoid(cloud.opacities[:, 0]))
+    center, extent = _visible_sphere(cloud, rotation)
     transform = similarity(rotation, center, radius / extent)
     return transform_splats(cloud, transform), transform
 
@@ -90,20 +100,75 @@ def robust_sphere(
     Raises:
         InputError: no weight, or no extent.
     """
-    visible = weights > 0.05
-    if not visible.any():
+    center, extent, _ = _bulk(points, weights)
+    if not extent > 0:
+        raise InputError(_ONE_POINT)
+    return center, extent
+
+
+def _bulk(
+    points: Float[Tensor, "N 3"], weights: Float[Tensor, " N"]
+) -> tuple[Float[Tensor, "3"], float, Int[Tensor, " M"]]:
+    """:func:`robust_sphere`, whose radius may be 0 here, and the rows of the points that are no floaters."""
+    rows = torch.nonzero(weights > 0.05)[:, 0]
+    if not len(rows):
         raise InputError("the scene has no visible splat (every opacity is below 0.05); export it again")
-    points, weights = points[visible], weights[visible]
+    points, weights = points[rows], weights[rows]
     median = torch.stack([_quantile(points[:, i], weights, 0.5) for i in range(3)])
     distance = (points - median).norm(dim=-1)
-    bulk = distance <= 2.5 * _quantile(distance, weights, 0.9)
-    points, weights = points[bulk], weights[bulk]
+    near = distance <= 2.5 * _quantile(distance, weights, 0.9)
+    points, weights = points[near], weights[near]
     low, high = (torch.stack([_quantile(points[:, i], weights, q) for i in range(3)]) for q in (0.002, 0.998))
     center = (low + high) / 2
-    extent = float(_quantile((points - center).norm(dim=-1), weights, 0.998))
-    if not extent > 0:
-        raise InputError("all splats of the scene lie in one point; export it again")
-    return center, extent
+    return center, float(_quantile((points - center).norm(dim=-1), weights, 0.998)), rows[near]
+
+
+def _visible_sphere(cloud: SplatCloud, rotation: Float[Tensor, "3 3"]) -> tuple[Float[Tensor, "3"], float]:
+    """Center, after ``rotation``, and radius of the sphere to scale to the object's.
+
+    That of the centers, :func:`robust_sphere`, as long as views of it show splats to where they fade out; else that of
+    what is seen, with the margin that views leave.
+    """
+    turned = cloud.means @ rotation.T.to(cloud.means)
+    center, extent, rows = _bulk(turned, torch.sigmoid(cloud.opacities[:, 0]))
+    if not extent > 0 and len(rows) > 1:
+        raise InputError(_ONE_POINT)
+    bulk = cloud.select(rows)
+    opacities = torch.sigmoid(bulk.opacities[:, 0])
+    axes = rotation.to(cloud.means) @ _rotation_matrices(bulk.quats) * bulk.scales.exp()[:, None]
+    axes = axes * (2 * (opacities / _FADED).clamp_min(1).log()).sqrt()[:, None, None]
+    if _reach(turned[rows], axes, opacities, center) <= _MARGIN * extent:
+        return center, extent
+    sides = axes.norm(dim=-1)
+    low, high = (
+        torch.stack([_quantile((turned[rows] + sign * sides)[:, i], opacities, q) for i in range(3)])
+        for sign, q in ((-1, 1 - _MOST), (1, _MOST))
+    )
+    center = (low + high) / 2
+    return center, _reach(turned[rows], axes, opacities, center) / _MARGIN
+
+
+def _reach(
+    means: Float[Tensor, "N 3"],
+    axes: Float[Tensor, "N 3 3"],
+    weights: Float[Tensor, " N"],
+    center: Float[Tensor, "3"],
+) -> float:
+    """Distance from ``center`` within which nearly all ellipsoids end, whose half-axes are the columns of ``axes``."""
+    offset = means - center
+    distance = offset.norm(dim=-1)
+    outwards = (axes.transpose(1, 2) @ (offset / distance.clamp_min(1e-12)[:, None])[:, :, None]).norm(dim=(1, 2))
+    across = (distance.square() + axes.norm(dim=1).amax(dim=-1).square()).sqrt()
+    return float(_quantile(torch.maximum(distance + outwards, across), weights, _MOST))
+
+
+def _rotation_matrices(quats: Float[Tensor, "N 4"]) -> Float[Tensor, "N 3 3"]:
+    """Matrices of quaternions (w, x, y, z) of any length; none for those of length 0."""
+    from scipy.spatial.transform import Rotation
+
+    wxyz = quats.detach().cpu().double()
+    wxyz[wxyz.norm(dim=-1) == 0, 0] = 1.0
+    return torch.from_numpy(Rotation.from_quat(wxyz[:, [1, 2, 3, 0]].numpy()).as_matrix()).to(quats)
 
 
 def within_object(means: Float[Tensor, "N 3"]) -> Bool[Tensor, " N"]:
@@ -120,7 +185,7 @@ def _quantile(values: Float[Tensor, " N"], weights: Float[Tensor, " N"], q: floa
 
 def transform_splats(cloud: SplatCloud, transform: Float[Tensor, "4 4"]) -> SplatCloud:
     """Apply a similarity (rotation, uniform scale, translation) to splats: centers, sizes, orientations and spherical
-    harmonics.
+    harmonics. The result is in a frame of its own, without the origin that ``cloud`` may have had in a file.
 
     Args:
         cloud: on any device, where the result is, too.
@@ -136,6 +201,7 @@ def transform_splats(cloud: SplatCloud, transform: Float[Tensor, "4 4"]) -> Spla
         scales=cloud.scales + scale.log().to(cloud.scales),
         quats=_multiply(_to_quaternion(rotation).to(cloud.quats), cloud.quats),
         features_rest=rotate_harmonics(cloud.features_rest, rotation),
+        origin=(0.0, 0.0, 0.0),
     )
 
 

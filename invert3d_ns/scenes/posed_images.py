@@ -32,6 +32,16 @@ def spread_orbit(count: int, offset: float = 0.0) -> tuple[Float[Tensor, " F"], 
     return (index - 0.5) * golden % 360.0, elevations
 
 
+def check_empty(folder: Path) -> None:
+    """Refuse a place for a new folder where there is something already.
+
+    Raises:
+        InputError: it is a file, or a folder with content.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists already; choose another folder or remove it first")
+
+
 def write_posed_images(cloud: SplatCloud, out: Path | str, count: int = 40, size: int = 256) -> None:
     """Write a folder of ``count`` RGBA pictures of splats with their cameras: ``transforms.json`` and ``images/*.png``.
 
@@ -52,8 +62,7 @@ def write_posed_images(cloud: SplatCloud, out: Path | str, count: int = 40, size
     out = Path(out)
     if count < 1 or size < 16:
         raise InputError(f"cannot make {count} images of {size} pixels; ask for at least 1 image of at least 16 pixels")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists already; choose another folder or remove it first")
+    check_empty(out)
     cameras = orbit_cameras(*spread_orbit(count), size)
     frames = []
     with atomic_path(out) as temporary:

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 import yaml
+from jaxtyping import Float
+from torch import Tensor
 
 from invert3d_ns import compat
 from invert3d_ns.base.errors import InputError
@@ -65,10 +67,19 @@ def read_run_object(path: Path | str) -> SplatCloud:
     Raises:
         InputError: see :func:`read_run`.
     """
+    return read_moved_run(path)[0]
+
+
+def read_moved_run(path: Path | str) -> tuple[SplatCloud, Float[Tensor, "4 4"]]:
+    """:func:`read_run_object`, and the similarity from the run's own frame that was applied.
+
+    Raises:
+        InputError: see :func:`read_run`.
+    """
     cloud = read_run(path)
     if str(run_settings(path).get(CLASS, "invert3d_ns")).startswith("invert3d_ns"):
-        return cloud
-    return to_object_frame(cloud, "z")[0]
+        return cloud, torch.eye(4)
+    return to_object_frame(cloud, "z")
 
 
 def read_run(path: Path | str) -> SplatCloud:

@@ -30,6 +30,8 @@ HELD_OUT_MARGIN = 4.0
 """Training orbits differ from every held-out orbit by at least this many degrees, in elevation or in azimuth."""
 _BLANK = 0.02
 """Largest difference from white, in [0, 1], of a view that shows nothing."""
+_FILLED = 0.5
+"""Share of the border of a view from which on it shows no object but what fills it."""
 
 
 @dataclass
@@ -105,15 +107,23 @@ def render_views(
 
 
 def check_visible(images: Float[Tensor, "*G 3 S S"]) -> None:
-    """Refuse a scene that leaves the white background untouched in every view.
+    """Refuse a scene that leaves the white background untouched in every view, or covers most of the border of every
+    view: what fills the views is a fog of splats, or no object.
 
     Raises:
-        InputError: no pixel of any view differs from white.
+        InputError: no pixel of any view differs from white, or hardly one at the border does not.
     """
     if (1.0 - images).max() < _BLANK:
         raise InputError(
             "the cameras see nothing: every orbit view of the scene is blank; check that the object is opaque, near "
             "the center that its cameras look at, and kept by its masks"
+        )
+    border = torch.cat([images[..., 0, :], images[..., -1, :], images[..., 0], images[..., -1]], dim=-1)
+    covered = (1.0 - border).amax(dim=-2) > _BLANK
+    if covered.float().mean(dim=-1).min() > _FILLED:
+        raise InputError(
+            "the scene fills every view to the border, where an object would leave white around itself; check the "
+            "sizes of its splats (logarithms, as 3DGS writes them), and cut the object out of what surrounds it"
         )
 
 

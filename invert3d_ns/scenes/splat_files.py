@@ -1,0 +1,145 @@
+"""Files of Gaussian splats of every kind, told apart by their endings; what is none of them is refused by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.filetypes import LFS_POINTER, describe_file
+from invert3d_ns.scenes.axes import UpAxis
+from invert3d_ns.scenes.cloud import SplatCloud
+from invert3d_ns.scenes.ply import is_compressed, rasterize_mode, read_ply, up_axis, write_splats
+from invert3d_ns.scenes.ply_file import read_header
+from invert3d_ns.scenes.splat_formats import CONVERTED, read_converted, write_converted
+
+ENDINGS = (*CONVERTED, ".ply")
+"""Endings of splat files that are read and written."""
+LISTED = ".ply, .compressed.ply, .spz, .splat, .ksplat or .sog"
+"""The same, for messages."""
+
+_PLY = ("a .ply", "a compressed splat .ply")
+_CONTENTS = {
+    ".ply": _PLY,
+    ".compressed.ply": _PLY,
+    ".spz": "splats in an .spz",
+    ".sog": "splats in a .sog",
+    ".splat": "a binary file",
+    ".ksplat": "a binary file",
+}
+"""How :func:`describe_file` begins of a file that is what its ending says."""
+_KINDS = {
+    "a mesh": ".obj .glb .gltf .stl .fbx .dae .blend .off .3ds .3mf .usd .usda .usdc .usdz .abc .x3d .wrl .mesh",
+    "a point cloud": ".las .laz .e57 .pcd .xyz .pts .ptx .asc .drc",
+    "a picture": ".png .jpg .jpeg .webp .gif .bmp .tif .tiff .exr .heic .avif",
+    "a video": ".mp4 .mov .avi .mkv .webm",
+    "an archive": ".zip .7z .rar .tar .gz .tgz .bz2 .xz .zst",
+    "a checkpoint": ".pt .pth .ckpt .safetensors .npz .npy .pkl",
+    "a list of cameras": ".json .yml .yaml",
+}
+_ADVICE = {
+    "a mesh": "render it from known cameras (as Blender's transforms.json) and give the folder of these images",
+    "a point cloud": "give the splats that were trained from it, or the folder of posed images that it came from",
+    "a picture": "run `invert3d image` on photographs, or give the folder of posed images that it belongs to",
+    "a video": "run `ns-process-data video` on it and give the folder that this makes",
+    "an archive": "unpack it and give what is inside",
+    "a checkpoint": "give the folder of the run that it belongs to",
+    "a list of cameras": "give the folder that it lies in",
+}
+
+
+def splat_ending(path: Path) -> str | None:
+    """Which of :data:`ENDINGS` a name has, in lower case; None for other names."""
+    name = path.name.lower()
+    return next((ending for ending in ENDINGS if name.endswith(ending)), None)
+
+
+def splat_stem(path: Path) -> str:
+    """The name of a file without the ending of splat files, or else without its suffix."""
+    ending = splat_ending(path)
+    return path.name[: -len(ending)] if ending else path.stem
+
+
+def read_splat_file(path: Path | str) -> tuple[SplatCloud, UpAxis | None]:
+    """Read splats of any kind of file, and the axis that it says points up.
+
+    A compressed .ply is told by its content, the others by their endings. An .spz is y-up by definition.
+
+    Raises:
+        InputError: there is no such file, its content is something else than its ending says, or see
+            :func:`~invert3d_ns.scenes.ply.read_splats`.
+    """
+    path = Path(path)
+    ending = splat_ending(path)
+    if not path.exists():
+        raise InputError(f"{path} does not exist; give a splat file: {LISTED}")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the path of a file of Gaussian splats")
+    if ending is None:
+        raise foreign_file(path)
+    kind = describe_file(path)
+    if not kind.startswith(_CONTENTS[ending]):
+        raise _other_content(path, ending, kind)
+    if ending in (".ply", ".compressed.ply"):
+        header = read_header(path)
+        if not is_compressed(header):
+            return read_ply(path)
+        cloud = replace(read_converted(path, ".compressed.ply"), rasterize_mode=rasterize_mode(header))
+        return cloud, up_axis(header)
+    return read_converted(path, ending), "y" if ending == ".spz" else None
+
+
+def write_splat_file(path: Path | str, cloud: SplatCloud, up: UpAxis | None = None) -> None:
+    """Write splats as the kind of file that the ending of ``path`` says, complete or not at all.
+
+    Args:
+        path: see :data:`ENDINGS`.
+        cloud: the splats.
+        up: the axis of ``cloud`` that points up, noted where the format can.
+
+    Raises:
+        InputError: the ending is none that is written, or the file cannot be written.
+    """
+    path = Path(path)
+    ending = check_ending(path)
+    if ending == ".ply":
+        write_splats(path, cloud, up)
+    else:
+        write_converted(path, cloud, ending, up)
+
+
+def check_ending(path: Path) -> str:
+    """The ending of a file that is to be written.
+
+    Raises:
+        InputError: splats are not written in files with this ending.
+    """
+    ending = splat_ending(path)
+    if ending is None:
+        raise InputError(f"{path} does not end in {LISTED}; give it a name that does")
+    return ending
+
+
+def foreign_file(path: Path) -> InputError:
+    """What to say of a file whose ending is not that of a splat file."""
+    kind = next((kind for kind, endings in _KINDS.items() if path.suffix.lower() in endings.split()), None)
+    content = describe_file(path)
+    if content == LFS_POINTER:
+        return _other_content(path, "", content)
+    if content.startswith(("a .ply of", "a compressed splat", "splats in")):
+        return InputError(f"{path} is {content}; rename it to end in {LISTED}, as what it is")
+    if kind is None:
+        name = "neither a splat file nor a run nor a folder of images"
+        return InputError(f"{path} is {name} but {content}; give one of these, splats as {LISTED}")
+    return InputError(f"{path} is {kind}, not splats ({LISTED}); {_ADVICE[kind]}")
+
+
+def _other_content(path: Path, ending: str, kind: str) -> InputError:
+    advice = "copy or export the file again"
+    if kind == LFS_POINTER:
+        advice = "run `git lfs pull`"
+    elif kind.startswith(("a web page", "an XML")):
+        advice = "download the file itself, not the page about it"
+    elif kind.startswith(("a .ply of", "a compressed splat", "splats in")):
+        advice = "rename it to end as what it is"
+    return InputError(f"{path} is not a {ending or 'splat'} file but {kind}; {advice}")
