@@ -80,7 +80,7 @@ def test_models_are_found_wherever_tools_put_them(posed, expected, tmp_path, cap
         for path in (folder / "images").iterdir():
             path.rename(path.with_suffix(".png"))
     outputs = parse(folder)
-    assert torch.equal(outputs.cameras.camera_to_worlds, expected) and not capsys.readouterr().out
+    assert torch.equal(outputs.cameras.camera_to_worlds, expected) and not capsys.readouterr().err
     assert len(outputs.image_filenames) == 10 and all(path.is_file() for path in outputs.image_filenames)
 
 
@@ -94,7 +94,7 @@ def test_lines_of_points_may_be_there_or_not(posed, expected, tmp_path, change):
 def test_binary_models_are_read(posed, expected, tmp_path, capsys):
     folder = write_colmap(posed, tmp_path / "a")
     to_binary(folder / "sparse/0")
-    assert torch.equal(parse(folder).cameras.camera_to_worlds, expected) and not capsys.readouterr().out
+    assert torch.equal(parse(folder).cameras.camera_to_worlds, expected) and not capsys.readouterr().err
 
 
 def test_of_several_models_the_largest_is_used_and_said(posed, expected, tmp_path, capsys):
@@ -103,7 +103,7 @@ def test_of_several_models_the_largest_is_used_and_said(posed, expected, tmp_pat
     write_colmap(posed, folder, model="sparse/2", frames=slice(3, 7))
     to_binary(folder / "sparse/2")
     assert torch.equal(parse(folder).cameras.camera_to_worlds, expected)
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert "3 COLMAP models; sparse/1 with 12 images is used" in said and "sparse/2 has 4" in said
 
 
@@ -119,7 +119,7 @@ def test_registered_images_that_are_absent_are_left_out(posed, tmp_path, capsys)
     folder = write_colmap(posed, tmp_path / "a")
     (folder / "images" / "view_0003.png").unlink()
     assert len(parse(folder).cameras) + len(parse(folder, "val").cameras) == 11
-    assert "1 of 12 images of" in capsys.readouterr().out
+    assert "1 of 12 images of" in capsys.readouterr().err
 
 
 def test_lists_of_splits_are_kept(posed, tmp_path):
@@ -223,7 +223,7 @@ def test_points_are_optional(tmp_path, capsys, content, says, count):
         (tmp_path / "points3D.txt").write_bytes(content)
     points = read_colmap_points(tmp_path)
     assert (0 if points is None else len(points.positions)) == count
-    assert says in capsys.readouterr().out
+    assert says in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("kind", "full"), [("u1", 255), ("u2", 65535), ("f4", 1.0), ("f4", 255.0)])
@@ -240,7 +240,7 @@ def test_colors_of_points_are_scaled_by_their_type(tmp_path, kind, full):
 
 def test_a_ply_that_is_none_is_a_warning(tmp_path, capsys):
     (tmp_path / "a.ply").write_text("not a ply")
-    assert read_ply_points(tmp_path, "a.ply") is None and "cannot be read" in capsys.readouterr().out
+    assert read_ply_points(tmp_path, "a.ply") is None and "cannot be read" in capsys.readouterr().err
 
 
 def test_nerfstudios_paths_lead_through_what_is_read(posed, tmp_path):

@@ -57,14 +57,14 @@ def test_held_out_images_are_never_taken_for_others_of_the_same_name(posed, clou
     assert len(parse(folder).cameras) == 6 and len(held_out.cameras) == 2
     assert {path.parent.name for path in held_out.image_filenames} == {"train"}
     same_frame(held_out, cloud, tolerance=0.08)
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert "none of the 4 images" in said and "transforms_test.json" in said and "transforms_train" not in said
 
 
 def test_blenders_own_split_is_kept(posed, tmp_path, capsys):
     folder = blender(posed, tmp_path / "scene", "test")
     assert [path.parent.name for path in parse(folder, "val").image_filenames] == ["test"] * 4
-    assert len(parse(folder).cameras) == 8 and not capsys.readouterr().out
+    assert len(parse(folder).cameras) == 8 and not capsys.readouterr().err
     (folder / "transforms_test.json").unlink()
     assert len(parse(folder).cameras) == 6 and len(parse(folder, "val").cameras) == 2
 
@@ -130,7 +130,19 @@ def test_exif_orientation_is_applied_where_the_cameras_ask_for_it(
     assert outputs.metadata["upright"] == [turned] * 10
     same_frame(outputs, cloud, tolerance=0.2)
     undecided = crop == 0 or orientation == 3
-    assert ("both fit their cameras" in capsys.readouterr().out) == undecided
+    assert ("both fit their cameras" in capsys.readouterr().err) == undecided
+
+
+def test_without_a_size_the_principal_point_tells_what_is_up(posed, cloud, tmp_path):
+    for turned in (True, False):
+        folder = oriented(posed, tmp_path / str(turned), 6, turned=turned, crop=6)
+        path = folder / "transforms.json"
+        meta = json.loads(path.read_text())
+        del meta["w"], meta["h"]
+        path.write_text(json.dumps(meta))
+        outputs = parse(folder)
+        assert outputs.metadata["upright"][0] == turned
+        assert (int(outputs.cameras.width[0]), int(outputs.cameras.height[0])) == (36, 48)
 
 
 def masked(posed: Path, folder: Path, change=lambda alpha: alpha, *, place="masks", name="{}.png", count=12) -> Path:
@@ -164,14 +176,14 @@ def test_folders_of_masks_are_used_and_said(posed, cloud, tmp_path, capsys, plac
     folder = masked(posed, tmp_path / "a", change, place=place, name=name)
     outputs = parse(folder)
     same_frame(outputs, cloud, tolerance=0.1)
-    assert outputs.metadata["has_alpha"] and f"masks are taken from {folder / place}" in capsys.readouterr().out
+    assert outputs.metadata["has_alpha"] and f"masks are taken from {folder / place}" in capsys.readouterr().err
 
 
 def test_masks_that_do_not_fit_are_said(posed, tmp_path, capsys):
     assert parse(masked(posed, tmp_path / "a", name="other_{}.png")).metadata["surroundings"]
-    assert "fit 0 of 12 images; they are ignored" in capsys.readouterr().out
+    assert "fit 0 of 12 images; they are ignored" in capsys.readouterr().err
     outputs = parse(masked(posed, tmp_path / "b", count=10))
-    assert "2 of 12 images have no mask" in capsys.readouterr().out and outputs.metadata["has_alpha"]
+    assert "2 of 12 images have no mask" in capsys.readouterr().err and outputs.metadata["has_alpha"]
     with pytest.raises(InputError, match="invert them"):
         parse(masked(posed, tmp_path / "c", lambda alpha: alpha.point(lambda value: 255 - value)))
     with pytest.raises(InputError, match="24x48 pixels and its image 48x48"):
@@ -186,7 +198,7 @@ def test_one_mask_for_all_images_is_not_the_object(posed, tmp_path, capsys):
 
     folder = tmp_path / "a"
     outputs = parse(rewrite(posed, folder, change))
-    assert "all images have the same mask" in capsys.readouterr().out and outputs.metadata["alpha_filenames"] is None
+    assert "all images have the same mask" in capsys.readouterr().err and outputs.metadata["alpha_filenames"] is None
 
 
 def test_masks_that_only_say_what_to_learn_from_have_the_size_of_the_images(posed, tmp_path):
@@ -217,4 +229,4 @@ def test_an_empty_picture_is_said(posed, tmp_path, capsys):
 
     folder = tmp_path / "a"
     parse(rewrite(posed, folder, change))
-    assert "1 of 10 images show no object" in capsys.readouterr().out
+    assert "1 of 10 images show no object" in capsys.readouterr().err

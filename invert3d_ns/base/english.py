@@ -9,3 +9,8 @@ def with_article(words: str) -> str:
         ('an airplane', 'a Red mug')
     """
     return f"{'an' if words[:1].lower() in tuple('aeiou') else 'a'} {words}"
+
+
+def counted(count: int, total: int, noun: str) -> str:
+    """``3 of 8 images``; ``all 8 images`` where it is every one."""
+    return f"all {total} {noun}" if count == total else f"{count} of {total} {noun}"

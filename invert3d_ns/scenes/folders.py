@@ -14,8 +14,9 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from torch import Tensor
 
+from invert3d_ns.base.english import counted
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.base.notices import counted, warn
+from invert3d_ns.base.notices import warn
 from invert3d_ns.scenes.cameras import OBJECT_RADIUS
 from invert3d_ns.scenes.layouts.colmap import find_model, read_model
 from invert3d_ns.scenes.layouts.frames import Frame, cameras_of, read_frames, turned_over
@@ -23,6 +24,7 @@ from invert3d_ns.scenes.layouts.listing import Listing
 from invert3d_ns.scenes.layouts.splits import choose_split
 from invert3d_ns.scenes.layouts.transforms import read_transforms
 from invert3d_ns.scenes.normalization import rotation_about_z
+from invert3d_ns.scenes.placement import PlacedOutputs, Placement
 
 if TYPE_CHECKING:
     from invert3d_ns.scenes.silhouettes import Views
@@ -114,7 +116,8 @@ class FolderScene:
         if largest > self.image_size:
             cameras.rescale_output_resolution(self.image_size / largest, scale_rounding_mode="round")
         masks = [frame.mask for frame in frames] if all(frame.mask for frame in frames) else None
-        return DataparserOutputs(
+        placement = self._placement()
+        return PlacedOutputs(
             image_filenames=[frame.image for frame in frames],
             cameras=cameras,
             scene_box=DataparserOutputs([], cameras).scene_box,
@@ -125,19 +128,18 @@ class FolderScene:
                 used_filenames=None if self.masks_are_objects else masks,
                 upright=[frame.upright for frame in frames],
             ),
-            dataparser_transform=self._from_original()[:3] / scale,
-            dataparser_scale=scale * self.listing.world_scale,
+            dataparser_transform=placement.unscaled.float(),
+            dataparser_scale=placement.scale,
+            placement=placement,
         )
 
-    def _from_original(self) -> Float[Tensor, "4 4"]:
-        """What brings the world that the tool started from into the object frame, but for the tool's own scale."""
-        moved = np.eye(4)
-        moved[:3, 3] = -self.offset
-        scaled = np.diag([self.listing.world_scale] * 3 + [1.0])
-        # nerfstudio applies the rotation and translation first and the scale last.
-        total = self.transform.double().numpy() @ moved @ scaled @ self.listing.world
-        total[:3] /= self.listing.world_scale
-        return torch.from_numpy(total).float()
+    def _placement(self) -> Placement:
+        """How the world that the tool started from is moved into the object frame."""
+        written = np.diag([self.listing.world_scale] * 3 + [1.0]) @ self.listing.world
+        x, y, z = np.linalg.solve(written, [*self.offset, 1.0])[:3].tolist() if self.offset.any() else (0.0, 0.0, 0.0)
+        turned = torch.from_numpy(written)
+        turned[:3, 3] *= 0.0 if self.offset.any() else 1.0
+        return Placement(self.transform.double() @ turned, (x, y, z))
 
     def _normalize(self) -> tuple[Float[Tensor, "4 4"], dict[str, Tensor], dict[str, Any]]:
         """The similarity into the object frame, points to start splats from, and metadata about what the images

@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras, CameraType
 
+from invert3d_ns.base.english import counted
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.base.notices import counted, warn
+from invert3d_ns.base.notices import warn
 from invert3d_ns.scenes.images import ImageHeader, read_header, same_shape
 from invert3d_ns.scenes.layouts.files import PictureFiles
 from invert3d_ns.scenes.layouts.listing import ListedImage, Listing
@@ -154,10 +155,12 @@ def _frame(listed: ListedImage, path: Path, pose: Float[np.ndarray, "4 4"], as_s
         height / 2 if listed.center_y is None else listed.center_y,
     )
     in_shares = max(center) <= 1 and min(size) > 16
-    if in_shares or not all(-0.5 < place / side < 1.5 for place, side in zip(center, size, strict=True)):
+    # Where the size is the file's own, a principal point that is far off belongs to images of another size.
+    far = 1.0 if listed.width is not None and listed.height is not None else 0.25
+    if in_shares or not all(abs(place / side - 0.5) < far for place, side in zip(center, size, strict=True)):
         raise InputError(
-            f"{where} has its principal point at ({center[0]:g}, {center[1]:g}) of {width}x{height} pixels; give cx and"
-            " cy in pixels"
+            f"{where} has its principal point at ({center[0]:g}, {center[1]:g}) of {width}x{height} pixels; give cx,"
+            " cy, w and h in pixels"
         )
     if listed.kind == CameraType.PERSPECTIVE and len(listed.distortion) == 6 and listed.distortion[3] != 0:
         raise InputError(f"{where} has the distortion k4, which is not undone here; undistort the images first")
@@ -173,6 +176,13 @@ def _fit(listed: ListedImage, header: ImageHeader, path: Path, as_stored: bool) 
     stored = (header.width, header.height)
     if listed.width is None or listed.height is None:
         upright = not as_stored
+        if listed.center_x is not None and listed.center_y is not None and header.upright != stored:
+            # The principal point is near the middle of what the camera saw.
+            off = [
+                abs(listed.center_x / width - 0.5) + abs(listed.center_y / height - 0.5)
+                for width, height in (stored, header.upright)
+            ]
+            upright = off[1] <= off[0]
         return header.upright if upright else stored, upright, False
     size = (int(listed.width), int(listed.height))
     if min(size) < 1:

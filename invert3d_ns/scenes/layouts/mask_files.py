@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from invert3d_ns.base.english import counted
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.base.notices import counted, warn
+from invert3d_ns.base.notices import warn
 from invert3d_ns.scenes.images import PICTURE_SUFFIXES, read_header, same_shape
 from invert3d_ns.scenes.layouts.files import PictureFiles
 from invert3d_ns.scenes.layouts.listing import Listing
@@ -34,6 +35,8 @@ def find_masks(listing: Listing, frames: Sequence[Frame]) -> list[Frame]:
         found = iter(files.find(frame.listed.mask for frame in frames if frame.listed.mask))
         masks = [next(found) if frame.listed.mask else None for frame in frames]
         source = listing.source
+        for name, path in list(files.guessed.items())[:1]:
+            warn(f"{len(files.guessed)} masks are not where {source} says; taken for {name}: {path}")
     else:
         folder = next((path for name in _FOLDERS if (path := listing.folder / name).is_dir()), None)
         if folder is None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from invert3d_ns.base.notices import counted, warn
+from invert3d_ns.base.english import counted
+from invert3d_ns.base.notices import warn
 from invert3d_ns.scenes.layouts.listing import Points
 
 _UNREADABLE = (ArithmeticError, LookupError, MemoryError, OSError, TypeError, ValueError, struct.error)

@@ -156,7 +156,9 @@ def _applied(document: dict[str, Any], source: Path) -> tuple[np.ndarray, float]
             world[:3] = np.array(given, dtype=np.float64)[:3]
         except (TypeError, ValueError, OverflowError):
             world[:] = np.nan
-        if not np.isfinite(world).all():
-            raise InputError(f"{source} has an applied_transform that is no 3x4 matrix; correct or remove it")
+        if not np.isfinite(world).all() or np.linalg.det(world[:3, :3]) <= 0:
+            raise InputError(f"{source} has an applied_transform that is no 3x4 rotation; correct or remove it")
     scale = read_number(document, ("applied_scale",), str(source))
+    if scale is not None and scale <= 0:
+        raise InputError(f"{source} has an applied_scale of {scale:g}; give one above 0, or remove it")
     return world, 1.0 if scale is None else scale
