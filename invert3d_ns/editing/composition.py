@@ -50,10 +50,9 @@ def composed(edits: Sequence[Edit]) -> list[Edit]:
     for edit in edits:
         for index in reversed(range(len(result))):
             both = _merged(result[index], edit)
-            between = result[index + 1 :]
-            if both is not None and not any(
-                other.source and _same(other.source, _asked(result[index])) for other in between
-            ):
+            came_to = _asked(result[index])
+            needed = any(other.source and _same(other.source, came_to) for other in result[index + 1 :])
+            if both is not None and not needed:
                 del result[index]
                 edit = both
         result.append(edit)
@@ -119,10 +118,10 @@ def _asked(edit: Edit) -> str:
     """What an edit asks for, without the object: "blue", "in van gogh style", "a pencil sketch of"."""
     if edit.target or edit.source:
         return edit.target
-    adjective = re.fullmatch(rf"(?:an?|the) (?!.* of$)(.+) {re.escape(TOKEN)}", edit.prompt.strip())
-    return (
-        adjective[1] if adjective and not adjective[1].endswith(" of") else edit.prompt.replace(TOKEN, "").strip(" ,")
-    )
+    adjective = re.fullmatch(rf"(?:an?|the) (.+) {re.escape(TOKEN)}", edit.prompt.strip())
+    if adjective and not adjective[1].endswith(" of"):
+        return adjective[1]
+    return edit.prompt.replace(TOKEN, "").strip(" ,")
 
 
 def _same(one: str, other: str) -> bool:

@@ -7,6 +7,7 @@ queue's own runs it all. Nothing here knows what the actions do, nor what the sc
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import traceback
 from collections import deque
@@ -39,6 +40,8 @@ class Outcome:
     """RGB; the picture that is shown stays if None."""
     caption: str = ""
     """What the picture shows."""
+    outdates_picture: bool = False
+    """Whether the picture that is shown is of another scene now, and goes unless there is a new one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +132,7 @@ class ActionQueue:
             try:
                 action = action()
             except InputError as error:
-                self._publish(error=_one_line(error))
+                self._publish(error=one_line(error))
                 return
         with self._changed:
             if action.kind:
@@ -168,6 +171,11 @@ class ActionQueue:
     def subscribe(self, listener: Callable[[], None]) -> None:
         """Have ``listener`` called, from any thread, whenever :attr:`state` is another."""
         self._listeners.append(listener)
+
+    def unsubscribe(self, listener: Callable[[], None]) -> None:
+        """Call ``listener`` no more; nothing happens if nobody did."""
+        with contextlib.suppress(ValueError):
+            self._listeners.remove(listener)
 
     def _publish(self, **changes: Any) -> None:
         with self._changed:
@@ -267,15 +275,15 @@ class ActionQueue:
             given_up_for_another = action.kind and not self._stop
             return {} if given_up_for_another else {"message": f"{action.label} stopped; the scene is as before."}
         except InputError as error:
-            return {"error": _one_line(error)}
+            return {"error": one_line(error)}
         except Exception as error:
             traceback.print_exc()
-            line = f"{type(error).__name__}: {_one_line(error)[:200]}"
+            line = f"{type(error).__name__}: {one_line(error)[:200]}"
             return {"error": f"{action.label} failed; see the terminal. {line}"}
         changes: dict[str, Any] = {}
         if outcome is not None and outcome.message:
             changes["message"] = outcome.message
-        if outcome is not None and outcome.picture is not None:
+        if outcome is not None and (outcome.picture is not None or outcome.outdates_picture):
             changes |= {"picture": outcome.picture, "caption": outcome.caption}
         return changes
 
@@ -307,5 +315,6 @@ class ActionQueue:
             return any(other.kind == action.kind for other in self._queue)
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What an error says, without line breaks."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from invert3d_ns.base.errors import InputError
@@ -43,7 +45,7 @@ class SceneVersions:
         """The versions, from the scene as it was found on."""
         if self._history is None:
             edits = tuple(self.host.edits)
-            self._history = History(Version(self.host.snapshot(), edits))
+            self._history = History(Version(self.host.snapshot(), edits, source=self.host.output_folder))
         return self._history
 
     @property
@@ -71,12 +73,12 @@ class SceneVersions:
     def _undo(self) -> Outcome:
         started, gone = time.perf_counter(), self.current
         self._enter(self.history.undo())
-        return Outcome(f"Undid {gone.labels[-1]!r} in {time.perf_counter() - started:.2f} s.")
+        return _entered(f"Undid {gone.name!r} in {time.perf_counter() - started:.2f} s.")
 
     def _redo(self) -> Outcome:
         started = time.perf_counter()
         self._enter(self.history.redo())
-        return Outcome(f"Redid {self.current.labels[-1]!r} in {time.perf_counter() - started:.2f} s.")
+        return _entered(f"Redid {self.current.name!r} in {time.perf_counter() - started:.2f} s.")
 
     def _compare(self) -> Outcome:
         history = self.history
@@ -89,7 +91,23 @@ class SceneVersions:
         self.comparing = True
         return Outcome("The scene before all edits; Compare brings them back.")
 
+    @contextmanager
+    def shown_as_it_is(self) -> Iterator[None]:
+        """End a comparison for the length of a block, and go on comparing if the block fails."""
+        compared, self.comparing = self.comparing, False
+        try:
+            if compared:
+                self.host.restore(self.current.snapshot)
+            yield
+        except BaseException:
+            self.comparing = compared
+            raise
+
     def _enter(self, version: Version) -> None:
         self.host.restore(version.snapshot)
         self.host.edits = list(version.edits)
         self.comparing = False
+
+
+def _entered(message: str) -> Outcome:
+    return Outcome(message, outdates_picture=True)
