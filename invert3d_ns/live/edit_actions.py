@@ -14,6 +14,7 @@ from torch import Tensor
 
 from invert3d_ns.base.cancellation import Cancelled, Progress, ShouldStop
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.editing.change import measure_change
 from invert3d_ns.editing.composition import split_into_passes, with_context
 from invert3d_ns.editing.edit import Edit
 from invert3d_ns.live.history import Version
@@ -50,6 +51,9 @@ class EditActions:
         queue: where the actions go.
         versions: of the scene; of these actions alone if None.
         config: how splats follow edits, and how scenes are drawn for them; the default if None.
+
+    Attributes:
+        runs: what :meth:`open` may open, the latest first, as it was when :meth:`look_for_runs` looked last.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class EditActions:
         self.config = config or SceneEditConfig()
         self._warm = False
         self._in_a_run: tuple[Any, Path] | None = None
+        self.runs: list[SavedRun] = []
 
     def preview_edit(self, edit: Edit, *, replace_last: bool = False) -> Action:
         """The action that shows views of the scene above views under one more edit; a newer one takes its place.
@@ -104,9 +109,10 @@ class EditActions:
         """The action that brings a saved run of this scene back."""
         return Action("Open", lambda *_: self._open(folder), task=f"Opening {folder.name}")
 
-    def saved_runs(self) -> list[SavedRun]:
-        """What :meth:`open` may open, the latest first; reads files."""
-        return self.host.saved_runs() if isinstance(self.host, KeepsRuns) else []
+    def look_for_runs(self) -> None:
+        """Find saved runs of this scene; reads files."""
+        if isinstance(self.host, KeepsRuns):
+            self.runs = self.host.saved_runs()
 
     def request_warm_up(self) -> None:
         """Have the prior loaded while somebody fills in a form, unless there is anything else to do; once."""
@@ -166,13 +172,14 @@ class EditActions:
         edits = before.edits_with(edit, replace_last=replace_last)
         with self.versions.shown_as_it_is():
             made = self._carry_out(before.origin, edits, progress, should_stop, show=self.host.restore)
-            after = before.then(edits, made.cloud(), made)
+            after = before.remade(edits, made.cloud(), made)
             with self.host.prior.use() as prior:
                 size = prior.info.image_size
             picture = before_and_after(render_sides(before.snapshot, size)[0], render_sides(after.snapshot, size)[0])
+            change = measure_change(before.snapshot, after.snapshot).sentence()
             self.versions.add(after)  # last: until then the scene is taken back if anything goes wrong
         seconds = time.perf_counter() - started
-        message = f"Applied {edit.label!r} in {seconds:.1f} s."
+        message = f"Applied {edit.label!r} in {seconds:.1f} s: {change}."
         return Outcome(message, picture, f"Splats before, above splats {edit.label}")
 
     def _carry_out(
@@ -242,12 +249,14 @@ class EditActions:
             return Outcome(f"It is saved already: {folder}")
         folder = self.host.save_run(version, self._made(version, progress, should_stop))
         self._in_a_run = version.snapshot, folder
+        self.look_for_runs()
         return Outcome(f"Saved as the run {folder}")
 
     def _saved_as(self, version: Version) -> Path | None:
-        """The run that a version was saved as or opened from, if it is still there."""
-        snapshot, folder = self._in_a_run or (None, Path())
-        return folder if snapshot is version.snapshot and folder.is_dir() else None
+        """The run that a version was saved as or read from, if it is still there."""
+        snapshot, saved = self._in_a_run or (None, None)
+        folder = saved if snapshot is version.snapshot else version.source
+        return folder if folder is not None and folder.is_dir() else None
 
     def _open(self, folder: Path) -> Outcome:
         if not isinstance(self.host, KeepsRuns):
@@ -256,7 +265,6 @@ class EditActions:
         if version.base is not None and _same(version.base, first):
             version = replace(version, base=first)  # so that what is made from it goes on from here
         self.versions.add(version)
-        self._in_a_run = version.snapshot, folder
         return Outcome(f"Opened {folder}; Undo goes back to the scene before.", outdates_picture=True)
 
     def _warm_up(self) -> None:

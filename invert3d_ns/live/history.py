@@ -43,7 +43,11 @@ class Version:
         own = self.own_edits
         return (*(own[:-1] if replace_last else own), edit)
 
-    def then(self, own_edits: Sequence[Any], snapshot: Any, made: Any = None) -> Version:
+    def then(self, edit: Any, snapshot: Any) -> Version:
+        """The version that one more edit leads to."""
+        return self.remade((*self.own_edits, edit), snapshot)
+
+    def remade(self, own_edits: Sequence[Any], snapshot: Any, made: Any = None) -> Version:
         """The version of the same origin under other edits of its own."""
         return Version(snapshot, (*self.origin.edits, *own_edits), self.origin, made)
 

@@ -186,7 +186,7 @@ class ActionQueue:
     # Who runs it
 
     def run_pending(self, limit: int = 1) -> int:
-        """Run what may run during training, at a moment when the caller, who trains the scene, lets nobody change it.
+        """Run what may run now; in a training, at a moment when its trainer, who calls, lets nobody change the scene.
 
         Returns at once when there is none, or while another thread runs an action. Everything else stays in the queue.
         The caller must not hold the host's lock: actions take it to copy the scene.
@@ -200,10 +200,11 @@ class ActionQueue:
         done = 0
         while done < limit and self._queue and self._working.acquire(blocking=False):
             try:
-                action = self._next(in_training=True)
+                in_training = self.training() != "completed"
+                action = self._next(in_training)
                 if action is None:
                     break
-                self._carry_out(action, in_training=True)
+                self._carry_out(action, in_training)
                 done += 1
             finally:
                 self._working.release()

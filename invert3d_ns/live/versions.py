@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.live.history import History, Version
+from invert3d_ns.live.host import KeepsRuns
 from invert3d_ns.live.queue import Action, Outcome
 
 if TYPE_CHECKING:
@@ -44,14 +46,26 @@ class SceneVersions:
     def history(self) -> History:
         """The versions, from the scene as it was found on."""
         if self._history is None:
-            edits = tuple(self.host.edits)
-            self._history = History(Version(self.host.snapshot(), edits, source=self.host.output_folder))
+            self._history = self._find()
         return self._history
 
     @property
     def current(self) -> Version:
         """The version that the scene is in, also while it is shown as it was."""
         return self.history.current
+
+    def _find(self) -> History:
+        """The scene as it is; and, where its run says so, what it was before the edits of that run."""
+        host, edits = self.host, tuple(self.host.edits)
+        found = Version(host.snapshot(), edits, source=host.output_folder)
+        if edits and isinstance(host, KeepsRuns) and host.output_folder is not None:
+            with suppress(InputError):
+                known = host.open_run(host.output_folder)
+                if known.base is not None and known.edits == edits:
+                    history = History(known.base)
+                    history.push(replace(known, snapshot=found.snapshot))
+                    return history
+        return History(found)
 
     def add(self, version: Version) -> None:
         """Put the scene into a new version, after the current one."""
