@@ -128,6 +128,15 @@ def test_an_edit_after_undo_forgets_what_was_undone(stage):
     assert stage.versions.labels == ("in van gogh style",)
 
 
+def test_what_went_wrong_is_forgotten_once_something_went_well(stage):
+    stage.queue.training = lambda: "training"
+    stage.ask(stage.versions.undo)
+    stage.apply(BLUE)
+    stage.queue.training = lambda: "completed"
+    stage.until_labels("red -> blue")
+    assert not stage.queue.state.error and any("nothing to undo" in each.error for each in stage.watcher.states)
+
+
 def test_undo_does_not_wait_for_a_preview(stage):
     stage.apply(BLUE)
     stage.watcher.until_idle()

@@ -166,7 +166,7 @@ def test_widgets_become_the_form(panel, monkeypatch):
         "It is": "car",
         "Only": "wheels",
         "Threshold": 0.8,
-        "Replace the last edit": True,
+        "Replace last": True,
         "Only here": True,
         "Center": (0.0, 0.5, 0.0),
         "Size": (1.0, 1.0, 2.0),

@@ -52,7 +52,7 @@ FIELDS: dict[str, tuple[Any, ...]] = {
     "Only here": (True, False),
     "Center": ((0.0, 0.0, 0.0), (0.0, 0.0, 0.5)),
     "Size": ((1.0, 1.0, 1.0), (0.0, 0.0, 0.0)),
-    "Replace the last edit": (True, False),
+    "Replace last": (True, False),
 }
 BUTTONS = ("Preview", "Apply", "Apply", "Apply", "Stop", "Undo", "Undo", "Redo", "Compare", "Save", "Open")
 
@@ -148,9 +148,10 @@ class Play(Gate):
             self.queue.ask(self.actions.open(folder))
             self.queue.run_pending()
             assert same(self.host.cloud, cloud) and not versions.comparing
-        while "nothing to undo" not in self.queue.state.error:
+        self.queue.ask(versions.undo)
+        while self.queue.run_pending() and not self.queue.state.error:
             self.queue.ask(versions.undo)
-            assert self.queue.run_pending() == 1
+        assert self.queue.state.error == "there is nothing to undo"
         assert same(self.host.cloud, self.original) and not self.host.edits and self.queue.idle
 
 

@@ -129,7 +129,7 @@ class EditActions:
             The run's folder; None if there was nothing to keep.
         """
         self.queue.close()
-        version = self.versions.current if self.versions.labels else None
+        version = self.versions.current if self.versions.begun else None
         if version is None or not version.own_edits or self._saved_as(version) or not isinstance(self.host, KeepsRuns):
             return None
         return self.host.save_run(version, self._made(version), unasked=True)
@@ -174,9 +174,9 @@ class EditActions:
             made = self._carry_out(before.origin, edits, progress, should_stop, show=self.host.restore)
             after = before.remade(edits, made.cloud(), made)
             with self.host.prior.use() as prior:
-                size = prior.info.image_size
-            picture = before_and_after(render_sides(before.snapshot, size)[0], render_sides(after.snapshot, size)[0])
-            change = measure_change(before.snapshot, after.snapshot).sentence()
+                size, old, new = prior.info.image_size, *(each.snapshot.to(prior.device) for each in (before, after))
+            picture = before_and_after(render_sides(old, size)[0], render_sides(new, size)[0])
+            change = measure_change(old, new).sentence()
             self.versions.add(after)  # last: until then the scene is taken back if anything goes wrong
         seconds = time.perf_counter() - started
         message = f"Applied {edit.label!r} in {seconds:.1f} s: {change}."
@@ -308,8 +308,9 @@ class EditActions:
             )
             editor.prepare(progress, should_stop)
             return editor.originals, editor.edited
-        shown, cameras = render_sides(now.snapshot, prior.info.image_size)
-        originals = shown if start is now else render_sides(start.snapshot, prior.info.image_size)[0]
+        size = prior.info.image_size
+        shown, cameras = render_sides(now.snapshot.to(prior.device), size)
+        originals = shown if start is now else render_sides(start.snapshot.to(prior.device), size)[0]
         context, applied = with_context(before, new)
         edited = edited_views(
             prior,

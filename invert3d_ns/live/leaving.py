@@ -28,13 +28,15 @@ def keep(actions: EditActions) -> None:
     """Save what is in no run, and say where it is, or why it could not be saved."""
     from invert3d_ns.base.commandline import quoted_command
     from invert3d_ns.base.errors import InputError
+    from invert3d_ns.live.queue import one_line
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would end what keeps the edits
     try:
         folder = actions.keep_unsaved()
-    except InputError as error:
-        print(f"Error: the edits could not be saved: {error}", file=sys.stderr, flush=True)
+    except Exception as error:
+        what = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {one_line(error)}"
+        print(f"Error: the edits could not be saved: {what}", file=sys.stderr, flush=True)
         return
     if folder is not None:
         command = quoted_command("ns-viewer", "--load-config", folder / "config.yml")

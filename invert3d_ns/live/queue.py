@@ -283,7 +283,7 @@ class ActionQueue:
             return {"error": f"{action.label} failed; see the terminal. {line}"}
         changes: dict[str, Any] = {}
         if outcome is not None and outcome.message:
-            changes["message"] = outcome.message
+            changes |= {"message": outcome.message, "error": ""}
         if outcome is not None and (outcome.picture is not None or outcome.outdates_picture):
             changes |= {"picture": outcome.picture, "caption": outcome.caption}
         return changes

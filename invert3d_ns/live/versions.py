@@ -43,6 +43,11 @@ class SceneVersions:
         return self._history.current.labels
 
     @property
+    def begun(self) -> bool:
+        """Whether anybody has asked for a version yet."""
+        return self._history is not None
+
+    @property
     def history(self) -> History:
         """The versions, from the scene as it was found on."""
         if self._history is None:

@@ -92,9 +92,9 @@ class ClientPanel:
 
     def _add_buttons(self, gui: Any, form: EditForm) -> None:
         self._fields["replace_last"] = gui.add_checkbox(
-            "Replace the last edit",
+            "Replace last",
             form.replace_last,
-            hint="A color takes the place of a color in any case",
+            hint="Take the place of the last edit; a color takes that of a color in any case",
         )
         preview = gui.add_button("Preview", hint="Views, within seconds")
         preview.on_click(lambda event: self._ask(lambda: self._edit_action(self.actions.preview_edit)))
