@@ -23,7 +23,7 @@ from invert3d_ns.live.host import SavedRun
 from invert3d_ns.live.queue import Action, ActionQueue, LiveState
 from invert3d_ns.words.embedding import ObjectEmbedding
 
-PATIENCE = float(__import__("os").environ.get("P", 20))
+PATIENCE = 20.0
 BLUE = EditForm(words="blue instead of red")
 STYLE = EditForm(words="in van gogh style")
 
