@@ -26,7 +26,7 @@ from invert3d_ns.live.panels.edit_panel import EditPanel
 from invert3d_ns.live.queue import ActionQueue
 from invert3d_ns.scenes.cloud import SplatCloud
 
-SEQUENCES, EVENTS = 500, 25
+SEQUENCES, EVENTS = 500, 30
 WORDS = (
     *("blue", "green instead of blue", "red -> blue", "in van gogh style", "striped", "", "   ", "<object> {alert(1)}"),
     *(
@@ -81,7 +81,9 @@ class Play(Gate):
         self.panel, self.server = EditPanel(self.actions), Server()
         self.panel.install(self.server)  # type: ignore[arg-type]
         self.people: list[Browser] = [self.server.connect(), self.server.connect()]
-        self.typed: list[dict[str, Any]] = [{}, {}]
+        self.typed: list[dict[str, Any]] = [{"Words": WORDS[0]}, {"Words": WORDS[3]}]
+        for browser, typed in zip(self.people, self.typed, strict=True):
+            browser.set(**typed)
         self.saved: dict[Path, SplatCloud] = {}
         self.left = EVENTS
         save_run = self.host.save_run
@@ -117,7 +119,9 @@ class Play(Gate):
         what, browser = self.random.random(), self.people[who]
         if what < 0.4:
             label = self.random.choice([*FIELDS, "Words", "Words"])
-            value = self.random.choice(FIELDS[label])
+            # Mostly what can be carried out, which stands first.
+            value = FIELDS[label][0] if self.random.random() < 0.6 else self.random.choice(FIELDS[label])
+            value = self.random.choice(WORDS[:5]) if label == "Words" and self.random.random() < 0.6 else value
             browser.by_label[label].person_sets(value)
             self.typed[who][label] = value
         elif what < 0.9:

@@ -270,6 +270,7 @@ class ActionQueue:
 
     def _attempt(self, action: Action, should_stop: ShouldStop) -> dict[str, Any]:
         """What becomes of :attr:`state` when the action is run; whatever goes wrong becomes one line."""
+        earlier = self.state.error
         try:
             outcome = self._run(action, should_stop)
         except Cancelled:
@@ -283,7 +284,9 @@ class ActionQueue:
             return {"error": f"{action.label} failed; see the terminal. {line}"}
         changes: dict[str, Any] = {}
         if outcome is not None and outcome.message:
-            changes |= {"message": outcome.message, "error": ""}
+            changes["message"] = outcome.message
+            if self.state.error == earlier:  # else something that was done meanwhile went wrong
+                changes["error"] = ""
         if outcome is not None and (outcome.picture is not None or outcome.outdates_picture):
             changes |= {"picture": outcome.picture, "caption": outcome.caption}
         return changes
