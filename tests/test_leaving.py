@@ -7,8 +7,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from live_stage import Stage
+
+from invert3d_ns.live import leaving
 
 PROGRAM = """
 import signal, sys, threading
@@ -42,3 +46,15 @@ def test_signals_keep_what_is_in_no_run(tmp_path: Path, number: signal.Signals, 
     assert done.returncode == status and "Traceback" not in done.stderr, done.stderr
     assert done.stdout.splitlines()[-1] == f"  ns-viewer --load-config {tmp_path / 'saved-1' / 'config.yml'}"
     assert "Your unsaved edits are a run now" in done.stdout
+
+
+def test_a_training_is_interrupted_as_ever(tmp_path: Path, monkeypatch) -> None:
+    handlers: dict[int, Any] = {}
+    monkeypatch.setattr(leaving.signal, "signal", handlers.__setitem__)
+    monkeypatch.setattr(leaving.atexit, "register", lambda *given: None)
+    stage = Stage(tmp_path)
+    leaving.keep_when_the_program_ends(stage.actions)
+    stage.queue.training = lambda: "training"
+    with pytest.raises(KeyboardInterrupt):
+        handlers[signal.SIGINT](signal.SIGINT, None)
+    stage.close()

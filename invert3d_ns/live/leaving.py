@@ -16,12 +16,19 @@ if TYPE_CHECKING:
 def keep_when_the_program_ends(actions: EditActions) -> None:
     """Save what is in no run when this process ends, also by Ctrl-C or a scheduler's SIGTERM.
 
-    Ctrl-C is how a viewer is closed, so it ends the program well from now on: nerfstudio lets it end in a traceback.
+    Ctrl-C is how a viewer is closed, so it ends the program well from now on, unless the scene is being trained:
+    nerfstudio lets it end in a traceback.
     """
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and actions.queue.training() != "completed":
+            raise KeyboardInterrupt
+        raise SystemExit(0 if number == signal.SIGINT else 128 + number)
+
     atexit.register(keep, actions)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, _leave)
-        signal.signal(signal.SIGTERM, _leave)
+        signal.signal(signal.SIGINT, leave)
+        signal.signal(signal.SIGTERM, leave)
 
 
 def keep(actions: EditActions) -> None:
@@ -41,7 +48,3 @@ def keep(actions: EditActions) -> None:
     if folder is not None:
         command = quoted_command("ns-viewer", "--load-config", folder / "config.yml")
         print(f"Your unsaved edits are a run now. To go on:\n  {command}", flush=True)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(0 if number == signal.SIGINT else 128 + number)
