@@ -278,7 +278,7 @@ def test_the_edit_phase_of_a_run_uses_the_prior_as_people_do(monkeypatch):
         (replace(BLUE, amount=float("nan")), "amount is nan"),
         (replace(BLUE, amount=5.5), "amount is 5.5"),
         (replace(BLUE, amount=0.0), "changes nothing"),
-        (replace(BLUE, guidance_scale="51"), "guidance scale is 51"),
+        (replace(BLUE, guidance_scale="51"), " is 51; give "),
         (replace(BLUE, guidance_scale="much"), "the guidance 'much' is no number; give one, or auto"),
         (replace(BLUE, guidance_scale="nan"), "the guidance 'nan' is no number"),
         (replace(BLUE, strength="1,5"), "strength is 1.5"),

@@ -13,8 +13,9 @@ from invert3d_ns.scenes.cameras import orbit_camera_to_world
 from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.scenes.rendering import render_channels, render_splats
 
-HARDLY = 12.0
-"""Mean changes of color below this, of 255, count as hardly changed: one sees them only side by side."""
+HARDLY = 16.0
+"""Mean changes of color below this, of 255, count as hardly changed. On the demo, a style at 12 is seen only side by
+side, a pattern at 28 at once."""
 _ORBITS, _VIEWS, _SIZE = 2, 3, 128
 _ALL = 0.98
 
