@@ -14,9 +14,12 @@ from synthetic import make_cloud
 
 from invert3d_ns.base.cancellation import Cancelled
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.editing.composition import composed
 from invert3d_ns.editing.edit import Edit
 from invert3d_ns.live.edit_actions import EditActions
 from invert3d_ns.live.form import EditForm
+from invert3d_ns.live.history import Version
+from invert3d_ns.live.host import SavedRun
 from invert3d_ns.live.queue import Action, ActionQueue, LiveState
 from invert3d_ns.words.embedding import ObjectEmbedding
 
@@ -109,6 +112,26 @@ class SplatHost:
         self.cloud = make_cloud(20)
         self.shown: list[float] = []
         self.has_words = True
+        self.runs: dict[Path, tuple[Version, bool]] = {}
+
+    def save_run(self, version: Version, made: Any, *, unasked: bool = False) -> Path:
+        if self.output_folder is None:
+            raise InputError("this scene belongs to no run")
+        folder = self.output_folder / f"saved-{len(self.runs) + 1}"
+        folder.mkdir()
+        self.runs[folder] = version, unasked
+        return folder
+
+    def saved_runs(self) -> list[SavedRun]:
+        latest = reversed(self.runs.items())
+        return [SavedRun(folder, version.labels, unasked) for folder, (version, unasked) in latest]
+
+    def open_run(self, folder: Path) -> Version:
+        if folder not in self.runs:
+            raise InputError(f"{folder} has no checkpoint")
+        version, _ = self.runs[folder]
+        base = Version(replace(version.origin.snapshot), version.origin.edits)
+        return Version(replace(version.snapshot), version.edits, base, source=folder)
 
     def embedding(self) -> ObjectEmbedding:
         if not self.has_words:
@@ -137,12 +160,18 @@ class SplatHost:
 
 
 class Editor:
-    """Lifts splats by 1 in four steps, each of which waits until the test lets it go."""
+    """Lifts splats by 1 for each edit in four steps, each of which waits until the test lets it go."""
 
     total_steps = 4
 
-    def __init__(self, actions: Actions, cloud) -> None:
-        self.actions, self.start, self.done = actions, cloud, 0
+    def __init__(self, actions: Actions, cloud, edits) -> None:
+        self.actions, self.start, self.done, self.height = actions, cloud, 0, len(composed(edits))
+
+    def skip(self, passes: int, cloud) -> None:
+        self.actions.skipped.append(passes)
+
+    def advance(self) -> bool:
+        return False
 
     def prepare(self, progress=None, should_stop=None) -> None:
         self.actions.gate.passes("prepare")
@@ -158,7 +187,7 @@ class Editor:
         return {}
 
     def cloud(self):
-        lifted = self.start.means + torch.tensor([0.0, 0.0, self.done / self.total_steps])
+        lifted = self.start.means + torch.tensor([0.0, 0.0, self.height * self.done / self.total_steps])
         return replace(self.start, means=lifted)
 
 
@@ -173,9 +202,10 @@ class Actions(EditActions):
         self.asked: list[list[str]] = []
         self.threads: list[str] = []
         self.broken = False
+        self.skipped: list[int] = []
 
-    def make_views(self, splats, prior, embedding, edits, config, progress, should_stop):
-        self.asked.append([edit.label for edit in edits])
+    def make_views(self, now, edits, prior, embedding, progress, should_stop):
+        self.asked.append([edit.label for edit in (*now.origin.edits, *edits)])
         self.threads.append(threading.current_thread().name)
         for step in range(3):
             self.gate.passes("preview")
@@ -185,9 +215,9 @@ class Actions(EditActions):
                 raise Cancelled
         return torch.zeros(1, 4, 3, 16, 16), torch.ones(1, 4, 3, 16, 16)
 
-    def make_editor(self, splats, prior, embedding, edits, config) -> Any:
-        self.asked.append([edit.label for edit in edits])
-        return Editor(self, splats)
+    def make_sequence(self, origin, edits, prior, embedding) -> Any:
+        self.asked.append([edit.label for edit in (*origin.edits, *edits)])
+        return Editor(self, origin.snapshot, edits)
 
 
 class Stage:
@@ -206,10 +236,10 @@ class Stage:
         self.queue.close()
 
     def preview(self, form: EditForm) -> None:
-        self.queue.ask(lambda: self.actions.preview_edit(form.edit()))
+        self.queue.ask(lambda: self.actions.preview_edit(form.edit(), replace_last=form.replace_last))
 
     def apply(self, form: EditForm) -> None:
-        self.queue.ask(lambda: self.actions.apply_edit(form.edit()))
+        self.queue.ask(lambda: self.actions.apply_edit(form.edit(), replace_last=form.replace_last))
 
     def ask(self, *actions: Callable[[], Action]) -> None:
         for action in actions:

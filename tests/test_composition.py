@@ -10,8 +10,8 @@ import torch
 from test_scene_editor import EDIT, finished, scene, words
 
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.editing.composition import edits_within, split_into_passes, with_context
-from invert3d_ns.editing.edit import Edit, Region
+from invert3d_ns.editing.composition import composed, edits_within, split_into_passes, with_context
+from invert3d_ns.editing.edit import Edit, Region, parse_edit
 from invert3d_ns.editing.edit_sequence import EditSequence
 from invert3d_ns.editing.scene_edit_config import SceneEditConfig
 from invert3d_ns.editing.scene_editor import SceneEditor
@@ -67,8 +67,89 @@ def test_a_region_is_under_the_edits_that_cover_it_in_their_order() -> None:
 
 def test_neighbors_of_one_region_and_kind_share_a_pass() -> None:
     a, b, c, d = Edit(target="a"), Edit(target="b"), Edit(target="c", region=TOP), Edit(target="d", change="geometry")
-    assert split_into_passes([a, b, c, a, d]) == [[a, b], [c], [a], [d]]
+    e = Edit(target="e")
+    assert split_into_passes([a, b, c, e, d]) == [[a, b], [c], [e], [d]]
     assert split_into_passes([]) == []
+
+
+def edit(words: str, **settings) -> Edit:
+    return parse_edit(words, **settings)
+
+
+@pytest.mark.parametrize(
+    ("edits", "come_to"),
+    [
+        (["red -> blue", "blue -> green"], ["red -> green"]),
+        (["red -> blue", "blue -> green", "Green -> a yellow"], ["red -> a yellow"]),
+        (["red -> blue", "red -> green"], ["red -> green"]),
+        (["red -> blue", "black -> green"], ["red -> blue", "black -> green"]),
+        (["blue", "green", "dark red"], ["a dark red"]),
+        (["red -> blue", "green"], ["a green"]),
+        (["blue", "blue -> green"], ["green"]),
+        (["blue", "striped", "green", "spotted"], ["a green", "a spotted"]),
+        (["in van gogh style", "a pencil sketch", "blue"], ["a pencil sketch of", "a blue"]),
+        (["a pencil sketch", "a pencil sketch"], ["a pencil sketch of"]),
+        (["with red wheels", "with blue wheels"], ["with red wheels", "with blue wheels"]),
+        (["with a hat", "with a hat"], ["with a hat"]),
+        (["red -> blue", "blue -> red"], ["red -> red"]),
+        (["made of gold", "made of wood"], ["made of gold", "made of wood"]),
+    ],
+)
+def test_later_words_take_the_place_of_earlier_ones_of_their_kind(edits: list[str], come_to: list[str]) -> None:
+    found = composed([edit(words, seed=index) for index, words in enumerate(edits)])
+    assert [each.label for each in found] == come_to
+    assert found[-1].seed == len(edits) - 1, "the last one's settings count"
+    assert composed(found) == found
+
+
+def test_edits_of_several_parts_do_not_mix() -> None:
+    top, bottom = edit("blue", region=TOP), edit("green", region=BOTTOM)
+    assert composed([top, bottom]) == [top, bottom]
+    red = edit("red", region=TOP)
+    assert composed([top, bottom, red]) == [bottom, red], "the last color of the top wins"
+    whole = edit("yellow")
+    assert composed([whole, top, edit("pink")]) == [top, edit("pink")]
+    on_top = edit("blue -> striped", region=TOP)
+    assert composed([edit("blue"), on_top, edit("green")]) == [edit("blue"), on_top, edit("green")], "it needs the blue"
+    shape = edit("green", change="geometry")
+    assert composed([edit("blue"), shape]) == [edit("blue"), shape]
+
+
+def test_what_is_not_the_same_change_stays() -> None:
+    back = edit("blue -> green", amount=-1.0)
+    assert composed([edit("red -> blue"), back]) == [edit("red -> blue"), back]
+    both = replace(edit("in van gogh style"), source="red", target="blue")
+    assert composed([both, edit("blue -> green")]) == [both, edit("blue -> green")]
+
+
+def test_a_noun_says_what_the_object_was_before_all_edits() -> None:
+    first, second = edit("red -> blue", noun="red car"), edit("blue -> green", noun="blue car")
+    assert composed([first, second])[0].noun == "red car"
+    assert composed([edit("red -> blue"), second])[0].noun == "red car"
+    assert composed([edit("blue"), second])[0].noun == "car"
+    assert composed([first, edit("red -> green")])[0].noun == "red car"
+
+
+def test_a_color_after_a_color_gives_the_splats_of_the_last_one_alone(tiny_v_prior) -> None:
+    cloud, embedding = scene(60), words(tiny_v_prior)
+    colors = [replace(EDIT, source="red", target=color) for color in ("blue", "mug", "cat")]
+
+    def made(*edits: Edit) -> SplatCloud:
+        sequence = EditSequence(cloud, tiny_v_prior, embedding, edits, CONFIG)
+        assert sequence.total_steps == CONFIG.total_steps
+        return run_to_its_end(sequence)
+
+    assert same(made(*colors), made(colors[-1]))
+
+
+def test_a_sequence_may_begin_after_passes_that_are_known(tiny_v_prior) -> None:
+    edits = [replace(EDIT, region=TOP), replace(EDIT, region=BOTTOM)]
+    first, whole, rest = (EditSequence(scene(80), tiny_v_prior, words(tiny_v_prior), edits, CONFIG) for _ in range(3))
+    for _ in range(CONFIG.total_steps):
+        first.step()
+    rest.skip(1, first.cloud())
+    assert rest.done == CONFIG.total_steps
+    assert same(run_to_its_end(rest), run_to_its_end(whole))
 
 
 def test_views_are_made_under_the_edits_that_cover_the_region(tiny_v_prior) -> None:

@@ -13,13 +13,11 @@ import torch
 from live_stage import BLUE, PATIENCE, STYLE, SplatHost, Stage
 from runs import QuietRun
 
-from invert3d_ns.editing.edit import load_edits
 from invert3d_ns.editing.scene_edit_config import SceneEditConfig
 from invert3d_ns.live.form import EditForm
 from invert3d_ns.live.host import EditHost, HasEdits, HasPrior, HasSplats, HasWords, Host
 from invert3d_ns.live.pictures import before_and_after
 from invert3d_ns.methods.edit_phase import EditPhase
-from invert3d_ns.scenes.ply import read_splats
 
 
 @pytest.fixture
@@ -111,7 +109,7 @@ def test_an_apply_while_comparing_goes_on_from_the_scene_as_it_is(stage):
     stage.gate.holds = {"prepare"}
     stage.apply(STYLE)
     stage.gate.wait()
-    assert stage.host.height() == 1.0, "one sees what the edit comes on top of"
+    assert stage.host.height() == 1.0 and not stage.versions.comparing, "one sees what the edit comes on top of"
     stage.queue.stop()
     stage.gate.open()
     stage.watcher.until(lambda state: "Apply stopped" in state.message)
@@ -128,6 +126,15 @@ def test_an_edit_after_undo_forgets_what_was_undone(stage):
     stage.ask(stage.versions.redo)
     stage.watcher.until(lambda state: "nothing to redo" in state.error)
     assert stage.versions.labels == ("in van gogh style",)
+
+
+def test_what_went_wrong_is_forgotten_once_something_went_well(stage):
+    stage.queue.training = lambda: "training"
+    stage.ask(stage.versions.undo)
+    stage.apply(BLUE)
+    stage.queue.training = lambda: "completed"
+    stage.until_labels("red -> blue")
+    assert not stage.queue.state.error and any("nothing to undo" in each.error for each in stage.watcher.states)
 
 
 def test_undo_does_not_wait_for_a_preview(stage):
@@ -271,8 +278,10 @@ def test_the_edit_phase_of_a_run_uses_the_prior_as_people_do(monkeypatch):
         (replace(BLUE, amount=float("nan")), "amount is nan"),
         (replace(BLUE, amount=5.5), "amount is 5.5"),
         (replace(BLUE, amount=0.0), "changes nothing"),
-        (replace(BLUE, guidance_scale=51), "guidance-scale is 51"),
-        (replace(BLUE, strength=1.5), "strength is 1.5"),
+        (replace(BLUE, guidance_scale="51"), " is 51; give "),
+        (replace(BLUE, guidance_scale="much"), "the guidance 'much' is no number; give one, or auto"),
+        (replace(BLUE, guidance_scale="nan"), "the guidance 'nan' is no number"),
+        (replace(BLUE, strength="1,5"), "strength is 1.5"),
         (replace(STYLE, weights="van gogh"), "cannot be read"),
         (replace(STYLE, weights="monet=2"), "'monet' has a weight but is not in the edit"),
         (replace(STYLE, weights="van gogh=11"), "the weight of 'van gogh' is 11"),
@@ -310,25 +319,32 @@ def test_without_words_requests_say_so(stage):
     stage.watcher.until(lambda state: "no words of this scene" in state.error)
 
 
-def test_save_writes_what_is_needed_to_go_on_elsewhere(stage, tmp_path):
-    stage.ask(stage.actions.save)
-    stage.watcher.until(lambda state: "nothing to save" in state.error)
-    stage.apply(replace(STYLE, weights="van gogh=2"))
-    stage.ask(stage.actions.save, stage.actions.save)
-    stage.watcher.until(lambda state: str(tmp_path / "edits" / "002") in state.message)
-    (edit,) = load_edits(tmp_path / "edits" / "001" / "edits.json")
-    assert edit.weights == {"van gogh": 2.0}
-    saved = read_splats(tmp_path / "edits" / "002" / "edited.ply")
-    # Files of assets have y up.
-    assert torch.allclose(saved.means[:, 1], stage.host.cloud.means[:, 2], atol=1e-5)
-    assert (tmp_path / "edits" / "002" / "grid.png").stat().st_size > 100
+def test_parts_that_are_made_already_are_not_made_again(stage):
+    top, bottom = (replace(BLUE, box=(-1.0, -1.0, low, 1.0, 1.0, low + 1)) for low in (0.0, -1.0))
+    for form in (top, bottom, replace(bottom, words="green instead of blue")):
+        stage.apply(form)
+        stage.watcher.until_idle()
+    assert stage.actions.skipped == [1, 1]
 
 
-def test_a_full_disk_is_one_line(stage, tmp_path):
-    (tmp_path / "edits").write_text("in the way")
+def test_a_picture_goes_with_the_scene_that_it_shows(stage):
     stage.apply(BLUE)
-    stage.ask(stage.actions.save)
-    stage.watcher.until(lambda state: "cannot write" in state.error)
+    stage.watcher.until(lambda state: state.picture is not None)
+    stage.ask(stage.versions.undo)
+    stage.watcher.until(lambda state: "Undid" in state.message)
+    assert stage.queue.state.picture is None and not stage.queue.state.caption
+
+
+def test_a_preview_starts_again_when_the_scene_is_another_meanwhile(stage):
+    stage.apply(BLUE)
+    stage.watcher.until_idle()
+    stage.gate.holds = {"preview"}
+    stage.preview(STYLE)
+    stage.gate.wait()
+    stage.ask(stage.versions.undo)
+    stage.gate.open()
+    stage.watcher.until(lambda state: "Preview of" in state.message)
+    assert stage.actions.asked[1:] == [["red -> blue", "in van gogh style"], ["in van gogh style"]]
 
 
 def test_the_picture_has_small_views_before_and_large_ones_after():

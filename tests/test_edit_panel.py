@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
 import itertools
 import re
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,12 @@ from live_stage import Actions, SplatHost
 from PIL import Image
 from runs import tiny_config, train
 from synthetic import make_cloud
+from viser_stage import Server
 
-from invert3d_ns.editing.edit import Edit
+from invert3d_ns.editing.edit import Edit, Region
 from invert3d_ns.live.form import EditForm
+from invert3d_ns.live.host import SavedRun
+from invert3d_ns.live.panels import edit_panel
 from invert3d_ns.live.panels.edit_panel import EditPanel
 from invert3d_ns.live.panels.markdown import escape_markdown
 from invert3d_ns.live.panels.widgets import picture_text, status_text
@@ -27,98 +29,6 @@ from invert3d_ns.live.queue import ActionQueue, LiveState
 from invert3d_ns.prior.checkpoints import save_prior
 from invert3d_ns.scenes.ply import write_splats
 from invert3d_ns.words.embedding import ObjectEmbedding
-
-SOMEBODY = object()
-
-
-class Widget:
-    """Stands for any handle of viser 0.2: values, callbacks, and viser's habit of calling back when a value is set."""
-
-    callbacks: list[Any]
-    value: Any
-
-    def __init__(self, value: Any = None, content: str = "", visible: bool = True, **options: Any) -> None:
-        self.__dict__["callbacks"] = []
-        self.content, self.visible, self.options = content, visible, options
-        self.__dict__["value"] = value
-        self.position = options.get("position", (0.0, 0.0, 0.0))
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "value":
-            value = tuple(value) if isinstance(value, np.ndarray) else value
-        self.__dict__[name] = value
-        if name == "value":
-            self.tell(None)
-
-    def on_update(self, callback) -> None:
-        self.callbacks.append(callback)
-
-    on_click = on_update
-
-    def tell(self, client: object) -> None:
-        for callback in self.callbacks:
-            callback(SimpleNamespace(client=client, target=self))
-
-    def person_sets(self, value: Any) -> None:
-        """What viser does when a browser says so: nothing if the value is the same."""
-        if self.value != value:
-            self.__dict__["value"] = value
-            self.tell(SOMEBODY)
-
-    def person_clicks(self) -> None:
-        self.tell(SOMEBODY)
-
-
-class Server:
-    """Stands for a viser server; widgets are kept by label, or in the order of their making."""
-
-    def __init__(self) -> None:
-        self.gui = self.scene = self
-        self.by_label: dict[str, Widget] = {}
-        self.markdowns: list[Widget] = []
-        self.nodes: dict[str, Widget] = {}
-
-    def _add(self, label: str, value: Any = None, **options: Any) -> Widget:
-        self.by_label[label] = Widget(value, **options)
-        return self.by_label[label]
-
-    def add_folder(self, label: str, **options: Any):
-        return contextlib.nullcontext()
-
-    def add_text(self, label, initial_value, hint):
-        return self._add(label, initial_value)
-
-    def add_number(self, label, initial_value, **options):
-        return self._add(label, initial_value)
-
-    add_checkbox = add_vector3 = add_number
-
-    def add_slider(self, label, least, most, step, initial_value, hint):
-        return self._add(label, initial_value)
-
-    def add_dropdown(self, label, options, initial_value, hint):
-        return self._add(label, initial_value)
-
-    def add_button(self, label, **options):
-        return self._add(label, **options)
-
-    def add_button_group(self, label, options):
-        return self._add(label, options[0])
-
-    def add_progress_bar(self, value, visible, animated):
-        return self._add("progress", value, visible=visible)
-
-    def add_markdown(self, content, image_root=None):
-        self.markdowns.append(Widget(content=content))
-        return self.markdowns[-1]
-
-    def add_transform_controls(self, name, **options):
-        self.nodes[name] = Widget(**options)
-        return self.nodes[name]
-
-    def add_spline_cubic_bezier(self, name, positions, control_points, **options):
-        self.nodes[name] = Widget((positions, control_points), visible=options["visible"])
-        return self.nodes[name]
 
 
 class Queue(ActionQueue):
@@ -129,7 +39,7 @@ class Queue(ActionQueue):
         self.asked: list[str] = []
 
     def ask(self, action: Any) -> None:
-        self.asked.append(action().label)
+        self.asked.append(action.label)
 
     def ask_when_idle(self, action) -> bool:
         self.asked.append(action.label)
@@ -140,7 +50,7 @@ class Queue(ActionQueue):
 
 
 @pytest.fixture
-def panel():
+def watched():
     """An installed panel, its stand-in of a server, and the queue that it asks."""
     host = SplatHost()
     queue = Queue(host)
@@ -149,9 +59,77 @@ def panel():
     return panel, server, queue
 
 
+@pytest.fixture
+def panel(watched):
+    """The panel of one browser, the stand-in of that, and the queue that it asks."""
+    panel, server, queue = watched
+    browser = server.connect()
+    return panel.clients[browser.client_id], browser, queue
+
+
 def test_an_untouched_panel_is_the_empty_form(panel):
-    panel, _server, _queue = panel
-    assert panel.form() == EditForm(strength=panel.strength.value)
+    panel, _browser, _queue = panel
+    assert panel.form() == EditForm()
+
+
+def test_each_browser_has_a_form_of_its_own(watched):
+    panel, server, _queue = watched
+    one, other = server.connect(), server.connect()
+    one.set(Words="blue", Amount=2.0, Only_here=True)
+    other.set(Words="in van gogh style", Seed=4)
+    assert panel.clients[0].form() == EditForm(words="blue", amount=2.0, box=(-0.5, -0.5, -0.5, 0.5, 0.5, 0.5))
+    assert panel.clients[1].form() == EditForm(words="in van gogh style", seed=4)
+    assert one.nodes["/edit_region/handle"].visible and not other.nodes["/edit_region/handle"].visible
+
+
+def test_a_page_that_is_loaded_anew_keeps_its_form(watched):
+    panel, server, queue = watched
+    first = server.connect()
+    first.set(Words="blue", Center=(0.0, 0.5, 0.0), Size=(1.0, 1.0, 2.0), Guidance="6", Change="geometry")
+    first.set(Only_here=True, Only="wheels", Threshold=0.7, Keep_silhouette=False)
+    form = panel.clients[0].form()
+    server.disconnect(first)
+    assert not panel.clients
+    server.connect()
+    assert panel.clients[1].form() == form and form.box == (-0.5, 0.0, -1.0, 0.5, 1.0, 1.0)
+    server.connect()
+    assert panel.clients[2].form() == EditForm(), "once"
+    server.disconnect(first)
+    queue._publish(message="Somebody is here.")
+    assert "Somebody" not in first.status, "who is gone is told nothing"
+
+
+def test_what_one_typed_wrong_is_said_to_nobody_else(watched):
+    _panel, server, queue = watched
+    one, other = server.connect(), server.connect()
+    one.set(Words="blue", Weights="green=2")
+    one.press("Preview")
+    assert "has a weight but is not in the edit" in one.status and "Error" not in other.status
+    other.set(Words="blue")
+    other.press("Apply")
+    assert "Error" in one.status, "until that person asks for something else"
+    one.set(Weights="")
+    one.press("Preview")
+    assert "Error" not in one.status and queue.asked[-2:] == ["Apply", "Preview"]
+    queue._publish(error="the disk is full")
+    assert "the disk is full" in one.status and "the disk is full" in other.status
+
+
+def test_saved_runs_are_offered(watched):
+    panel, server, queue = watched
+    early = server.connect()
+    early.press("Open")
+    assert "there is no saved run" in early.status and not early.by_label["Saved"].visible
+    folders = [Path("a"), Path("b")]
+    panel.actions.runs = [SavedRun(folders[0], ("blue",), unasked=True), SavedRun(folders[1], ("x", "y"))]
+    queue._publish(message="Saved.")
+    late = server.connect()
+    for browser in (early, late):
+        assert browser.by_label["Saved"].options == ("a: blue", "b: x; y") and browser.by_label["Saved"].visible
+        assert r"**Kept from last time:** a\: blue \(press Open\)" in browser.status
+    late.set(Saved="b: x; y")
+    late.press("Open")
+    assert queue.asked == ["Open"]
 
 
 def test_a_host_without_words_gets_no_panel():
@@ -159,7 +137,8 @@ def test_a_host_without_words_gets_no_panel():
     del host.prior
     panel, server = EditPanel(Actions(host, ActionQueue(host))), Server()
     panel.install(server)  # type: ignore[arg-type]
-    assert not server.by_label and not server.markdowns and not server.nodes
+    browser = server.connect()
+    assert not (server.by_label or browser.by_label or browser.markdowns or browser.nodes)
 
 
 def test_widgets_become_the_form(panel, monkeypatch):
@@ -167,9 +146,9 @@ def test_widgets_become_the_form(panel, monkeypatch):
     previewed: list[Any] = []
     preview_edit = panel.actions.preview_edit
 
-    def record(*given):
-        previewed.extend(given)
-        return preview_edit(*given)
+    def record(*given, **named):
+        previewed.extend([*given, named["replace_last"]])
+        return preview_edit(*given, **named)
 
     monkeypatch.setattr(panel.actions, "preview_edit", record)
     values = {
@@ -179,10 +158,15 @@ def test_widgets_become_the_form(panel, monkeypatch):
         "Amount": 1.5,
         "Weights": "van gogh=2",
         "Avoid": "blurry",
-        "Guidance": 7.5,
-        "Strength": 0.6,
+        "Guidance": " 7.5",
+        "Strength": "0.6",
         "Seed": 3,
         "Change": "geometry",
+        "Keep silhouette": False,
+        "It is": "car",
+        "Only": "wheels",
+        "Threshold": 0.8,
+        "Replace last": True,
         "Only here": True,
         "Center": (0.0, 0.5, 0.0),
         "Size": (1.0, 1.0, 2.0),
@@ -195,16 +179,24 @@ def test_widgets_become_the_form(panel, monkeypatch):
         "in van gogh style",
         "red",
         "blue",
+        "car",
         1.5,
         "van gogh=2",
         "blurry",
-        7.5,
-        0.6,
+        " 7.5",
+        "0.6",
         3,
         "geometry",
+        False,
         (-0.5, 0.0, -1.0, 0.5, 1.0, 1.0),
+        "wheels",
+        0.8,
+        True,
     )
-    assert previewed == [form.edit()] and form.edit().change == "geometry" and form.edit().region.box == form.box
+    edit = form.edit()
+    assert previewed == [edit, True] and edit.guidance_scale == 7.5 and edit.strength == 0.6
+    assert edit.change == "geometry" and not edit.keep_silhouette
+    assert edit.region == Region(form.box, relevance="wheels", relevance_threshold=0.8)
     assert queue.asked == ["Warm up"] * 3 + ["Preview"], "the prior loads while somebody types"
 
 
@@ -217,9 +209,9 @@ def test_every_button_reaches_the_queue_each_time(panel):
         ("Versions", "Undo"),
         ("Versions", "Undo"),
         ("Versions", "Redo"),
-        ("Scene", "Compare"),
-        ("Scene", "Save"),
-        ("Scene", "Save"),
+        ("Versions", "Compare"),
+        ("Run", "Save"),
+        ("Run", "Save"),
     ):
         server.by_label[row].person_sets(label)
     server.by_label["Stop"].person_clicks()
@@ -287,6 +279,7 @@ def test_a_run_with_a_viewer_serves_previews_and_learns_the_same(tiny_prior, tmp
         panels.append(self)
 
     monkeypatch.setattr(EditPanel, "_setup", keep)
+    monkeypatch.setattr(edit_panel, "keep_when_the_program_ends", lambda actions: None)
     words = {}
     for name, asks in (("asked", True), ("left alone", False)):
         served: list[LiveState] = []
@@ -295,11 +288,7 @@ def test_a_run_with_a_viewer_serves_previews_and_learns_the_same(tiny_prior, tmp
         def serve(self, limit=1, asks=asks, served=served, run_pending=run_pending):
             if asks and not served:
                 (panel,) = panels
-                panel.words.value = ""
-                self.ask(panel._apply)
-                assert self.state.error, "an empty form is refused at once"
-                panel.words.value = "in a red cube"
-                self.ask(panel._preview)
+                self.ask(panel.actions.preview_edit(EditForm(words="in a red cube").edit()))
                 assert not self.state.error and self.state.waiting == 1
             done = run_pending(self, limit)
             served.append(self.state)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import re
 
@@ -29,6 +30,9 @@ class Server:
     def __init__(self) -> None:
         self.gui = self
         self.handles: list[Markdown] = []
+
+    def add_folder(self, label: str):
+        return contextlib.nullcontext()
 
     def add_markdown(self, content: str, image_root=None) -> Markdown:
         self.handles.append(Markdown(content))

@@ -141,3 +141,13 @@ def test_edits_of_several_parts_are_carried_out_again_one_after_another(tiny_v_p
     middle = scene(80).means[:, 2].abs() < 0.2
     assert middle.any() and torch.equal(again.splats().features_dc[middle], scene(80).features_dc[middle])
     assert again.edits == host.edits
+
+
+def test_a_color_after_a_color_is_the_last_one_in_the_browser_and_in_ns_train(tiny_v_prior) -> None:
+    host = Host(tiny_v_prior)
+    actions = EditActions(cast(Any, host), ActionQueue(cast(Any, host)))
+    for text in ("blue instead of red", "mug instead of blue", "cat instead of mug"):
+        apply_in_browser(actions, replace(FORM, words=text))
+    assert same(trained(Host(tiny_v_prior), list(host.edits)), host.splats())
+    alone = quick(replace(FORM, words="cat instead of red").edit())
+    assert same(trained(Host(tiny_v_prior), [alone]), host.splats())

@@ -11,8 +11,3 @@ def warn(message: str) -> None:
     Paths may hold any characters: nothing of the message is taken as markup, and no line is wrapped.
     """
     print(f"Warning: {' '.join(message.split())}", file=sys.stderr, flush=True)
-
-
-def counted(count: int, total: int, noun: str) -> str:
-    """``3 of 8 images``; ``all 8 images`` where it is every one."""
-    return f"all {total} {noun}" if count == total else f"{count} of {total} {noun}"

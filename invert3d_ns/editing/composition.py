@@ -1,11 +1,18 @@
-"""How several edits of one scene go together: which of them a region is under, and which are made in one pass."""
+"""How several edits of one scene go together: what they come to, and which of them are made in one pass."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
 from itertools import groupby
 
-from invert3d_ns.editing.edit import Edit, Region
+from invert3d_ns.editing.edit import TOKEN, Edit, Region
+from invert3d_ns.editing.phrases import find_phrase
+
+_SHADES = frozenset({"dark", "light", "bright", "deep", "pale", "medium", "vivid", "all", "completely"})
+"""Words beside a color that make it no other kind of word."""
 
 
 def edits_within(region: Region, edits: Sequence[Edit]) -> list[Edit]:
@@ -26,9 +33,35 @@ def edits_within(region: Region, edits: Sequence[Edit]) -> list[Edit]:
     return [edit for edit in edits if edit.region.covers(region)]
 
 
+def composed(edits: Sequence[Edit]) -> list[Edit]:
+    """What edits of one scene, made one after another, come to in words: no more edits than before.
+
+    A later edit of the same region takes the place of an earlier one that it goes on from ("red -> blue", "blue ->
+    green" come to "red -> green"), that starts from the same words, or that asks for another thing of the same kind:
+    colors, patterns, materials and styles are kinds. All others stay, in their order.
+
+    Example:
+        >>> [edit.label for edit in composed([Edit(source="red", target="blue"), Edit(source="blue", target="green")])]
+        ['red -> green']
+        >>> [edit.label for edit in composed([Edit(target="blue"), Edit(target="striped"), Edit(target="green")])]
+        ['striped', 'green']
+    """
+    result: list[Edit] = []
+    for edit in edits:
+        for index in reversed(range(len(result))):
+            both = _merged(result[index], edit)
+            came_to = _asked(result[index])
+            needed = any(other.source and _same(other.source, came_to) for other in result[index + 1 :])
+            if both is not None and not needed:
+                del result[index]
+                edit = both
+        result.append(edit)
+    return result
+
+
 def split_into_passes(edits: Sequence[Edit]) -> list[list[Edit]]:
-    """Edits as runs of neighbors that change the same of the same region; each run can be made in one pass."""
-    return [list(same) for _, same in groupby(edits, lambda edit: (edit.region, edit.change))]
+    """What edits come to, as runs of neighbors that change the same of the same region; each is made in one pass."""
+    return [list(same) for _, same in groupby(composed(edits), lambda edit: (edit.region, edit.change))]
 
 
 def with_context(before: Sequence[Edit], new: Sequence[Edit]) -> tuple[list[Edit], int]:
@@ -39,4 +72,66 @@ def with_context(before: Sequence[Edit], new: Sequence[Edit]) -> tuple[list[Edit
         new: the edits of the pass; all of one region.
     """
     within = edits_within(new[-1].region if new else Region(), before)
-    return [*within, *new], len(within)
+    return [*within, *composed(new)], len(within)
+
+
+def _merged(earlier: Edit, later: Edit) -> Edit | None:
+    """One edit in the place of two, with the later one's settings; None if they stand beside each other."""
+    if earlier.region != later.region or earlier.change != later.change or (earlier.prompt and earlier.target):
+        return None
+    before, after = _asked(earlier), _asked(later)
+    goes_on = bool(later.source) and _same(later.source, before) and min(earlier.amount, later.amount) > 0
+    if goes_on:
+        return replace(later, source=earlier.source, noun=_first_noun(earlier, later))
+    kind = kind_of(after)
+    again = _same(later.source, earlier.source) and bool(later.source or _same(before, after))
+    of_a_kind = not later.source and bool(kind) and kind == kind_of(before)
+    return replace(later, noun=later.noun or earlier.noun) if again or of_a_kind else None
+
+
+def kind_of(phrase: str) -> str:
+    """What kind of thing words ask for, "color" or "pattern" for example; empty where that cannot be told.
+
+    Example:
+        >>> [kind_of(words) for words in ("dark red", "striped", "in van gogh style", "with black wheels")]
+        ['color', 'pattern', 'style', '']
+    """
+    words = [word for word in re.findall(r"[\w-]+", phrase.lower()) if word not in ("a", "an", "the", "in", "of")]
+    if "style" in words or phrase.lower().strip().endswith(" of"):  # "in the style of ...", "a pencil sketch of"
+        return "style"
+    kinds = {_kinds().get(word, "") for word in words if word not in _SHADES}
+    return kinds.pop() if len(kinds) == 1 else ""
+
+
+@cache
+def _kinds() -> dict[str, str]:
+    from PIL import ImageColor
+
+    from invert3d_ns.world.vocabulary import COLORS, MATERIALS, PATTERNS
+
+    tables = {"pattern": PATTERNS, "material": MATERIALS}
+    named = {word: kind for kind, table in tables.items() for words in table.items() for word in (words[0], *words[1])}
+    return named | dict.fromkeys([*ImageColor.colormap, *COLORS], "color")
+
+
+def _asked(edit: Edit) -> str:
+    """What an edit asks for, without the object: "blue", "in van gogh style", "a pencil sketch of"."""
+    if edit.target or edit.source:
+        return edit.target
+    adjective = re.fullmatch(rf"(?:an?|the) (.+) {re.escape(TOKEN)}", edit.prompt.strip())
+    if adjective and not adjective[1].endswith(" of"):
+        return adjective[1]
+    return edit.prompt.replace(TOKEN, "").strip(" ,")
+
+
+def _same(one: str, other: str) -> bool:
+    first, second = (re.sub(r"^(an?|the) ", "", " ".join(text.lower().split())) for text in (one, other))
+    return first == second
+
+
+def _first_noun(earlier: Edit, later: Edit) -> str:
+    """What the object was before two edits, of which the second one's noun may say what it is after the first."""
+    if earlier.noun or not later.noun or not find_phrase(later.source, later.noun):
+        return earlier.noun or later.noun
+    first, last = find_phrase(later.source, later.noun)[0]
+    return " ".join(f"{later.noun[:first]}{earlier.source}{later.noun[last:]}".split())

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 class EditSequence:
     """Carries out any edits of a scene, in passes of a :class:`~invert3d_ns.editing.scene_editor.SceneEditor` each.
 
-    Neighboring edits of the same region share a pass. Stopped anywhere and continued from :meth:`state_dict`, a
-    sequence ends as if it had never stopped.
+    The passes are those of what the edits come to (see :func:`~invert3d_ns.editing.composition.composed`), neighbors of
+    the same region share one. Stopped anywhere and continued from :meth:`state_dict`, a sequence ends as if it had
+    never stopped.
 
     Args:
         cloud: the scene in the object frame; never written to.
@@ -61,6 +62,11 @@ class EditSequence:
         self._prior, self._embedding, self._config, self._device = prior, embedding, config, device
         self._at = 0
         self._start = cloud
+        self.editor = self._editor()
+
+    def skip(self, passes: int, cloud: SplatCloud) -> None:
+        """Begin after so many passes, the first ones, of which ``cloud`` is what they made; before any step."""
+        self._at, self._start = passes, cloud
         self.editor = self._editor()
 
     def _editor(self) -> SceneEditor:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from invert3d_ns.live.history import Version
     from invert3d_ns.prior.shared import SharedPrior
     from invert3d_ns.scenes.cloud import SplatCloud
     from invert3d_ns.words.embedding import ObjectEmbedding
@@ -83,6 +85,53 @@ class HasWords(HasPrior, Protocol):
 
         Raises:
             InputError: there are none yet.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A run that holds the scene under some edits."""
+
+    folder: Path
+    """Its folder."""
+    labels: tuple[str, ...] = ()
+    """Labels of the edits, oldest first."""
+    unasked: bool = False
+    """Whether it was saved because the program ended, not because somebody asked for it."""
+
+    @property
+    def title(self) -> str:
+        """One line to choose it by."""
+        return f"{self.folder.name}: {'; '.join(self.labels)}"
+
+
+@runtime_checkable
+class KeepsRuns(Host, Protocol):
+    """Its scene belongs to a run; it makes runs of its versions, and reads them back."""
+
+    def save_run(self, version: Version, made: Any, *, unasked: bool = False) -> Path:
+        """Make a finished run of a version, beside the run that the scene belongs to; returns its folder.
+
+        Args:
+            version: with edits of its own.
+            made: what made it from its origin.
+            unasked: see :attr:`SavedRun.unasked`.
+
+        Raises:
+            InputError: it cannot be written; nothing is left behind then.
+        """
+        ...
+
+    def saved_runs(self) -> list[SavedRun]:
+        """The edited runs of this scene that lie there, the latest first."""
+        ...
+
+    def open_run(self, folder: Path) -> Version:
+        """The scene of such a run, to the bit, with a base that says what its edits were made on.
+
+        Raises:
+            InputError: it is none, is damaged, or is of another object.
         """
         ...
 

@@ -7,6 +7,7 @@ queue's own runs it all. Nothing here knows what the actions do, nor what the sc
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import traceback
 from collections import deque
@@ -39,6 +40,8 @@ class Outcome:
     """RGB; the picture that is shown stays if None."""
     caption: str = ""
     """What the picture shows."""
+    outdates_picture: bool = False
+    """Whether the picture that is shown is of another scene now, and goes unless there is a new one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +132,7 @@ class ActionQueue:
             try:
                 action = action()
             except InputError as error:
-                self._publish(error=_one_line(error))
+                self._publish(error=one_line(error))
                 return
         with self._changed:
             if action.kind:
@@ -169,6 +172,11 @@ class ActionQueue:
         """Have ``listener`` called, from any thread, whenever :attr:`state` is another."""
         self._listeners.append(listener)
 
+    def unsubscribe(self, listener: Callable[[], None]) -> None:
+        """Call ``listener`` no more; nothing happens if nobody did."""
+        with contextlib.suppress(ValueError):
+            self._listeners.remove(listener)
+
     def _publish(self, **changes: Any) -> None:
         with self._changed:
             self.state = replace(self.state, waiting=len(self._queue), **changes)
@@ -178,7 +186,7 @@ class ActionQueue:
     # Who runs it
 
     def run_pending(self, limit: int = 1) -> int:
-        """Run what may run during training, at a moment when the caller, who trains the scene, lets nobody change it.
+        """Run what may run now; in a training, at a moment when its trainer, who calls, lets nobody change the scene.
 
         Returns at once when there is none, or while another thread runs an action. Everything else stays in the queue.
         The caller must not hold the host's lock: actions take it to copy the scene.
@@ -192,10 +200,11 @@ class ActionQueue:
         done = 0
         while done < limit and self._queue and self._working.acquire(blocking=False):
             try:
-                action = self._next(in_training=True)
+                in_training = self.training() != "completed"
+                action = self._next(in_training)
                 if action is None:
                     break
-                self._carry_out(action, in_training=True)
+                self._carry_out(action, in_training)
                 done += 1
             finally:
                 self._working.release()
@@ -261,21 +270,24 @@ class ActionQueue:
 
     def _attempt(self, action: Action, should_stop: ShouldStop) -> dict[str, Any]:
         """What becomes of :attr:`state` when the action is run; whatever goes wrong becomes one line."""
+        earlier = self.state.error
         try:
             outcome = self._run(action, should_stop)
         except Cancelled:
             given_up_for_another = action.kind and not self._stop
             return {} if given_up_for_another else {"message": f"{action.label} stopped; the scene is as before."}
         except InputError as error:
-            return {"error": _one_line(error)}
+            return {"error": one_line(error)}
         except Exception as error:
             traceback.print_exc()
-            line = f"{type(error).__name__}: {_one_line(error)[:200]}"
+            line = f"{type(error).__name__}: {one_line(error)[:200]}"
             return {"error": f"{action.label} failed; see the terminal. {line}"}
         changes: dict[str, Any] = {}
         if outcome is not None and outcome.message:
             changes["message"] = outcome.message
-        if outcome is not None and outcome.picture is not None:
+            if self.state.error == earlier:  # else something that was done meanwhile went wrong
+                changes["error"] = ""
+        if outcome is not None and (outcome.picture is not None or outcome.outdates_picture):
             changes |= {"picture": outcome.picture, "caption": outcome.caption}
         return changes
 
@@ -307,5 +319,6 @@ class ActionQueue:
             return any(other.kind == action.kind for other in self._queue)
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What an error says, without line breaks."""
     return " ".join(str(error).split()) or type(error).__name__

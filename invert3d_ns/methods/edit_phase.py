@@ -45,10 +45,30 @@ class EditPhase(Phase):
         self.start: SplatCloud | None = None
         self._sequence: EditSequence | None = None
 
+    @classmethod
+    def finished(
+        cls,
+        pipeline: InversionPipeline,
+        edits: Sequence[Edit],
+        *,
+        before: Sequence[Edit],
+        start: SplatCloud,
+        sequence: EditSequence,
+    ) -> EditPhase:
+        """The phase of edits that were carried out already, by a sequence which has taken all of its steps.
+
+        Args:
+            before: the edits that the scene was under before.
+            start: the scene then.
+        """
+        phase = cls(pipeline, edits)
+        phase.before, phase.start, phase._sequence = list(before), start, sequence
+        return phase
+
     def settings_key(self) -> dict[str, Any]:
         """The edits, how the splats follow them, and the prior."""
         return {
-            "--pipeline.prior (its weights)": self.pipeline.inversion_of_prior().prior.info.fingerprint,
+            "--pipeline.prior (its weights)": self.pipeline.embedding().fingerprint,
             "the edit": [edit.to_dict() for edit in self.edits],
             **self.pipeline.words_setting(),
             **flags_of(self.pipeline.config.edit, "--pipeline.edit"),

@@ -31,6 +31,7 @@ from invert3d_ns.live.panels.edit_panel import EditPanel
 from invert3d_ns.live.panels.inversion_panel import InversionPanel
 from invert3d_ns.live.queue import ActionQueue
 from invert3d_ns.methods.edit_phase import EditPhase
+from invert3d_ns.methods.saved_edits import KeepsEditedRuns
 from invert3d_ns.methods.words_phase import WordsPhase
 from invert3d_ns.prior.memory import apply_prior_options, preferred_dtype
 from invert3d_ns.prior.multiview import MultiViewPrior
@@ -132,7 +133,7 @@ class InversionPipelineConfig(PhasedPipelineConfig):
         return self.edit_options.requested_edits(self.model.prompt, embedding)
 
 
-class InversionPipeline(EditableScene, PhasedPipeline):
+class InversionPipeline(KeepsEditedRuns, EditableScene, PhasedPipeline):
     """A scene, its words, and the edits that it is under. The prior is loaded only for use, and is in no checkpoint.
 
     Args are those of :class:`PhasedPipeline`.
@@ -155,7 +156,7 @@ class InversionPipeline(EditableScene, PhasedPipeline):
         self._given_words = ""
         self.panel = InversionPanel()
         self.queue = ActionQueue(self)
-        self.edit_panel = EditPanel(EditActions(self, self.queue))
+        self.edit_panel = EditPanel(EditActions(self, self.queue, config=config.edit))
         self.observers = [_Watchers(self)]
 
     # Phases

@@ -72,7 +72,7 @@ def serving(command: list[str], log: Path) -> Iterator[str]:
         finally:
             process.send_signal(signal.SIGINT)
             try:
-                process.wait(20)
+                process.wait(PATIENCE)  # it saves what is in no run
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -187,8 +187,9 @@ class Page:
         self.wait(lambda: field.get_attribute("value") == text, f"the field {label} to hold {text!r}")
 
     def picture_sources(self) -> list[str]:
-        """The URLs of the pictures in the panel."""
-        return [image.get_attribute("src") for image in self._all("//img[starts-with(@src, 'data:')]")]
+        """The URLs of the pictures that the panel shows; those of other tabs are not among them."""
+        images = self._all("//img[starts-with(@src, 'data:')]")
+        return [image.get_attribute("src") for image in images if image.is_displayed()]
 
     def screenshot(self, name: str) -> np.ndarray:
         """Write a picture of the whole page and return it."""

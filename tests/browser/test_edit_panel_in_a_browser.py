@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from runs import tiny_config, train
 
+from invert3d_ns.editing.edit import load_edits
 from invert3d_ns.scenes.assets import DEMO_SCENE
 
 pytestmark = pytest.mark.skipif(bool(driver.missing()), reason=driver.missing())
@@ -39,12 +40,27 @@ def test_a_person_edits_a_run(run: Path, tmp_path: Path):
             _edit(page, url, run, tmp_path)
         finally:
             page.close()
-        # Before it is ended: nerfstudio's viewer prints a traceback of its own when it is interrupted.
-        assert "Traceback" not in (tmp_path / "viewer.log").read_text()
+    log = (tmp_path / "viewer.log").read_text()
+    assert "Traceback" not in log, "nor when it is interrupted"
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    kept = Path(lines[-1].removeprefix("ns-viewer --load-config ")).parent
+    assert "Your unsaved edits are a run now" in lines[-2] and kept.parent == run.parents[1] / "invert3d-edit"
+    assert [edit.label for edit in load_edits(kept / "edits.json")] == ["in van gogh style", "a green"]
+    with driver.serving(command, tmp_path / "again.log") as url:
+        page = driver.Page(url, tmp_path)
+        try:
+            before = page.scene("b1-started-again")
+            page.wait_for_text("Kept from last time", "a green (press Open)")
+            page.click("Open")
+            page.wait_for_text("Opened", "Edits: in van gogh style; a green")
+            assert _differ(before, page.scene("b2-opened"))
+        finally:
+            page.close()
 
 
 def _edit(page: driver.Page, url: str, run: Path, pictures: Path) -> None:
     before = page.scene("1-opened")
+    assert "Pause Training" not in page.text() and "Step: 0" not in page.text(), "nobody trains a finished run"
 
     page.click("Preview")
     page.wait_for_text("Error: the edit is empty")
@@ -78,9 +94,19 @@ def _edit(page: driver.Page, url: str, run: Path, pictures: Path) -> None:
     second = driver.Page(url, pictures)
     try:
         second.wait_for_text("Edits: in van gogh style")
+        assert second.field("Words").get_attribute("value") == "", "each window has a form of its own"
         second.click("Undo")
         page.wait_for_text("Undid 'in van gogh style' in")
         assert "Edits:" not in page.text() and not _differ(before, page.scene("6-undone"))
+        assert not page.picture_sources(), "a picture goes with the scene that it shows"
+        second.click("Apply")
+        second.wait_for_text("Error: the edit is empty")
+        assert "Error" not in page.text(), "what one typed wrong is said to nobody else"
+        second.fill("Words", "in van gogh style")
+        second.toggle("More")
+        second.fill("Weights", "van gogh=2")
+        second.screenshot("6-second-window")
+        assert page.field("Words").get_attribute("value") == "in van gogh style"
         # Closing a browser in the middle harms nothing.
         second.click("Apply")
         page.wait_for_text("Applying 'in van gogh style'")
@@ -90,15 +116,29 @@ def _edit(page: driver.Page, url: str, run: Path, pictures: Path) -> None:
     assert not _differ(applied, page.scene("7-applied-again"))
 
     page.click("Save")
-    page.wait_for_text("Saved to")
-    (saved,) = list(run.rglob("edited.ply"))
-    assert {path.name for path in saved.parent.iterdir()} == {"edited.ply", "edits.json", "grid.png"}
+    page.wait_for_text("Saved as the run")
+    (saved,) = (run.parents[1] / "invert3d-edit").iterdir()
+    assert {path.name for path in saved.iterdir()} == {
+        *("config.yml", "dataparser_transforms.json", "edited.png", "edits.json", "embedding.safetensors"),
+        *("metrics.json", "nerfstudio_models"),
+    }
+    page.click("Undo")
+    page.wait_for_text("Undid 'in van gogh style' in")
+    page.click("Open")
+    page.wait_for_text("Opened")
+    assert not _differ(applied, page.scene("8-opened"))
 
     page.click("Apply")
     page.wait_for_text("Applying")
     page.click("Stop")
     page.wait_for_text("Apply stopped; the scene is as before.")
-    assert not _differ(applied, page.scene("8-stopped"))
+    assert not _differ(applied, page.scene("9-stopped"))
+
+    page.fill("Words", "green")
+    page.fill("Weights", "")
+    page.click("Apply")
+    page.wait_for_text("Applied 'a green' in", "Edits: in van gogh style; a green")
+    page.scene("10-green")
 
 
 def test_the_region_is_drawn(run: Path, tmp_path: Path):

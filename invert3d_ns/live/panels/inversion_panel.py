@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import UInt8
-from nerfstudio.viewer.viewer_elements import ViewerElement
+from nerfstudio.viewer.viewer_elements import ViewerControl, ViewerElement
 
 from invert3d_ns.live.panels.markdown import data_url, escape_markdown
+from invert3d_ns.live.panels.widgets import add_tab
 
 if TYPE_CHECKING:
+    from nerfstudio.viewer.viewer import Viewer
     from viser import GuiMarkdownHandle, ViserServer
 
 
-class InversionPanel(ViewerElement[str]):
+class InversionPanel(ViewerElement[str], ViewerControl):
     """Shows the phase, the losses, and the latest picture of true views above generated ones; holds no state but these.
 
     nerfstudio finds it as an attribute of the pipeline. viser 0.2 has no image widget: the picture is part of the text.
@@ -33,8 +35,17 @@ class InversionPanel(ViewerElement[str]):
         self._markdown = viser_server.gui.add_markdown(self._content(), image_root=Path())
 
     def install(self, viser_server: ViserServer) -> None:
-        """Put the panel into the viewer's control tab."""
-        self._create_gui_handle(viser_server)
+        """Give the panel a tab of its own beside nerfstudio's."""
+        with add_tab(viser_server.gui, "Run", self.name, icon="CHART_LINE"):
+            self._create_gui_handle(viser_server)
+
+    def _setup(self, viewer: Viewer) -> None:
+        """Show what a finished run has come to, where nobody trains it. nerfstudio calls this."""
+        super()._setup(viewer)
+        if viewer.trainer is None:
+            folder = Path(viewer.log_filename).parent
+            pictures = [folder / name for name in ("edited.png", "views.png") if (folder / name).is_file()]
+            self.show("A finished run", folder.name, picture=_read(pictures[0]) if pictures else None)
 
     def show(
         self,
@@ -65,3 +76,14 @@ class InversionPanel(ViewerElement[str]):
         if not self._picture:
             return self._text
         return f"{self._text}\n\n![true views above, generated views below]({self._picture})"
+
+
+def _read(path: Path) -> UInt8[np.ndarray, "H W 3"] | None:
+    """The picture in a file; None if it cannot be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except OSError:
+        return None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from viser import SceneNodeHandle, TransformControlsHandle, ViserServer
+    from viser import ClientHandle, SceneNodeHandle, TransformControlsHandle
 
     from invert3d_ns.editing.edit import Box
 
@@ -17,40 +18,61 @@ _NAME = "/edit_region"
 _WAY = (0, 1, 3, 2, 0, 4, 5, 1, 5, 7, 3, 7, 6, 2, 6, 4)
 
 
+@dataclass(frozen=True)
+class BoxState:
+    """What the widgets of a box hold, in the object frame, also while it is switched off."""
+
+    on: bool = False
+    center: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    size: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
 class RegionBox:
     """A checkbox, six numbers, and in the 3D view the edges of the box and a handle that drags it.
 
-    All browsers see the same box.
+    One browser's own.
     """
 
     def __init__(self) -> None:
-        self._server: ViserServer | None = None
+        self._client: ClientHandle | None = None
         self._edges: SceneNodeHandle | None = None
         self._handle: TransformControlsHandle | None = None
 
-    def install(self, server: ViserServer) -> None:
-        """Put the widgets into the folder that is open in this thread, and the box into the scene."""
+    def install(self, client: ClientHandle, state: BoxState) -> None:
+        """Put the widgets into the folder that is open in this thread, and the box into the browser's scene.
+
+        Args:
+            client: the browser.
+            state: what the widgets hold at first.
+        """
         from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 
-        self._server, self._ratio = server, VISER_NERFSTUDIO_SCALE_RATIO
-        self.on = server.gui.add_checkbox("Only here", False, hint="Change only what lies in the box")
-        self.center = server.gui.add_vector3("Center", (0.0, 0.0, 0.0), step=0.01, hint="x y z; drag it in the view")
-        self.size = server.gui.add_vector3(
-            "Size", (1.0, 1.0, 1.0), min=(0.0, 0.0, 0.0), step=0.01, hint="Along x, y, z; the object's radius is 0.9"
+        self._client, self._ratio = client, VISER_NERFSTUDIO_SCALE_RATIO
+        gui = client.gui
+        self.on = gui.add_checkbox("Only here", state.on, hint="Change only what lies in the box")
+        self.center = gui.add_vector3("Center", state.center, step=0.01, hint="x y z; drag it in the view")
+        self.size = gui.add_vector3(
+            "Size", state.size, min=(0.0, 0.0, 0.0), step=0.01, hint="Along x, y, z; the object's radius is 0.9"
         )
-        self._handle = server.scene.add_transform_controls(
+        self._handle = client.scene.add_transform_controls(
             f"{_NAME}/handle", scale=3.0, line_width=3.0, disable_rotations=True, visible=False
         )
         self._handle.on_update(self._dragged)
         self.on.on_update(lambda event: self._draw())
         self.size.on_update(lambda event: self._draw())
         self.center.on_update(self._centered)
+        self._handle.position = np.asarray(state.center) * self._ratio
         self._draw()
+
+    @property
+    def state(self) -> BoxState:
+        """What the widgets hold."""
+        return BoxState(bool(self.on.value), tuple(self.center.value), tuple(self.size.value))
 
     @property
     def value(self) -> Box | None:
         """The box in the object frame; None while it is switched off."""
-        if self._server is None or not self.on.value:
+        if self._client is None or not self.on.value:
             return None
         x0, y0, z0, x1, y1, z1 = (float(value) for value in self._corners().ravel())
         return x0, y0, z0, x1, y1, z1
@@ -69,12 +91,12 @@ class RegionBox:
         self._draw()
 
     def _draw(self) -> None:
-        assert self._server is not None and self._handle is not None
+        assert self._client is not None and self._handle is not None
         corners = self._corners() * self._ratio
         ends = np.array([[corners[i >> 2 & 1, 0], corners[i >> 1 & 1, 1], corners[i & 1, 2]] for i in _WAY])
         # A cubic Bezier curve whose control points lie on the chord is the chord.
         inner = np.stack([ends[:-1] + (ends[1:] - ends[:-1]) * share for share in (1 / 3, 2 / 3)], axis=1)
-        self._edges = self._server.scene.add_spline_cubic_bezier(
+        self._edges = self._client.scene.add_spline_cubic_bezier(
             f"{_NAME}/edges", ends, inner.reshape(-1, 3), line_width=3.0, color=_COLOR, visible=bool(self.on.value)
         )
         self._handle.visible = bool(self.on.value)

@@ -29,8 +29,20 @@ def connect_viewer(viewer: Viewer, host: Host, queue: ActionQueue) -> None:
     trainer = viewer.trainer
     if trainer is not None:
         queue.training = lambda: trainer.training_state
+    else:
+        _show_a_finished_run(viewer)
     queue.start()
     viewer.viser_server.on_client_connect(look_at_the_object)
+
+
+def _show_a_finished_run(viewer: Viewer) -> None:
+    """Take away the button that pauses a training, and say how many steps the run took: nerfstudio shows 0."""
+    from invert3d_ns.runs.checkpoints import list_checkpoints
+
+    viewer.pause_train.visible = viewer.resume_train.visible = False
+    steps = list_checkpoints(Path(viewer.log_filename).parent / "nerfstudio_models")
+    if steps:
+        viewer.update_step(max(steps) + 1)
 
 
 def rerender_browsers(viewer: Viewer) -> None:

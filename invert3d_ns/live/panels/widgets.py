@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,6 +29,7 @@ class StateView:
 
     def __init__(self, queue: ActionQueue, greeting: str = "", notes: Callable[[], Mapping[str, str]] = dict) -> None:
         self._queue, self._greeting, self._notes = queue, greeting, notes
+        self._complaint = ""
         self._showing = threading.Lock()
         self._pictures: tuple[np.ndarray | None, str] = (None, "")
         self._installed = False
@@ -45,16 +49,26 @@ class StateView:
         self._queue.subscribe(self.show)
         self.show()
 
+    def close(self) -> None:
+        """Follow the queue no more."""
+        self._queue.unsubscribe(self.show)
+
+    def complain(self, line: str) -> None:
+        """Say what is wrong to whoever sees these widgets, in the place of the queue's own error; empty: no more."""
+        self._complaint = line
+        self.show()
+
     def show(self) -> None:
         """Show the queue's state as it is now. Safe to call from any thread."""
         if not self._installed:
             return
         shown, picture = self._pictures
         latest = self._queue.state.picture
-        if latest is not shown and latest is not None:
-            picture = data_url(latest)
+        if latest is not shown:
+            picture = "" if latest is None else data_url(latest)
         with self._showing:
             state = self._queue.state
+            state = replace(state, error=self._complaint or state.error)
             _set_if_new(self.status, "content", status_text(state, self._greeting, self._notes()))
             busy = bool(state.task)
             _set_if_new(self.progress, "visible", busy)
@@ -103,14 +117,36 @@ def add_button_row(gui: Any, label: str, **on_click: Callable[[], None]) -> None
     row.on_click(clicked)
 
 
-def add_tab(gui: Any, label: str, folder: str) -> Any:
-    """A tab beside nerfstudio's, or a folder where there are none. In the control tab one had to scroll for it."""
+@contextmanager
+def inside(gui: Any, container: Any) -> Iterator[None]:
+    """Have widgets that one browser alone sees added to a tab or folder that all browsers have.
+
+    Args:
+        gui: a browser's own, as ``client.gui``.
+        container: a tab or folder of the server.
+    """
+    # viser 0.2, to which nerfstudio is pinned, tells browsers only the container's id, but looks it up for itself.
+    gui._container_handle_from_id.setdefault(container._id, SimpleNamespace(_children={}))
+    before = gui._get_container_id()
+    gui._set_container_id(container._id)
+    try:
+        yield
+    finally:
+        gui._set_container_id(before)
+
+
+def add_tab(gui: Any, label: str, folder: str, icon: str = "PENCIL") -> Any:
+    """A tab beside nerfstudio's, or a folder where there are none. In the control tab one had to scroll for it.
+
+    Args:
+        icon: one of viser's.
+    """
     from viser import GuiTabHandle, Icon
 
     # nerfstudio 1.1.5 keeps no handle of its tabs, and viser 0.2, to which it is pinned, has no public way to them.
     for container in getattr(gui, "_container_handle_from_id", {}).values():
         if isinstance(container, GuiTabHandle):
-            return container._parent.add_tab(label, Icon.PENCIL)
+            return container._parent.add_tab(label, getattr(Icon, icon))
     return gui.add_folder(folder)
 
 
