@@ -24,6 +24,7 @@ from invert3d_ns.alignment.storage import (
     weight_files,
 )
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.inputs import user_path
 from invert3d_ns.weights.download import fetch_weights
 from invert3d_ns.weights.hub import (
     HubReference,
@@ -125,7 +126,7 @@ def _load(name: str) -> ClipTowers:
         if reference is None or reference.filename is not None:
             raise InputError(f"{name!r} names no repository; give {_HUB}<owner>/<name>, with @<revision> at will")
         return load_folder(fetch_weights(reference, CLIP_REPOSITORY, name), name)
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.is_dir():
         return load_folder(path, name)
     if path.is_file():
