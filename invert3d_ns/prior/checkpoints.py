@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ import torch
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.inputs import user_path
+from invert3d_ns.base.notices import warn
 from invert3d_ns.prior import layouts
 from invert3d_ns.prior.memory import apply_prior_options, preferred_dtype
 from invert3d_ns.prior.repository import PRIOR_REPOSITORY
@@ -164,10 +164,9 @@ def _load(name: str, device: torch.device, dtype: torch.dtype) -> MultiViewPrior
     try:
         save_prior(prior, place.folder, max_shard_size="2GB")
     except InputError as error:
-        warnings.warn(
+        warn(
             f"the converted prior is not cached and will be converted again: {error}, by setting XDG_CACHE_HOME, or "
-            "convert it once with `invert3d prior convert`",
-            stacklevel=3,
+            "convert it once with `invert3d prior convert`"
         )
     for part in (prior.unet, prior.vae):
         torch.nn.Module.to(part, dtype)  # diffusers' own `to` warns about an empty list of exceptions
