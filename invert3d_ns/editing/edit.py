@@ -15,6 +15,7 @@ import tyro
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.files import atomic_path
 from invert3d_ns.editing.phrases import find_phrase, place_term
+from invert3d_ns.prior.placeholders import check_placeholders
 
 if TYPE_CHECKING:
     from invert3d_ns.words.embedding import ObjectEmbedding
@@ -158,6 +159,9 @@ class Edit:
         """
         if not (self.prompt.strip() or self.source.strip() or self.target.strip()):
             raise InputError('the edit is empty; give a prompt such as "in van gogh style" or a target such as "blue"')
+        check_placeholders(self.prompt, (TOKEN,))
+        for text in (self.source, self.target, self.noun, self.negative_prompt, self.region.relevance or ""):
+            check_placeholders(text, ())
         if self.prompt and TOKEN not in self.prompt:
             raise InputError(f"the prompt {self.prompt!r} does not mention the object; put {TOKEN} where it belongs")
         _check_within("amount", self.amount, -5, 5)
