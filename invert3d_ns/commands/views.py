@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from invert3d_ns.base.ranges import check_range
+from invert3d_ns.base.ranges import at_least, check_range
 from invert3d_ns.commands.console import progress_bar
 from invert3d_ns.commands.options import LARGEST_SEED, EmbeddingPrior, OrbitOptions
 
@@ -25,8 +25,8 @@ class GenerateViews(EmbeddingPrior, OrbitOptions):
     """What to keep away from."""
     guidance_scale: float | None = None
     """Classifier-free guidance, 1 to 50: higher follows the words more closely. Default: the prior's own."""
-    steps: int = 30
-    """Denoising steps, 1 to 1000."""
+    steps: Annotated[int, at_least(1, 1000)] | None = None
+    """Denoising steps. Default: the prior's own."""
     sampler: Literal["ddim", "dpm++"] = "ddim"
     """Sampler; dpm++ needs fewer steps."""
     seed: int = 0

@@ -14,6 +14,7 @@ import tyro
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.files import atomic_path
+from invert3d_ns.base.ranges import at_least
 from invert3d_ns.editing.phrases import find_phrase, place_term
 from invert3d_ns.prior.placeholders import check_placeholders
 
@@ -129,8 +130,8 @@ class Edit:
     """Change nothing outside the scene's own silhouette: right for colors, patterns and styles, wrong for shapes."""
     seed: int = 0
     """Of the noise that views are made from, and of the order in which splats follow them: same seed, same result."""
-    steps: int = 20
-    """Denoising steps of a whole diffusion, 1 to 1000."""
+    steps: Annotated[int, at_least(1, 1000)] | None = None
+    """Denoising steps of a whole diffusion. Default: the prior's own."""
     sampler: Sampler = "ddim"
     """How noise is removed; dpm++ needs fewer steps."""
     change: Change = "colors"
@@ -185,7 +186,7 @@ class Edit:
                 raise InputError(f"unknown {name} {value!r}; use one of {', '.join(get_args(choices))}")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
             raise InputError(f"seed is {self.seed}; give a whole number from 0 to {2**32 - 1}")
-        if self.steps < 1 or self.steps > 1000:
+        if self.steps is not None and not (isinstance(self.steps, int) and 1 <= self.steps <= 1000):
             raise InputError(f"{self.steps} steps cannot be taken; give 1 to 1000")
         self.region.check()
 

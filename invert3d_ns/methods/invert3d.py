@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.ranges import at_least
 from invert3d_ns.editing.composition import split_into_passes, with_context
 from invert3d_ns.editing.edit import Edit
 from invert3d_ns.editing.options import EditOptions
@@ -87,8 +88,8 @@ class InversionPipelineConfig(PhasedPipelineConfig):
     """Steps between pictures of what the words generate so far; 0 for only at the end."""
     guidance_scale: float | None = None
     """Classifier-free guidance of generated views; the prior's own choice if not given."""
-    sampling_steps: int = 30
-    """Denoising steps of generated views."""
+    sampling_steps: Annotated[int, at_least(1, 1000)] | None = None
+    """Denoising steps of generated views; the prior's own choice if not given (8 for bundled, 30 for MVDream)."""
     embedding: Path | None = None
     """Words that exist already: an embedding.safetensors, or the run that learned it. Phase 2 is skipped then. If
     --pipeline.steps is 0 and --data is a run, its words are taken."""
@@ -148,7 +149,7 @@ class InversionPipeline(EditableScene, PhasedPipeline):
         config = self.config
         config.prior_options.check()
         for name in ("bank_groups", "heldout_groups", "groups_per_step", "sampling_steps"):
-            if getattr(config, name) < 1:
+            if getattr(config, name) is not None and getattr(config, name) < 1:
                 raise InputError(f"--pipeline.{name.replace('_', '-')} is {getattr(config, name)}; give 1 or more")
         if saved is not None and saved.get("words") is not None:
             self._restore_words(saved)

@@ -293,7 +293,7 @@ class MultiViewPrior(nn.Module):
         negative_prompt: str = "",
         guidance_scale: float | None = None,
         guidance_rescale: float | None = None,
-        steps: int = 30,
+        steps: int | None = None,
         seed: int | Sequence[int] = 0,
         sampler: Sampler = "ddim",
         callback: Callable[[int, Latents], None] | None = None,
@@ -306,6 +306,7 @@ class MultiViewPrior(nn.Module):
             guidance_scale: classifier-free guidance; the prior's default if None, no guidance (and half the cost) if 1.
             guidance_rescale: see :func:`~invert3d_ns.prior.conditions.classifier_free_guidance`; the prior's default if
                 None.
+            steps: denoising steps; the prior's default if None.
             seed: start noise is drawn on the CPU, so a seed means the same on each device. With one number, object b
                 uses ``seed + b`` and does not depend on what else is in the batch.
             callback: called after each step with its index and the latents.

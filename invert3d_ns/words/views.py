@@ -71,7 +71,7 @@ def generate_views(
         context = prior.encode_prompt(prompt, embedding.words)
     cameras = camera_condition(torch.tensor([float(a) for a in azimuths]), torch.tensor(float(elevation)))
     groups = view_groups(len(azimuths), group_size or prior.info.num_views)
-    steps = sampling.setdefault("steps", 30)
+    steps = sampling["steps"] = sampling.get("steps") or prior.info.sampling_steps
     images: dict[int, Tensor] = {}
     for done, group in enumerate(groups):
 

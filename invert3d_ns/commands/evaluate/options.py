@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.base.ranges import check_range
+from invert3d_ns.base.ranges import at_least, check_range
 from invert3d_ns.commands.console import command_line
 from invert3d_ns.commands.options import LARGEST_SEED, PriorName, ReportOptions
 
@@ -55,8 +55,8 @@ class SeededReport(ReportOptions):
 class SampledViews(PriorName):
     """Views that the prior makes."""
 
-    sampling_steps: int = 20
-    """Denoising steps of generated views, 1 to 1000."""
+    sampling_steps: Annotated[int, at_least(1, 1000)] | None = None
+    """Denoising steps of generated views; the prior's own number if not given."""
     guidance_scale: float | None = None
     """Classifier-free guidance, 1 to 50; the prior's own choice if not given."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from invert3d_ns.base.ranges import check_range
+from invert3d_ns.base.ranges import at_least, check_range
 from invert3d_ns.commands.console import progress_bar
 from invert3d_ns.commands.evaluate.options import SampledViews, SeededReport
 
@@ -19,6 +20,8 @@ class EvaluatePrior(SampledViews, SeededReport):
     """One run of all prompts each; of a quick one the first alone."""
     prompts: int = 200
     """How many of the 200 fixed held-out prompts."""
+    compare_steps: tuple[Annotated[int, at_least(1, 1000)], ...] = ()
+    """Also with so many denoising steps each, such as 4 8 20."""
     no_cross_view: bool = False
     """Also the same network with views that attend only to themselves."""
     consistency_objects: int = 12
@@ -26,6 +29,7 @@ class EvaluatePrior(SampledViews, SeededReport):
 
     def run(self) -> int:
         """Measure, write, show."""
+        check_range(self, "compare_steps", least=1, most=1000)
         check_range(self, "prompts", least=1, most=200)
         check_range(self, "consistency_objects", least=0, most=200)
         self.check_sampling()
@@ -42,6 +46,7 @@ class EvaluatePrior(SampledViews, SeededReport):
             consistency_objects=min(self.consistency_objects, 1) if self.quick else self.consistency_objects,
             fit_steps=60 if self.quick else 250,
             views_apart=self.no_cross_view,
+            compared_steps=self.compare_steps,
             sampling_steps=self.sampling_steps,
             guidance_scale=self.guidance_scale,
         )
