@@ -219,6 +219,25 @@ def test_truncated_file(tmp_path: Path, suffix: str, keep: float, sd15_file: Pat
     assert_one_line(error, str(path), "download it again")
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".ckpt", ".bin", ".safetensors", ".ply", ""])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("<!doctype html><html>404</html>", "a web page (HTML), not"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a Git LFS pointer"),
+        ('{"a": 1}', "a JSON file, not"),
+        ("ply\nformat ascii 1.0\nelement vertex 0\nend_header\n", "a .ply point cloud, not"),
+    ],
+)
+def test_files_that_are_no_weights_are_named(tmp_path: Path, suffix: str, content: str, says: str) -> None:
+    path = tmp_path / f"weights{suffix}"
+    path.write_text(content)
+    with pytest.raises(InputError) as error:
+        load_prior(path, "cpu")
+    assert_one_line(error, f"{path} is {says}", "; ")
+    assert ("git lfs pull" in str(error.value)) == ("LFS" in says and suffix not in (".ply", ""))
+
+
 def test_missing_weights_are_named(tmp_path: Path) -> None:
     state = mvdream_state("sd1.5")
     del state["model.diffusion_model.middle_block.0.in_layers.2.weight"]

@@ -104,6 +104,7 @@ def test_placeholders_that_stand_for_nothing_are_refused_everywhere_alike(
 def test_plain_words_may_have_no_placeholder(tiny_prior) -> None:
     for ask in (
         lambda: tiny_prior.encode_prompt("<object>"),
+        lambda: tiny_prior.word_vectors("<cat-toy>"),
         lambda: Edit(source="<object>", target="blue").check(),
         lambda: Edit(target="blue", noun="a <object>").check(),
         lambda: Edit(target="blue", negative_prompt="<object>").check(),

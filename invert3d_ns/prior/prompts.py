@@ -117,8 +117,9 @@ def word_vectors(word: str, text_encoder: CLIPTextModel, tokenizer: CLIPTokenize
     """Token embeddings of ``word`` (K tokens of width D), a copy in float32.
 
     Raises:
-        InputError: the word has no tokens.
+        InputError: the word has no tokens, or is a placeholder.
     """
+    check_placeholders(word, ())
     ids = _text_ids(word, tokenizer)
     if not ids:
         raise InputError(f"the word {word!r} is empty; give a word that the prior's tokenizer knows, such as 'object'")
