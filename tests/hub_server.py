@@ -26,7 +26,9 @@ class FakeHub:
     tokens: set[str | None] = field(default_factory=set)
     """Authorizations that were sent."""
     lies: dict[str, str] = field(default_factory=dict)
-    """sha256 that the listing states, where it is not the true one."""
+    """Hashes that the listing states, where they are not the true ones: sha256 of big files, git's sha1 of others."""
+    elsewhere: str = ""
+    """Address of another server to which requests for files are sent on."""
 
     def listing(self, repository: str) -> dict:
         """What the hub's API says of a repository."""
@@ -34,7 +36,8 @@ class FakeHub:
         siblings = []
         for path in sorted(file for file in folder.rglob("*") if file.is_file()):
             name, content = path.relative_to(folder).as_posix(), path.read_bytes()
-            entry: dict = {"rfilename": name, "size": len(content), "blobId": hashlib.sha1(content).hexdigest()}
+            blob = self.lies.get(name, hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest())
+            entry: dict = {"rfilename": name, "size": len(content), "blobId": blob}
             if path.suffix in (".safetensors", ".pt", ".bin"):
                 digest = self.lies.get(name, hashlib.sha256(content).hexdigest())
                 entry["lfs"] = {"sha256": digest, "size": len(content), "pointerSize": 134}
@@ -57,6 +60,9 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 content = json.dumps(self.hub.listing(repository)).encode()
                 self._answer(200, content, {"Content-Type": "application/json"})
+            return
+        if self.hub.elsewhere:
+            self._answer(302, b"", {"Location": f"{self.hub.elsewhere}/{path}"})
             return
         repository, _, rest = path.partition("/resolve/")
         name = rest.partition("/")[2]

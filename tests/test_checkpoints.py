@@ -19,7 +19,7 @@ from ldm_checkpoints import (
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.prior import checkpoints, layouts
-from invert3d_ns.prior.checkpoints import PRIORS, load_prior, save_prior
+from invert3d_ns.prior.checkpoints import PRIORS, load_prior, open_source, save_prior
 
 
 @pytest.fixture(autouse=True)
@@ -71,11 +71,45 @@ def test_second_load_comes_from_the_cache(sd15_file: Path, cache: Path, monkeypa
     assert_same_networks(second, "sd1.5")
 
 
-def test_unwritable_cache_is_a_warning(sd15_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_cache_is_a_warning(sd15_file: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.warns(UserWarning, match=r"not cached.*XDG_CACHE_HOME"):
-        assert_same_networks(load_prior(sd15_file, "cpu"), "sd1.5")
+    assert_same_networks(load_prior(sd15_file, "cpu"), "sd1.5")
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Warning")]
+    assert "not cached" in line and "XDG_CACHE_HOME" in line and "a file is in the way" in line
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_every_load_of_a_checkpoint_in_full_precision_gives_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached: bool
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for key, value in mvdream_state("sd1.5").items():  # as published: not what half precision holds
+        state[key] = value * (1 + 1e-4 * torch.rand(value.shape, generator=generator))
+    torch.save(state, tmp_path / "full.pt")
+    if not cached:
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    first, second = (load_prior(tmp_path / "full.pt", "cpu") for _ in range(2))
+    if cached:
+        save_prior(open_source(tmp_path / "full.pt"), tmp_path / "converted")
+        second = load_prior(tmp_path / "converted", "cpu")
+    for (name, a), b in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert not torch.equal(first.unet.conv_in.weight, state["model.diffusion_model.input_blocks.0.0.weight"])
+    cameras = torch.randn(1, 2, 16, generator=generator)
+    assert torch.equal(*(p.sample("a cat", cameras, steps=2) for p in (first, second)))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, tiny_prior, value: float) -> None:
+    state = mvdream_state("sd1.5")
+    state["model.diffusion_model.input_blocks.0.0.weight"].view(-1)[3] = value
+    torch.save(state, tmp_path / "full.pt")
+    with pytest.raises(InputError) as error:
+        load_prior(tmp_path / "full.pt", "cpu")
+    assert_one_line(error, "unet's conv_in.weight", "not finite, or too large")
 
 
 def test_saved_prior_loads_the_same(tiny_v_prior, tmp_path: Path) -> None:
@@ -183,6 +217,25 @@ def test_truncated_file(tmp_path: Path, suffix: str, keep: float, sd15_file: Pat
     with pytest.raises(InputError) as error:
         load_prior(path)
     assert_one_line(error, str(path), "download it again")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".ckpt", ".bin", ".safetensors", ".ply", ""])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("<!doctype html><html>404</html>", "a web page (HTML), not"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a Git LFS pointer"),
+        ('{"a": 1}', "a JSON file, not"),
+        ("ply\nformat ascii 1.0\nelement vertex 0\nend_header\n", "a .ply point cloud, not"),
+    ],
+)
+def test_files_that_are_no_weights_are_named(tmp_path: Path, suffix: str, content: str, says: str) -> None:
+    path = tmp_path / f"weights{suffix}"
+    path.write_text(content)
+    with pytest.raises(InputError) as error:
+        load_prior(path, "cpu")
+    assert_one_line(error, f"{path} is {says}", "; ")
+    assert ("git lfs pull" in str(error.value)) == ("LFS" in says and suffix not in (".ply", ""))
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_files_of_the_version_before_are_edits_of_the_whole_scene(tmp_path) -> N
     (tmp_path / "old.json").write_text(json.dumps(document))
     (edit,) = load_edits(tmp_path / "old.json")
     assert edit == Edit(
-        source="red", target="blue", noun="car", amount=2.0, weights={"blue": 1.5}, strength=0.7, seed=3
+        source="red", target="blue", noun="car", amount=2.0, weights={"blue": 1.5}, strength=0.7, seed=3, steps=20
     )
     assert edit.region.is_whole and edit.change == "colors"
 

@@ -258,7 +258,6 @@ def files(tmp_path: Path) -> tuple[Path, ...]:
 @pytest.fixture
 def command(tiny_v_prior, monkeypatch, tmp_path: Path, files) -> InvertImages:
     monkeypatch.setattr("invert3d_ns.prior.checkpoints.load_prior", lambda name, options: tiny_v_prior)
-    monkeypatch.setattr("invert3d_ns.commands.image._STEPS", 2)
     return InvertImages(files, out=tmp_path / "out", settings=QUICK)
 
 

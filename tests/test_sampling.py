@@ -124,7 +124,7 @@ def test_inverted_latents_lead_back(prior) -> None:
     assert all(psnr(there, back) > 45 for there, back in zip(found[1:], path, strict=False))
 
 
-@pytest.mark.parametrize(("steps", "strength"), [(20, 0.6), (20, 1.0)])
+@pytest.mark.parametrize(("steps", "strength"), [(20, 0.6), (20, 1.0), (8, 0.6)])
 def test_real_views_survive_the_way_to_noise_and_back(steps: int, strength: float) -> None:
     from invert3d_ns.metrics.inversion_quality import renderer
     from invert3d_ns.prior.checkpoints import load_prior
@@ -144,7 +144,7 @@ def test_real_views_survive_the_way_to_noise_and_back(steps: int, strength: floa
 
         found = ddim_invert(prior, latents, predict, steps=steps, strength=strength)
         back = denoise(prior, found[0], predict, steps=steps, strength=strength, start=lambda t: found[0])
-    assert psnr(back, latents) > 50
+    assert psnr(back, latents) > (50 if steps == 20 else 40)
     # What was found is noise, and not the views.
     assert psnr(found[0], latents) < 25
 

@@ -117,3 +117,13 @@ def test_its_weights_stay_out_of_the_module_that_has_it(tiny_prior) -> None:
     module.shared = SharedPrior("tiny")  # type: ignore[assignment]
     module.shared.adopt(tiny_prior)  # type: ignore[operator]
     assert not module.state_dict() and not list(module.parameters())
+
+
+def test_running_out_of_memory_while_it_is_used_names_what_helps(tiny_prior) -> None:
+    shared = SharedPrior("tiny")
+    shared.adopt(tiny_prior)
+    with pytest.raises(InputError, match=r"too little memory.*gradient-checkpointing") as error, shared.use():
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nmore lines")  # as a backward pass does
+    assert "\n" not in str(error.value)
+    with pytest.raises(RuntimeError, match="something else"), shared.use():
+        raise RuntimeError("something else")

@@ -24,6 +24,7 @@ from invert3d_ns.alignment.storage import (
     weight_files,
 )
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.inputs import user_path
 from invert3d_ns.weights.download import fetch_weights
 from invert3d_ns.weights.hub import (
     HubReference,
@@ -34,6 +35,7 @@ from invert3d_ns.weights.hub import (
     parse_reference,
     some_of,
 )
+from invert3d_ns.weights.precision import automatic_dtype
 from invert3d_ns.weights.tensors import read_weights
 
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
@@ -62,12 +64,8 @@ def load_clip(
             cannot be reached (the message says what to run on a connected machine).
     """
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if dtype is None:
-        dtype = torch.float32
-        if target.type == "cuda" and str(name) != "bundled":
-            dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     towers = _load(str(name))
-    towers.model.to(target, dtype)
+    towers.model.to(target, dtype or automatic_dtype(str(name), target))
     return towers.to(target).freeze()
 
 
@@ -125,7 +123,7 @@ def _load(name: str) -> ClipTowers:
         if reference is None or reference.filename is not None:
             raise InputError(f"{name!r} names no repository; give {_HUB}<owner>/<name>, with @<revision> at will")
         return load_folder(fetch_weights(reference, CLIP_REPOSITORY, name), name)
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.is_dir():
         return load_folder(path, name)
     if path.is_file():

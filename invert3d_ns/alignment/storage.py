@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,21 @@ import torch
 from invert3d_ns.alignment.clip import ClipTowers
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.files import atomic_path
+from invert3d_ns.base.inputs import read_json
 from invert3d_ns.weights.download import fetch_weights
-from invert3d_ns.weights.hub import HubReference, RepositoryKind, check_download
+from invert3d_ns.weights.hub import (
+    HubReference,
+    NotInRepositoryError,
+    RepositoryKind,
+    check_download,
+    parse_reference,
+)
+from invert3d_ns.weights.network_config import check_network_config, whole_number
 from invert3d_ns.weights.tensors import read_safetensors, read_weights
 
 CONFIG = "open_clip_config.json"
+TEXT_TOWER = "config.json"
+"""What describes a text tower of transformers, in a repository of its own."""
 MERGES = "merges.txt.gz"
 SAFE_WEIGHTS = "open_clip_model.safetensors"
 PICKLED_WEIGHTS = "open_clip_pytorch_model.bin"
@@ -60,6 +71,7 @@ def load_folder(folder: Path, name: str | None = None) -> ClipTowers:
     state: dict[str, Any] = {}
     for file in files:
         state |= read_safetensors(file)[0] if file.suffix == ".safetensors" else read_weights(file)
+    check_network_config(model_cfg, len(state), folder / CONFIG)
     try:
         model = build_model(model_cfg)
         tokenizer = _tokenizer(folder, model_cfg["text_cfg"])
@@ -145,9 +157,9 @@ def fetch_tokenizer(repository: str, context_length: int, **kwargs: Any) -> Any:
     """
     from open_clip.tokenizer import HFTokenizer
 
-    folder = Path(repository)
-    if not folder.is_dir():
-        folder = fetch_weights(HubReference(repository), _TOKENIZER_REPOSITORY, repository)
+    folder = _local_folder(repository, _TOKENIZER_REPOSITORY)
+    # Said outright: asked for code that is not there, transformers would put the question to the user.
+    kwargs = {**kwargs, "trust_remote_code": False, "local_files_only": True}
     wrapper = HFTokenizer(str(folder), context_length=context_length, **kwargs)
     if not hasattr(wrapper.tokenizer, "batch_encode_plus"):
         # open_clip before 3 calls what transformers 5 has removed.
@@ -157,22 +169,22 @@ def fetch_tokenizer(repository: str, context_length: int, **kwargs: Any) -> Any:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        model_cfg, preprocess = config["model_cfg"], config.get("preprocess_cfg") or {}
-        if not all(key in model_cfg for key in ("embed_dim", "vision_cfg", "text_cfg")):
-            raise KeyError("embed_dim, vision_cfg and text_cfg")
-    except FileNotFoundError:
-        raise InputError(
-            f"{folder} is not a CLIP model: it has no {CONFIG}; give a folder in open_clip's layout"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path} cannot be read as open_clip's config ({reason_of(error)}); download it again"
-        ) from error
-    if "trust_remote_code" in json.dumps(config):  # however it is spelled in the file
-        raise InputError(f"{path} was refused: it asks for code of the repository to be run; use another model")
+    if not path.is_file():
+        raise InputError(f"{folder} is not a CLIP model: it has no {CONFIG}; give a folder in open_clip's layout")
+    config = read_json(path, "download it again")
+    model_cfg, preprocess = config.get("model_cfg"), config.get("preprocess_cfg") or {}
+    towers = [model_cfg.get(key) for key in ("vision_cfg", "text_cfg")] if isinstance(model_cfg, dict) else [None]
+    if not isinstance(model_cfg, dict) or not all(isinstance(tower, dict) for tower in (*towers, preprocess)):
+        raise InputError(f"{path} is not open_clip's config: it does not describe two towers; download it again")
+    whole_number(model_cfg, "embed_dim", least=1, most=1_000_000, default=0, path=path)
+    _refuse_code(config, path)
     return {"model_cfg": model_cfg, "preprocess_cfg": preprocess_config(preprocess)}
+
+
+def _refuse_code(config: dict[str, Any], path: Path) -> None:
+    """Refuse configs that ask for code of a repository: to build a model, to read text, to compute attention."""
+    if re.search("trust_remote_code|auto_map|attn_implementation", json.dumps(config)):  # however it is spelled
+        raise InputError(f"{path} was refused: it asks for code of a repository to be run; use another model")
 
 
 def preprocess_config(given: dict[str, Any]) -> dict[str, Any]:
@@ -188,15 +200,41 @@ def preprocess_config(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def build_model(model_cfg: dict[str, Any]) -> Any:
-    """open_clip's model of a ``model_cfg``, with random weights; nothing is downloaded."""
+    """open_clip's model of a ``model_cfg``, with random weights.
+
+    All that is fetched is the config of a text tower of transformers, where priors' files come from too.
+
+    Raises:
+        InputError: the hub cannot be reached, or a tower would be fetched past it.
+    """
     from open_clip import CLIP, CoCa, CustomTextCLIP
 
     config = json.loads(json.dumps(model_cfg))
-    # The weights come from the checkpoint; a second download for the text tower would be thrown away.
-    config["text_cfg"]["hf_model_pretrained"] = False
-    custom = config.pop("custom_text", False) or config["text_cfg"].get("hf_model_name")
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    # The weights come from the checkpoint; second downloads for the towers would be thrown away.
+    text["hf_model_pretrained"] = vision["timm_model_pretrained"] = False
+    if ":" in str(vision.get("timm_model_name") or ""):
+        raise InputError(f"the image tower {vision['timm_model_name']!r} would come from elsewhere; use another model")
+    if text.get("hf_model_name"):
+        folder = _local_folder(text["hf_model_name"], _TEXT_TOWER_REPOSITORY)
+        _refuse_code(read_json(folder / TEXT_TOWER, "download it again"), folder / TEXT_TOWER)
+        text["hf_model_name"] = str(folder)
+    custom = config.pop("custom_text", False) or text.get("hf_model_name")
     kind: Any = CoCa if "multimodal_cfg" in config else CustomTextCLIP if custom else CLIP
     return kind(**config)
+
+
+def _local_folder(repository: Any, kind: RepositoryKind) -> Path:
+    """A folder that a config names, or a repository of that name, fetched."""
+    if isinstance(repository, str) and Path(repository).is_dir():
+        return Path(repository)
+    reference = parse_reference(f"hf:{repository}")
+    if reference is None and isinstance(repository, str) and re.fullmatch(r"[\w-][\w.-]*", repository):
+        reference = HubReference(repository)  # old repositories have no owner: roberta-base
+    if reference is None or reference.filename is not None:
+        raise InputError(f"the config names {repository!r:.80}, which is no repository; use another CLIP model")
+    path = fetch_weights(reference, kind, str(repository))
+    return path if path.is_dir() else path.parent
 
 
 def _tokenizer(folder: Path, text_cfg: dict[str, Any]) -> Any:
@@ -249,6 +287,15 @@ def _tokenizer_by_hand(reference: HubReference) -> str:
     )
 
 
+def _select_text_tower(names: Sequence[str], reference: HubReference) -> list[str]:
+    if TEXT_TOWER not in names:
+        raise NotInRepositoryError(f"{reference.repository} has no {TEXT_TOWER}; use another CLIP model")
+    return [TEXT_TOWER]
+
+
 _TOKENIZER_REPOSITORY = RepositoryKind(
     "CLIP model", _select_tokenizer, _is_tokenizer, _tokenizer_by_hand, cache="tokenizers"
+)
+_TEXT_TOWER_REPOSITORY = RepositoryKind(
+    "CLIP model", _select_text_tower, lambda selected: True, _tokenizer_by_hand, cache="text_towers"
 )

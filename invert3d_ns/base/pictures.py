@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.files import atomic_path
 
 
@@ -68,7 +69,14 @@ def write_video(path: Path | str, images: Float[Tensor, "F 3 H W"], *, fps: int,
             writer.send(None)
             for frame in frames:
                 writer.send(np.ascontiguousarray(frame))
+            writer.close()
+        except OSError as error:  # with ffmpeg's log, many lines of it, as its message
+            raise _no_video(path) from error
         finally:
             writer.close()
         if not temporary.is_file() or temporary.stat().st_size == 0:
-            raise OSError("ffmpeg wrote nothing")
+            raise _no_video(path)
+
+
+def _no_video(path: Path | str) -> InputError:
+    return InputError(f"cannot write {path}: ffmpeg did not finish it; free some space or choose another place")

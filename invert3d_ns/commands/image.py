@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 ORBIT = (0.0, 90.0, 180.0, 270.0)
 """Azimuths in degrees of the views in the picture."""
 _ELEVATION = 15.0
-_STEPS = 30
 
 
 @dataclass
@@ -96,8 +95,8 @@ class InvertImages(PriorComputation, PriorName):
 
         cameras, photographs = inversion.cameras, inversion.views
         context = prior.encode_prompt(embedding.token, embedding.words)
-        again = prior.sample(context, camera_condition(*cameras.T)[None], seed=self.seed, steps=_STEPS)[0]
-        orbit = generate_views(prior, embedding, ORBIT, _ELEVATION, seed=self.seed, steps=_STEPS)
+        again = prior.sample(context, camera_condition(*cameras.T)[None], seed=self.seed)[0]
+        orbit = generate_views(prior, embedding, ORBIT, _ELEVATION, seed=self.seed)
         again, orbit = again.cpu(), orbit.cpu()
         rows = [torch.cat([part, torch.ones(-len(part) % 4, *part.shape[1:])]) for part in (photographs, again, orbit)]
         likely = inversion.weights.max(1).values.tolist()

@@ -25,8 +25,8 @@ class GenerateViews(EmbeddingPrior, OrbitOptions):
     """What to keep away from."""
     guidance_scale: GuidanceScale | None = None
     """Classifier-free guidance, 1 to 50: higher follows the words more closely. Default: the prior's own."""
-    steps: SamplingSteps = 30
-    """Denoising steps, 1 to 1000."""
+    steps: SamplingSteps | None = None
+    """Denoising steps, 1 to 1000. Default: the prior's own."""
     sampler: Literal["ddim", "dpm++"] = "ddim"
     """Sampler; dpm++ needs fewer steps."""
     seed: Seed = 0

@@ -102,15 +102,13 @@ def _worded(edit: Edit) -> str:
     words = edit.prompt or TOKEN
     weighed = any(find_phrase(phrase, edit.target) and not find_phrase(phrase, words) for phrase in edit.weights)
     if edit.target and (weighed or edit.space == "prompt"):
-        words = words.replace(TOKEN, place_term(edit.target, TOKEN), 1)
+        words = words.replace(TOKEN, place_term(edit.target, TOKEN))
     return words
 
 
 def _joined(prompt: str, words: str) -> str:
-    """Words around the placeholder, with what the prompt has come to so far in its place."""
-    if words.strip() == TOKEN:
-        return prompt
-    return words.replace(TOKEN, prompt, 1) if words.count(TOKEN) == 1 else words
+    """Words around the placeholder, with what the prompt has come to so far wherever it stands."""
+    return words.replace(TOKEN, prompt)
 
 
 def _plain(edit: Edit, init_word: str, suffix: str) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.files import atomic_path
 from invert3d_ns.base.ranges import above, at_least, check_numbers
 from invert3d_ns.editing.phrases import find_phrase, place_term
+from invert3d_ns.prior.placeholders import check_placeholders
 
 if TYPE_CHECKING:
     from invert3d_ns.words.embedding import ObjectEmbedding
@@ -132,8 +133,8 @@ class Edit:
     """Change nothing outside the scene's own silhouette: right for colors, patterns and styles, wrong for shapes."""
     seed: Annotated[int, at_least(0, LARGEST_SEED)] = 0
     """Of the noise that views are made from, and of the order in which splats follow them: same seed, same result."""
-    steps: Annotated[int, at_least(1, 1000)] = 20
-    """Denoising steps of a whole diffusion."""
+    steps: Annotated[int, at_least(1, 1000)] | None = None
+    """Denoising steps of a whole diffusion. Default: the prior's own."""
     sampler: Sampler = "ddim"
     """How noise is removed; dpm++ needs fewer steps."""
     change: Change = "colors"
@@ -163,6 +164,9 @@ class Edit:
         _check_kinds(self)
         if not (self.prompt.strip() or self.source.strip() or self.target.strip()):
             raise InputError('the edit is empty; give a prompt such as "in van gogh style" or a target such as "blue"')
+        check_placeholders(self.prompt, (TOKEN,))
+        for text in (self.source, self.target, self.noun, self.negative_prompt, self.region.relevance or ""):
+            check_placeholders(text, ())
         if self.prompt and TOKEN not in self.prompt:
             raise InputError(f"the prompt {self.prompt!r} does not mention the object; put {TOKEN} where it belongs")
         for phrase, weight in self.weights.items():

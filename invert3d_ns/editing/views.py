@@ -27,7 +27,7 @@ from invert3d_ns.editing.conditions import edit_conditions, without_edit
 from invert3d_ns.editing.edit import Edit, Structure
 from invert3d_ns.prior.conditions import Conditions
 from invert3d_ns.prior.out_of_memory import explain_out_of_memory
-from invert3d_ns.prior.sampling import count_steps, ddim_invert, denoise, sampling_timesteps, start_noise
+from invert3d_ns.prior.sampling import count_steps, ddim_invert, default_steps, denoise, sampling_timesteps, start_noise
 from invert3d_ns.scenes.silhouettes import alpha_from_background
 
 if TYPE_CHECKING:
@@ -101,7 +101,10 @@ def edited_views(
     elif masks is not None:
         raise InputError("masks say where the scene's own views may change; give these views as well")
     kept = None if masks is None else 1 - _at_latents(masks.to(prior.device), info.latent_size)
-    total = count_steps(last.steps, strength if clean is not None else 1.0)
+    share = strength if clean is not None else 1.0
+    steps = default_steps(prior, share) if last.steps is None else last.steps
+    last = replace(last, steps=steps)
+    total = count_steps(steps, share)
 
     def observe(index: int, latents: Tensor) -> None:
         if progress is not None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Protocol, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -22,6 +22,7 @@ from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.ranges import at_least
 from invert3d_ns.guidance.schedules import annealed, timestep_range
 
 if TYPE_CHECKING:
@@ -50,14 +51,15 @@ class GuidanceConfig(InstantiateConfig):
     """Settings that every kind of guidance has; ``config.setup(prior=..., conditions=...)`` makes the guidance."""
 
     _target: type = field(default_factory=lambda: Guidance)
-    t_min: float = 0.02
+    t_min: Annotated[float, at_least(0, 1)] = 0.02
     """Least timestep, as a fraction of the diffusion (0: clean, 1: pure noise). DreamFusion: 0.02."""
-    t_max: float = 0.98
+    t_max: Annotated[float, at_least(0, 1)] = 0.98
     """Greatest timestep at the start. MVDream: 0.98."""
-    t_max_end: float = 0.5
+    t_max_end: Annotated[float, at_least(0, 1)] = 0.5
     """Greatest timestep at the end: large ones settle what the views show, small ones how it looks in detail."""
-    guidance_scale: float | None = None
-    """Guidance while distilling; None: that of the conditions. Large ones (DreamFusion's 100) saturate colors."""
+    guidance_scale: Annotated[float, at_least(1)] | None = None
+    """Guidance while distilling, of an edit's directions too; None: that of the conditions. Large ones (DreamFusion's
+    100) saturate colors."""
 
     def check(self) -> None:
         """Refuse settings that are out of range, by name.
@@ -131,7 +133,7 @@ class Guidance(ABC):
 
         Args:
             images: B groups of F views, RGB in [0, 1] on white, of a size that the prior encodes. Values outside of
-                [0, 1] are not clamped.
+                [0, 1] count as the nearest inside, and gradients only ever lead them inwards.
             cameras: camera vectors of the views (:func:`invert3d_ns.scenes.cameras.camera_condition`).
             generator: every random number comes from it. On the CPU; the draws are the same on every device.
             progress: 0 to 1, how much of the guidance is done; see :meth:`GuidanceConfig.timestep_range`.

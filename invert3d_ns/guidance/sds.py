@@ -15,6 +15,7 @@ from torch import Tensor
 
 from invert3d_ns.guidance.base import Guidance, GuidanceConfig, GuidanceReport, gradient_loss
 from invert3d_ns.guidance.schedules import Weighting, timestep_weights
+from invert3d_ns.prior.out_of_memory import explain_out_of_memory
 
 if TYPE_CHECKING:
     from invert3d_ns.prior.unet import Latents, Timesteps
@@ -79,7 +80,8 @@ class ScoreDistillation(Guidance):
         from invert3d_ns.prior.multiview import ALPHA_BAR_FLOOR
 
         noisy = self.prior.add_noise(latents, noise, t)
-        error = self.conditions.predict_noise(self.prior, noisy, t, cameras) - noise
+        with explain_out_of_memory("sampling", self.prior.options):
+            error = self.conditions.predict_noise(self.prior, noisy, t, cameras) - noise
         alpha_bar = self.prior.alphas_cumprod[t.to(self.prior.device)].reshape(-1, 1, 1, 1, 1)
         weights = timestep_weights(self.config.weighting, alpha_bar)
         gradient = (weights * error).nan_to_num(0.0, 0.0, 0.0)

@@ -93,8 +93,8 @@ class InversionPipelineConfig(PhasedPipelineConfig):
     """Steps between pictures of what the words generate so far; 0 for only at the end."""
     guidance_scale: Annotated[float, at_least(0, 100)] | None = None
     """Classifier-free guidance of generated views; the prior's own choice if not given."""
-    sampling_steps: Annotated[int, at_least(1, 1000)] = 30
-    """Denoising steps of generated views."""
+    sampling_steps: Annotated[int, at_least(1, 1000)] | None = None
+    """Denoising steps of generated views; the prior's own choice if not given (8 for bundled, 30 for MVDream)."""
     embedding: Path | None = None
     """Words that exist already: an embedding.safetensors, or the run that learned it. Phase 2 is skipped then. If
     --pipeline.steps is 0 and --data is a run, its words are taken."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 PICTURE = "Held-out views (truth above, generated below)"
 """What a run's events call pictures of what its words generate."""
 _GENERATED_GROUPS = 2
-_PREVIEW_STEPS = 12
+_PREVIEW_STEPS = 8
 _VIEW_PIXELS = 192
 
 
@@ -127,7 +127,7 @@ def write_outputs(pipeline: InversionPipeline, bank: LatentBank, steps: int, run
             "per_view_timesteps": settings.per_view_timesteps,
             "init_jitter": pipeline.init_jitter(),
             "timestep_range": list(inversion.objective.timestep_range),
-            "sampling_steps": settings.sampling_steps,
+            "sampling_steps": settings.sampling_steps or inversion.prior.info.sampling_steps,
         },
         "splats": pipeline.model.num_points,
         **provenance(str(pipeline.device)),

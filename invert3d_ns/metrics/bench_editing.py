@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from invert3d_ns.prior.multiview import MultiViewPrior
 
 STEPS = (8, 12, 20)
-"""Denoising steps of a first preview, a good one, and the default."""
+"""Denoising steps of whole edits."""
 
 
 def bench_editing(prior: MultiViewPrior, quick: bool = False) -> list[dict[str, Any]]:

@@ -56,7 +56,7 @@ def evaluate_consistency(
     cases: Sequence[Prompt],
     seeds: Sequence[int],
     *,
-    steps: int = 20,
+    steps: int | None = None,
     guidance_scale: float | None = None,
     apart: bool = False,
     fit_steps: int = 250,
@@ -69,7 +69,7 @@ def evaluate_consistency(
         prior: any number of views may be asked of it.
         cases: prompts.
         seeds: of the start noise, and of the azimuth of the first view.
-        steps: denoising steps.
+        steps: denoising steps; the prior's own if None.
         guidance_scale: the prior's own if None.
         apart: also with views that know nothing of each other.
         fit_steps: optimizer steps of each fit.

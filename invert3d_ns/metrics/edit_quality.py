@@ -161,7 +161,8 @@ class Plan:
     methods: Sequence[str] = ("default",)
     seeds: Sequence[int] = (0, 1, 2)
     """Of words, noise and cameras."""
-    sampling_steps: int = 20
+    sampling_steps: int | None = None
+    """The prior's own if None."""
     guidance_scale: float | None = None
     """The prior's own if None."""
     inversion_steps: int = 400
@@ -182,7 +183,7 @@ class Plan:
         inversion = f"{self.inversion_steps}x{self.vectors}{', one' if self.one_inversion else ''}"
         return {
             "prior": prior.info.fingerprint,
-            "steps": self.sampling_steps,
+            "steps": self.sampling_steps or prior.info.sampling_steps,
             "guidance": self.guidance_scale,
             "inversion": inversion,
         }

@@ -106,7 +106,7 @@ def evaluate_object(
     *,
     steps: int = 400,
     vectors: int = 32,
-    sampling_steps: int = 20,
+    sampling_steps: int | None = None,
     guidance_scale: float | None = None,
     groups: int = 48,
     per_view_timesteps: bool = False,

@@ -44,7 +44,7 @@ def sample_views(
     *,
     seed: int,
     cross_view: bool = True,
-    steps: int = 20,
+    steps: int | None = None,
     guidance_scale: float | None = None,
 ) -> Float[Tensor, "B F 3 H W"]:
     """Sample views of prompts: RGB in [0, 1], on the CPU.
@@ -73,7 +73,7 @@ def evaluate_prior(
     cases: Sequence[Prompt],
     seeds: Sequence[int],
     *,
-    steps: int = 20,
+    steps: int | None = None,
     batch: int = 8,
     guidance_scale: float | None = None,
     cross_view: bool = True,

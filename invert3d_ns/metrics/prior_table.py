@@ -41,7 +41,10 @@ class PriorPlan:
     """Steps of such a fit."""
     views_apart: bool = False
     """Also the same network with views that attend only to themselves."""
-    sampling_steps: int = 20
+    sampling_steps: int | None = None
+    """The prior's own if None."""
+    compared_steps: Sequence[int] = ()
+    """Also so many denoising steps each, on the held-out prompts."""
     guidance_scale: float | None = None
     """The prior's own if None."""
 
@@ -82,6 +85,13 @@ def measure_prior(
             prior, judge, cases, plan.seeds, cross_view=cross_view, progress=watch(label), **sampling
         )
         rows.append(table_row(f"{label} ({len(cases)})", graded[name]))
+        write_grid(out / f"{name}.png", views.flatten(0, 1), columns=16, least=64)
+    for steps in plan.compared_steps:
+        label, name = f"held-out combinations, {steps} steps", f"held_out_{steps}_steps"
+        graded[name], views = evaluate_prior(
+            prior, judge, asked, plan.seeds, progress=watch(label), **{**sampling, "steps": steps}
+        )
+        rows.append(table_row(f"{label} ({len(asked)})", graded[name]))
         write_grid(out / f"{name}.png", views.flatten(0, 1), columns=16, least=64)
     figures = {
         f"{name}_{aspect}": round(sum(values) / len(values), 4)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +16,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.inputs import user_path
+from invert3d_ns.base.notices import warn
 from invert3d_ns.prior import layouts
 from invert3d_ns.prior.memory import apply_prior_options, preferred_dtype
 from invert3d_ns.prior.repository import PRIOR_REPOSITORY
 from invert3d_ns.prior.settings import PriorOptions
-from invert3d_ns.prior.storage import load_folder, read_info, save_prior
+from invert3d_ns.prior.storage import load_folder, read_info, round_weights, save_prior
 from invert3d_ns.weights import download
 from invert3d_ns.weights.formats import WEIGHT_SUFFIXES
 from invert3d_ns.weights.hub import (
@@ -30,6 +31,7 @@ from invert3d_ns.weights.hub import (
     check_download,
     find_local,
     parse_reference,
+    recorded_commit,
     recorded_hashes,
 )
 from invert3d_ns.weights.manifest import record_files
@@ -157,13 +159,14 @@ def _load(name: str, device: torch.device, dtype: torch.dtype) -> MultiViewPrior
         check_download(source, source.rglob("*"))
         return load_folder(source, device, dtype)
     prior = _convert(source, place)
+    # As the cache will hold them, so that the first load gives the same views as every later one.
+    round_weights(prior, torch.float16)
     try:
         save_prior(prior, place.folder, max_shard_size="2GB")
     except InputError as error:
-        warnings.warn(
+        warn(
             f"the converted prior is not cached and will be converted again: {error}, by setting XDG_CACHE_HOME, or "
-            "convert it once with `invert3d prior convert`",
-            stacklevel=3,
+            "convert it once with `invert3d prior convert`"
         )
     for part in (prior.unet, prior.vae):
         torch.nn.Module.to(part, dtype)  # diffusers' own `to` warns about an empty list of exceptions
@@ -233,6 +236,8 @@ def is_available(name: str) -> bool:
     reference = PRIORS[name].reference
     if reference is None:
         return (BUNDLED_FOLDER / "prior.json").is_file()
+    if not _has_cache():
+        return False
     return (cached_folder(name) / "prior.json").is_file() or find_local(reference, PRIOR_REPOSITORY) is not None
 
 
@@ -241,10 +246,21 @@ def knows_sha256(name: str) -> bool:
     source = PRIORS[name]
     if source.reference is None:
         return (BUNDLED_FOLDER / "manifest.json").is_file()
-    if source.sha256 or (cached_folder(name) / "manifest.json").is_file():
+    if source.sha256 or not _has_cache():
+        return bool(source.sha256)
+    if (cached_folder(name) / "manifest.json").is_file():
         return True
     path = find_local(source.reference, PRIOR_REPOSITORY)
     return path is not None and bool(recorded_hashes(path))
+
+
+def _has_cache() -> bool:
+    """Whether there is a place for downloads and converted priors at all: not without a home folder."""
+    try:
+        cache_root()
+    except InputError:
+        return False
+    return True
 
 
 def _locate(name: str) -> _Place:
@@ -253,7 +269,7 @@ def _locate(name: str) -> _Place:
         return _Place(name, BUNDLED_FOLDER)
     if name in PRIORS:
         return _Place(name, cached_folder(name), PRIORS[name].reference, PRIORS[name].sha256)
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.exists() and not name.startswith("hf:"):
         if (path / "prior.json").is_file():
             return _Place(path.name, path)
@@ -280,7 +296,9 @@ def _convert(path: Path, place: _Place) -> MultiViewPrior:
     records = record_files(root, source.files)
     check_download(path, source.files, {name: record["sha256"] for name, record in records.items()})
     prior = layouts.convert_source(source, place.name)
-    prior.info = replace(prior.info, sources=records)
+    commit = recorded_commit(path) if isinstance(place.source, HubReference) else None
+    origin = "" if commit is None else str(replace(place.source, revision=commit))  # type: ignore[type-var]
+    prior.info = replace(prior.info, sources=records, origin=origin)
     return prior
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.inputs import user_path
 from invert3d_ns.prior.checkpoints import converted_folder, open_source
 from invert3d_ns.prior.golden import TOLERANCE, golden_difference, is_golden
 from invert3d_ns.prior.info import fingerprint
@@ -23,7 +22,7 @@ def check_prior(name_or_path: str) -> str:
     Raises:
         InputError: something is not in order; the message says what.
     """
-    path = Path(name_or_path).expanduser()
+    path = user_path(name_or_path)
     if path.is_file() and is_golden(path):
         difference = golden_difference(path)
         if difference > TOLERANCE:

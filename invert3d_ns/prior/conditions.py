@@ -95,12 +95,17 @@ class Conditions:
     def with_guidance(
         self, scale: float, *, rescale: float | None = None, direction_scale: float | None = None
     ) -> Conditions:
-        """The same conditions under another guidance; what is None stays as it is."""
+        """The same conditions under another guidance; a rescale that is None stays as it is.
+
+        Directions are a guidance of their own: without a scale given for them, theirs changes in proportion.
+        """
+        if direction_scale is None:
+            direction_scale = self.direction_scale * (scale / self.guidance_scale if self.directions else 1.0)
         return replace(
             self,
             guidance_scale=scale,
             guidance_rescale=self.guidance_rescale if rescale is None else rescale,
-            direction_scale=self.direction_scale if direction_scale is None else direction_scale,
+            direction_scale=direction_scale,
         )
 
     def predict(self, prior: MultiViewPrior, noisy: Latents, t: Timesteps, cameras: Float[Tensor, "B F 16"]) -> Latents:

@@ -142,7 +142,41 @@ def convert_text_encoder(state: Mapping[str, Tensor]) -> CLIPTextModel:
     return model
 
 
-def load_text_encoder(model: CLIPTextModel, weights: Mapping[str, Tensor]) -> None:
+_TEXT_ENTRIES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "projection_dim",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+    "hidden_act",
+    "layer_norm_eps",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+)
+"""What a CLIP text encoder depends on. Nothing else is heard: one entry names code on the hub to compute attention."""
+
+
+def build_text_encoder(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> CLIPTextModel:
+    """Build transformers' CLIP text model from the ``config.json`` of one and its weights, in float32.
+
+    Raises:
+        InputError: weights are missing or do not fit.
+    """
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    known = CLIPTextConfig(**{name: config[name] for name in _TEXT_ENTRIES if name in config})
+    # Without memory first: a config that lies about sizes would fill it before weights are compared.
+    with torch.device("meta"):
+        load_text_encoder(CLIPTextModel(known), weights, assign=True)
+    model = CLIPTextModel(known)
+    load_text_encoder(model, weights)
+    return model
+
+
+def load_text_encoder(model: CLIPTextModel, weights: Mapping[str, Tensor], *, assign: bool = False) -> None:
     """Load text-model weights with or without the ``text_model.`` prefix, which transformers dropped in version 5.
 
     Raises:
@@ -151,7 +185,7 @@ def load_text_encoder(model: CLIPTextModel, weights: Mapping[str, Tensor]) -> No
     own = model.state_dict()
     prefix = "text_model." if any(key.startswith("text_model.") for key in own) else ""
     named = {prefix + key.removeprefix("text_model."): value for key, value in weights.items()}
-    load_strictly(model, {key: value for key, value in named.items() if key in own}, "text encoder")
+    load_strictly(model, {key: value for key, value in named.items() if key in own}, "text encoder", assign=assign)
 
 
 def _is_unet_key(key: str, state: Mapping[str, Tensor]) -> bool:
@@ -187,6 +221,9 @@ def _unet_config(unet: State, num_heads: int | None, num_head_channels: int | No
         heads = [c // head for c in channels] if head else [8] * len(channels)
     else:
         heads = [num_heads] * len(channels)
+    for count, width in zip(heads, channels, strict=True):
+        if count < 1 or width % count:
+            raise InputError(f"{count} attention heads do not divide {width} channels; the file is of another model")
     # diffusers' attention_head_dim is, for this model, the number of heads (huggingface/diffusers#2011).
     return {
         "sample_size": sample_size,

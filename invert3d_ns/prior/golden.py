@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -42,9 +43,11 @@ def golden_difference(path: Path | str) -> float:
     from invert3d_ns.prior.attention import install_cross_view_attention
     from invert3d_ns.prior.conversion import convert_unet
     from invert3d_ns.prior.unet import run_unet
+    from invert3d_ns.weights.network_config import whole_number
     from invert3d_ns.weights.tensors import read_safetensors
 
-    tensors, metadata = read_safetensors(Path(path))
+    path = Path(path)
+    tensors, metadata = read_safetensors(path)
     missing = [name for name in _TENSORS if name not in tensors] + [k for k in ("num_frames",) if k not in metadata]
     weights = {key.removeprefix(_WEIGHTS): value.float() for key, value in tensors.items() if key.startswith(_WEIGHTS)}
     if missing or not weights:
@@ -52,16 +55,30 @@ def golden_difference(path: Path | str) -> float:
             f"{path} is not a golden file: {', '.join(missing) or 'weights under state_dict.'} missing; "
             "see `invert3d prior check --help`"
         )
-    heads = {name: int(metadata[name]) for name in ("num_heads", "num_head_channels") if name in metadata}
-    unet = convert_unet(weights, **heads).float().eval()
-    install_cross_view_attention(unet)
+    heads = {
+        name: whole_number(metadata, name, least=1, most=4096, default=1, path=path)
+        for name in ("num_heads", "num_head_channels")
+        if name in metadata
+    }
+    frames = whole_number(metadata, "num_frames", least=1, most=4096, default=1, path=path)
     sample, t, context, cameras, expected = (tensors[name] for name in _TENSORS)
-    views = (len(sample) // int(metadata["num_frames"]), int(metadata["num_frames"]))
-    output = run_unet(
-        unet,
-        sample.float().unflatten(0, views),
-        t.unflatten(0, views),
-        context.float().unflatten(0, views),
-        cameras.float().unflatten(0, views),
-    )
-    return (output.flatten(0, 1) - expected.float()).abs().max().item()
+    try:
+        unet = convert_unet(weights, **heads).float().eval()
+        install_cross_view_attention(unet)
+        views = (len(sample) // frames, frames)
+        output = run_unet(
+            unet,
+            sample.float().unflatten(0, views),
+            t.unflatten(0, views),
+            context.float().unflatten(0, views),
+            cameras.float().unflatten(0, views),
+        )
+        difference = (output.flatten(0, 1) - expected.float()).abs().max().item()
+    except InputError:
+        raise
+    except Exception as error:  # tensors of other shapes end in errors of all kinds
+        detail = " ".join(str(error).split())[:120]
+        raise InputError(f"{path} is no golden file: its tensors do not fit ({detail}); write it again") from error
+    if not math.isfinite(difference):
+        raise InputError(f"{path} is no golden file: its output has numbers that are not finite; write it again")
+    return difference

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.ranges import above, at_least, check_numbers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,42 +25,81 @@ class PriorInfo:
     """Name in the table of priors, or of the folder that it was loaded from."""
     prediction_type: PredictionType
     """What the UNet predicts: the noise, or v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) latents."""
-    image_size: int
+    image_size: Annotated[int, at_least(8, 8192)]
     """Height and width of a view, in pixels."""
-    latent_channels: int
+    latent_channels: Annotated[int, at_least(1, 1024)]
     """Channels of a view's latent."""
-    latent_size: int
+    latent_size: Annotated[int, at_least(1, 1024)]
     """Height and width of a view's latent."""
-    token_dim: int
+    token_dim: Annotated[int, at_least(1, 65536)]
     """Width of the text encoder's token embeddings, in which pseudo-words live."""
-    context_length: int = 77
+    context_length: Annotated[int, at_least(3, 65536)] = 77
     """Tokens the text encoder takes, its start and end tokens included."""
-    pad_token_id: int = 0
+    pad_token_id: Annotated[int, at_least(0)] = 0
     """Token that fills the context after the end token."""
-    num_views: int = 4
+    num_views: Annotated[int, at_least(1, 1024)] = 4
     """Views per object that the prior was trained with; any number can be asked for."""
     prompt_suffix: str = ""
     """What its training captions ended with. Callers append it to prompts in words, never to a bare pseudo-word."""
     init_word: str = "object"
     """The word that pseudo-words start from."""
-    inversion_learning_rate: float = 5e-3
+    inversion_learning_rate: Annotated[float, above(0)] = 5e-3
     """Default learning rate of pseudo-words; the default is that of Invert3D's official code."""
-    inversion_timesteps: tuple[float, float] = (0.0, 1.0)
+    inversion_timesteps: Annotated[tuple[float, float], at_least(0, 1)] = (0.0, 1.0)
     """Default range of diffusion steps that inversion draws from, as fractions (0: clean, 1: pure noise)."""
-    inversion_jitter: float = 0.0
+    inversion_jitter: Annotated[float, at_least(0)] = 0.0
     """Default standard deviation of the noise on initial pseudo-words, in units of their length."""
-    guidance_scale: float = 7.5
+    guidance_scale: Annotated[float, at_least(1)] = 7.5
     """Default classifier-free guidance scale."""
-    edit_guidance_scale: float | None = None
+    edit_guidance_scale: Annotated[float, at_least(1)] | None = None
     """Default guidance of edits that start from the scene's own views; :attr:`guidance_scale` if None."""
-    guidance_rescale: float = 0.0
+    guidance_rescale: Annotated[float, at_least(0, 1)] = 0.0
     """Default guidance rescale phi (Lin et al. 2023, section 3.4); 0.7 for priors with zero terminal SNR."""
+    sampling_steps: Annotated[int, at_least(1, 1000)] = 30
+    """Default number of denoising steps of views and edits: what more steps add is not worth their time."""
     fingerprint: str = ""
     """Short sha256 over the weights of UNet and text encoder: an embedding belongs to exactly these."""
     training: dict[str, Any] = field(default_factory=dict)
     """How the weights came about. Without positive ``steps``, weights are never accepted as the bundled prior."""
     sources: dict[str, Any] = field(default_factory=dict)
     """Files that the weights were converted from, each with its ``sha256`` and ``size`` in bytes."""
+    origin: str = ""
+    """Where these files were downloaded from, down to the commit, as ``hf:org/name@commit``; empty for local ones."""
+
+    def check(self) -> None:
+        """Refuse facts that no prior has.
+
+        Raises:
+            InputError: by name.
+        """
+        check_numbers(self, "")
+        low, high = self.inversion_timesteps
+        if not low < high:
+            raise InputError(f"inversion_timesteps are {low} to {high}; give a lower one, then a higher one")
+        if not self.name.strip() or not self.init_word.strip():
+            raise InputError("the name or the init_word is empty; give words")
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> PriorInfo:
+        """The facts in a ``prior.json``. Entries that are not known are left to newer versions of this package.
+
+        Raises:
+            InputError: one is missing, of another type, or out of range.
+        """
+        hints, values = get_type_hints(cls, include_extras=True), {}
+        for entry in fields(cls):
+            if entry.name not in document:
+                if entry.default is MISSING and entry.default_factory is MISSING:
+                    raise InputError(f"{entry.name} is missing")
+                continue
+            value = document[entry.name]
+            value = tuple(value) if isinstance(value, list) else value  # JSON has no tuples
+            if not _is_of(value, hints[entry.name]):
+                raise InputError(f"{entry.name} is {document[entry.name]!r:.60}")
+            values[entry.name] = value
+        info = cls(**values)
+        info.check()
+        return info
 
     @classmethod
     def from_components(
@@ -85,6 +128,24 @@ class PriorInfo:
             "guidance_rescale": 0.7 if s.get("rescale_betas_zero_snr", False) else 0.0,
         }
         return cls(**{**facts, **overrides})
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Whether a value read from JSON is of the type of a field."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _is_of(value, inner[0])
+    if origin is Literal:
+        return isinstance(value, str) and value in inner
+    if origin in (types.UnionType, Union):
+        return any(_is_of(value, one) for one in inner)
+    if origin is tuple:
+        return isinstance(value, tuple) and len(value) == len(inner) and all(map(_is_of, value, inner))
+    if origin is dict:
+        return isinstance(value, dict)
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return isinstance(value, hint)
 
 
 def fingerprint(modules: Iterable[nn.Module]) -> str:

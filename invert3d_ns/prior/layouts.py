@@ -5,7 +5,6 @@ Another layout is one entry in :data:`LAYOUTS`. Only tensors and ``config.json``
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,22 +14,25 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.inputs import read_json
 from invert3d_ns.prior.conversion import (
     CLIP_PREFIX,
     OPEN_CLIP_PREFIX,
     SD_SCALING_FACTOR,
     UNET_PREFIX,
     VAE_PREFIX,
+    build_text_encoder,
     convert_text_encoder,
     convert_unet,
     convert_vae,
     load_strictly,
-    load_text_encoder,
 )
 from invert3d_ns.prior.info import PriorInfo
-from invert3d_ns.prior.repository import PARTS
+from invert3d_ns.prior.matching import check_parts_match
+from invert3d_ns.prior.repository import CONFIG, PARTS
 from invert3d_ns.prior.vocabulary import CLIP_VOCABULARY_SIZE, clip_tokenizer
 from invert3d_ns.weights.formats import WEIGHT_SUFFIXES, choose_weights
+from invert3d_ns.weights.network_config import check_network_config, whole_number
 from invert3d_ns.weights.tensors import read_weights
 
 if TYPE_CHECKING:
@@ -90,10 +92,14 @@ def convert_source(source: Source, name: str) -> MultiViewPrior:
     """
     layout = LAYOUTS[find_layout(source)]
     try:
-        parts = layout.build(source)
+        return _assemble(name, *layout.build(source))
+    except InputError:
+        raise
     except KeyError as error:
         raise InputError(f"{source.path} lacks the weight {error}; it is truncated or of another model") from error
-    return _assemble(name, *parts)
+    except Exception as error:  # weights of unexpected shapes end in errors of all kinds
+        detail = " ".join(str(error).split())[:120]
+        raise InputError(f"{source.path} is of another model, or damaged ({detail}); download it again") from error
 
 
 def find_layout(source: Source) -> str:
@@ -132,8 +138,8 @@ def read_source(path: Path) -> Source:
         for file in chosen:
             weights.update({f"{part}/{key}": value for key, value in _floats(read_weights(file)).items()})
         if chosen:
-            config = path / part / "config.json"
-            configs[part] = _read_json(config)
+            config = path / part / CONFIG
+            configs[part] = read_json(config, "download the folder again")
             files += [*chosen, config]
     if files:
         return Source(path, tuple(files), weights, configs)
@@ -150,7 +156,7 @@ def read_source(path: Path) -> Source:
 def _part_files(folder: Path) -> list[Path]:
     names = choose_weights([file.name for file in folder.glob("*")], half=False)
     for index in folder.glob("*.index.json"):
-        shards = set(_read_json(index).get("weight_map", {}).values())
+        shards = set(map(str, dict(read_json(index, "download the folder again").get("weight_map") or {}).values()))
         # An index may be that of a copy which was left out.
         if shards & set(names) and (absent := sorted(shards - set(names))):
             raise InputError(f"{folder / absent[0]} is missing: the folder is half-downloaded; finish the download")
@@ -166,8 +172,13 @@ def _build_community(source: Source) -> tuple[UNet2DConditionModel, AutoencoderK
     config = source.configs["unet"]
     # Some copies wrap the UNet in a module of their own.
     weights = {key.removeprefix("unet."): value for key, value in source.part("unet").items()}
-    heads = {key: config[key] for key in ("num_heads", "num_head_channels") if config.get(key, -1) > 0}
-    unet = convert_unet(weights, sample_size=config.get("image_size", 32), **heads)
+    path = source.path / "unet" / CONFIG
+    heads = {
+        name: whole_number(config, name, least=-1, most=4096, default=-1, path=path)
+        for name in ("num_heads", "num_head_channels")
+    }
+    size = whole_number(config, "image_size", least=1, most=1024, default=32, path=path)
+    unet = convert_unet(weights, sample_size=size, **{name: count for name, count in heads.items() if count != -1})
     return unet, _load_vae(source), _load_text_encoder(source)
 
 
@@ -183,7 +194,7 @@ def _build_camera_proj(source: Source) -> tuple[UNet2DConditionModel, Autoencode
         "class_embed_type": "projection",
         "projection_class_embeddings_input_dim": cameras["linear_1.weight"].shape[1],
     }
-    with quiet_libraries(), _config_errors(source, "unet"), torch.device("meta"):
+    with quiet_libraries(), _config_errors(source, "unet", config), torch.device("meta"):
         unet: UNet2DConditionModel = UNet2DConditionModel.from_config(config)  # type: ignore[assignment]
     weights = source.part("unet") | {"class_embedding." + key: value for key, value in cameras.items()}
     load_strictly(unet, weights, "UNet", assign=True)
@@ -240,11 +251,6 @@ def _assemble(name: str, unet: UNet2DConditionModel, vae: AutoencoderKL, text_en
         raise InputError(
             f"the text encoder has {config.vocab_size} tokens, CLIP has {CLIP_VOCABULARY_SIZE}; this is another model"
         )
-    if config.hidden_size != unet.config["cross_attention_dim"]:
-        raise InputError(
-            f"the text encoder is {config.hidden_size} wide but the UNet takes {unet.config['cross_attention_dim']}; "
-            "the parts belong to different models"
-        )
     # The schedule and sampler settings of Stable Diffusion, which MVDream kept.
     scheduler = DDIMScheduler(
         beta_start=0.00085,
@@ -267,50 +273,46 @@ def _assemble(name: str, unet: UNet2DConditionModel, vae: AutoencoderKL, text_en
         pad_token_id=0 if is_open_clip else tokenizer.eos_token_id,
         prompt_suffix=MVDREAM_SUFFIX,
     )
+    try:
+        check_parts_match(info, unet, vae, text_encoder, tokenizer, scheduler)
+    except InputError as error:
+        raise InputError(f"{error}; the parts belong to different models") from error
     return MultiViewPrior(unet.float(), vae.float(), text_encoder.float(), tokenizer, scheduler, info)
 
 
 def _load_vae(source: Source) -> AutoencoderKL:
+    import torch
     from diffusers import AutoencoderKL
 
     from invert3d_ns.prior.storage import quiet_libraries
 
-    with quiet_libraries(), _config_errors(source, "vae"):
-        config = {"scaling_factor": SD_SCALING_FACTOR, **source.configs["vae"]}
+    config = {"scaling_factor": SD_SCALING_FACTOR, **source.configs["vae"]}
+    with quiet_libraries(), _config_errors(source, "vae", config), torch.device("meta"):
         vae: AutoencoderKL = AutoencoderKL.from_config(config)  # type: ignore[assignment]
-    load_strictly(vae, _modern_vae_names(source.part("vae")), "autoencoder")
+    load_strictly(vae, _modern_vae_names(source.part("vae")), "autoencoder", assign=True)
     return vae
 
 
 def _load_text_encoder(source: Source) -> CLIPTextModel:
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    with _config_errors(source, "text_encoder"):
-        text_encoder = CLIPTextModel(CLIPTextConfig(**source.configs["text_encoder"]))
-    load_text_encoder(text_encoder, source.part("text_encoder"))
-    return text_encoder
+    with _config_errors(source, "text_encoder", source.configs["text_encoder"]):
+        return build_text_encoder(source.configs["text_encoder"], source.part("text_encoder"))
 
 
 @contextmanager
-def _config_errors(source: Source, part: str) -> Iterator[None]:
+def _config_errors(source: Source, part: str, config: Mapping[str, Any]) -> Iterator[None]:
+    path = source.path / part / CONFIG
+    check_network_config(config, len(source.part(part)), path)
     try:
         yield
+    except InputError:
+        raise
     except Exception as error:  # a config that is no model's ends in errors of all kinds, by version of the library
         detail = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"{source.path / part / 'config.json'} describes no model that is known ({detail}); download it again"
-        ) from error
+        raise InputError(f"{path} describes no model that is known ({detail}); download it again") from error
 
 
 def _floats(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: value.float() for key, value in state.items() if value.is_floating_point()}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is missing or damaged; download the folder again") from error
 
 
 def _modern_vae_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

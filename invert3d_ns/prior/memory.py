@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from invert3d_ns.prior.out_of_memory import explain_out_of_memory
 from invert3d_ns.prior.settings import PriorOptions
+from invert3d_ns.weights.precision import automatic_dtype
 
 if TYPE_CHECKING:
     from invert3d_ns.prior.multiview import MultiViewPrior
@@ -24,9 +26,7 @@ def preferred_dtype(options: PriorOptions, name: str, device: str | torch.device
     chosen = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if options.precision != "auto":
         return chosen[options.precision]
-    if torch.device(device).type != "cuda" or name == "bundled":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return automatic_dtype(name, device)
 
 
 def apply_prior_options(
@@ -96,4 +96,5 @@ def set_tiling(prior: MultiViewPrior, on: bool) -> None:
 def _move(prior: MultiViewPrior, device: torch.device) -> None:
     # Not if it is there: torch's fake tensors, with which memory is counted, cannot be moved.
     if any(tensor.device != device for tensor in (*prior.parameters(), *prior.buffers())):
-        prior.to(device)
+        with explain_out_of_memory("sampling", prior.options):
+            prior.to(device)

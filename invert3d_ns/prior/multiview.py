@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.prior import prompts as prompting
+from invert3d_ns.prior.clamping import clamp_images
 from invert3d_ns.prior.info import PriorInfo, fingerprint
 from invert3d_ns.prior.out_of_memory import explain_out_of_memory
 from invert3d_ns.prior.settings import PriorOptions, Sampler
@@ -141,7 +142,10 @@ class MultiViewPrior(nn.Module):
     def encode_images(
         self, images: Float[Tensor, "*B 3 H W"], *, sample: bool = False, generator: torch.Generator | None = None
     ) -> Float[Tensor, "*B c h w"]:
-        """Encode RGB images in [0, 1] to scaled latents. Differentiable.
+        """Encode RGB images to scaled latents. Differentiable.
+
+        The autoencoder knows colors in [0, 1] only; others, which scenes may render, count as the nearest of these, and
+        gradients lead them back (see :func:`~invert3d_ns.prior.clamping.clamp_images`).
 
         Args:
             images: H and W multiples of the autoencoder's factor.
@@ -155,7 +159,7 @@ class MultiViewPrior(nn.Module):
             )
         flat = images.reshape(-1, *images.shape[-3:]).to(self.device, self.vae.dtype)
         with explain_out_of_memory("encoding", self.options):
-            posterior = self.vae.encode(flat * 2 - 1, return_dict=False)[0]
+            posterior = self.vae.encode(clamp_images(flat) * 2 - 1, return_dict=False)[0]
         latents = (posterior.sample(generator) if sample else posterior.mode()).to(images.dtype)
         shift = getattr(self.vae.config, "shift_factor", None) or 0.0
         return ((latents - shift) * self.vae.config["scaling_factor"]).reshape(*images.shape[:-3], *latents.shape[1:])
@@ -289,7 +293,7 @@ class MultiViewPrior(nn.Module):
         negative_prompt: str = "",
         guidance_scale: float | None = None,
         guidance_rescale: float | None = None,
-        steps: int = 30,
+        steps: int | None = None,
         seed: int | Sequence[int] = 0,
         sampler: Sampler = "ddim",
         callback: Callable[[int, Latents], None] | None = None,
@@ -302,6 +306,7 @@ class MultiViewPrior(nn.Module):
             guidance_scale: classifier-free guidance; the prior's default if None, no guidance (and half the cost) if 1.
             guidance_rescale: see :func:`~invert3d_ns.prior.conditions.classifier_free_guidance`; the prior's default if
                 None.
+            steps: denoising steps; the prior's default if None.
             seed: start noise is drawn on the CPU, so a seed means the same on each device. With one number, object b
                 uses ``seed + b`` and does not depend on what else is in the batch.
             callback: called after each step with its index and the latents.

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.prior.placeholders import check_placeholders
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -45,7 +46,8 @@ def tokenize_prompts(
     """Tokenize prompts, giving every placeholder in ``lengths`` that many positions.
 
     Raises:
-        InputError: a prompt is longer than the text encoder takes; the message names the words that would be cut.
+        InputError: a prompt is longer than the text encoder takes (the message names the words that would be cut), has
+            a placeholder that stands for nothing, or characters that the vocabulary lacks.
     """
     start, end = _special_id(tokenizer.bos_token_id), _special_id(tokenizer.eos_token_id)
     room = info.context_length - 2
@@ -61,6 +63,7 @@ def tokenize_prompts(
     columns: list[int] = []
     placeholders: list[str] = []
     for row, prompt in enumerate(prompts):
+        check_placeholders(prompt, lengths)
         line: list[int] = [start]
         for piece in _pieces(prompt, lengths):
             if piece in lengths:
@@ -114,8 +117,9 @@ def word_vectors(word: str, text_encoder: CLIPTextModel, tokenizer: CLIPTokenize
     """Token embeddings of ``word`` (K tokens of width D), a copy in float32.
 
     Raises:
-        InputError: the word has no tokens.
+        InputError: the word has no tokens, or is a placeholder.
     """
+    check_placeholders(word, ())
     ids = _text_ids(word, tokenizer)
     if not ids:
         raise InputError(f"the word {word!r} is empty; give a word that the prior's tokenizer knows, such as 'object'")
@@ -136,6 +140,15 @@ def _pieces(prompt: str, lengths: Mapping[str, int]) -> list[str]:
 
 
 def _text_ids(text: str, tokenizer: CLIPTokenizer) -> list[int]:
+    ids = _encoded(text, tokenizer)
+    # CLIP's tokenizers make the end token of what they do not know: in the midst of a prompt it means nothing.
+    if tokenizer.unk_token_id in ids:
+        words = [word for word in text.split() if tokenizer.unk_token_id in _encoded(word, tokenizer)] or [text]
+        raise InputError(f"the prior's vocabulary cannot write {words[0]!r}; use plain English letters and signs")
+    return ids
+
+
+def _encoded(text: str, tokenizer: CLIPTokenizer) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])  # type: ignore[arg-type]
 
 

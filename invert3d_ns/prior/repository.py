@@ -10,6 +10,8 @@ from invert3d_ns.weights.hub import HubReference, RepositoryKind, some_of
 
 PARTS = ("unet", "vae", "text_encoder", "camera_proj")
 """Folders of a folder layout in which weights are looked for."""
+CONFIG = "config.json"
+"""What describes the network in each of these folders."""
 DESCRIPTION = "prior.json"
 """What a folder that this package wrote is told by."""
 
@@ -43,7 +45,7 @@ def select_prior_files(names: Sequence[str], reference: HubReference) -> list[st
 
 def _is_whole(selected: Sequence[str]) -> bool:
     parts = {name.split("/")[0] for name in selected}
-    complete = all(f"{part}/config.json" in selected for part in PARTS[:3]) and parts >= set(PARTS[:3])
+    complete = all(f"{part}/{CONFIG}" in selected for part in PARTS[:3]) and parts >= set(PARTS[:3])
     return complete or DESCRIPTION in selected or len(selected) == 1
 
 

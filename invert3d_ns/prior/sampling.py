@@ -6,6 +6,7 @@ diffusers from the config of the prior's own scheduler.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -38,16 +39,34 @@ def make_scheduler(prior: MultiViewPrior, sampler: Sampler = "ddim") -> Any:
     return DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++", solver_order=2)
 
 
+LEAST_STEPS = 4
+"""Steps that are run at least where nobody says how many, however small the share of the diffusion is."""
+
+
+def default_steps(prior: MultiViewPrior, strength: float = 1.0) -> int:
+    """Denoising steps of a whole diffusion where nobody says how many: the prior's own number.
+
+    Where only the last ``strength`` of the diffusion is run, enough for :data:`LEAST_STEPS` of them to be run.
+
+    Example:
+        >>> from invert3d_ns.prior.checkpoints import load_prior
+        >>> [default_steps(load_prior("bundled", "cpu"), strength) for strength in (1.0, 0.5, 0.2)]
+        [8, 8, 20]
+    """
+    own = prior.info.sampling_steps
+    return min(max(own, math.ceil(min(LEAST_STEPS, own) / strength)), prior.num_timesteps)
+
+
 def count_steps(steps: int, strength: float = 1.0) -> int:
     """How many of ``steps`` are run when the last ``strength`` (in (0, 1]) of the diffusion is; at least one."""
     return max(1, min(steps, round(steps * strength)))
 
 
 def sampling_timesteps(
-    prior: MultiViewPrior, steps: int, *, strength: float = 1.0, sampler: Sampler = "ddim"
+    prior: MultiViewPrior, steps: int | None = None, *, strength: float = 1.0, sampler: Sampler = "ddim"
 ) -> Int[Tensor, " S"]:
     """The timesteps that :func:`denoise` runs with the same settings, the noisiest first, on the prior's device."""
-    return _scheduler_at(prior, steps, strength, sampler)[1]
+    return _scheduler_at(prior, default_steps(prior, strength) if steps is None else steps, strength, sampler)[1]
 
 
 def start_noise(prior: MultiViewPrior, views: int, seeds: Sequence[int]) -> Latents:
@@ -62,7 +81,7 @@ def denoise(
     noise: Latents,
     predict: Predict,
     *,
-    steps: int = 30,
+    steps: int | None = None,
     sampler: Sampler = "ddim",
     strength: float = 1.0,
     start: Callable[[Int[Tensor, " B"]], Latents] | None = None,
@@ -73,11 +92,12 @@ def denoise(
     Args:
         noise: unit Gaussian; where it starts when ``start`` is None.
         predict: the UNet's own prediction (noise or v) for latents at timesteps (B,).
-        steps: of a whole diffusion, each one call of ``predict``.
+        steps: of a whole diffusion, each one call of ``predict``; see :func:`default_steps` if None.
         strength: share of the diffusion that is run; below 1, ``start`` says from which latents.
         start: the latents at the first timestep that is run (SDEdit: clean latents with noise added).
         callback: called after each step with its index and the latents; latents that it returns take their place.
     """
+    steps = default_steps(prior, strength) if steps is None else steps
     scheduler, timesteps = _scheduler_at(prior, steps, strength, sampler)
     latents = noise * scheduler.init_noise_sigma if start is None else start(timesteps[0].expand(len(noise)))
     for index, t in enumerate(timesteps):
@@ -131,7 +151,7 @@ def ddim_invert(
     latents: Latents,
     predict: Predict,
     *,
-    steps: int = 30,
+    steps: int | None = None,
     strength: float = 1.0,
     iterations: int = 5,
     callback: Callable[[int, Latents], None] | None = None,
@@ -144,7 +164,7 @@ def ddim_invert(
     Args:
         latents: clean, as :meth:`MultiViewPrior.encode_images` gives them.
         predict: as for :func:`denoise`; guidance above 1 makes it expansive, and the way back less exact.
-        steps: of a whole diffusion.
+        steps: of a whole diffusion; see :func:`default_steps` if None.
         strength: share of the diffusion to go up.
         iterations: calls of ``predict`` in each step; 1 is the textbook's inversion. The way there and back on views of
             the demo scene (20 steps, latents, PSNR) with 1, 3, 5: 42, 51, 55 dB at strength 0.6, 24, 41, 55 dB at 1.
@@ -153,6 +173,7 @@ def ddim_invert(
     Returns:
         The latents at each of :func:`sampling_timesteps`, the noisiest first: pass ``start=lambda t: result[0]``.
     """
+    steps = default_steps(prior, strength) if steps is None else steps
     timesteps = sampling_timesteps(prior, steps, strength=strength)
     if len(timesteps) == 1 and float(prior.alpha_bar(timesteps[:1]).min()) == 0.0:
         raise InputError("one step from pure noise cannot be inverted; take 2 or more steps, or a strength below 1")
@@ -174,6 +195,8 @@ def _scheduler_at(
     prior: MultiViewPrior, steps: int, strength: float, sampler: Sampler
 ) -> tuple[Any, Int[Tensor, " S"]]:
     """A scheduler set to begin where the last ``strength`` of the diffusion does, and its timesteps from there."""
+    if not 1 <= steps <= prior.num_timesteps:
+        raise InputError(f"{steps} denoising steps cannot be taken; give 1 to {prior.num_timesteps}")
     scheduler = make_scheduler(prior, sampler)
     scheduler.set_timesteps(steps, device=prior.device)
     first = (steps - count_steps(steps, strength)) * scheduler.order

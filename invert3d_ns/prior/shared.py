@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.prior.out_of_memory import explain_out_of_memory
 from invert3d_ns.prior.settings import PriorOptions
 
 if TYPE_CHECKING:
@@ -74,14 +75,17 @@ class SharedPrior:
         The lock is re-entrant: who holds it may call what uses the prior as well. Others wait.
 
         Raises:
-            InputError: as :func:`~invert3d_ns.prior.checkpoints.load_prior`; a later use tries again.
+            InputError: as :func:`~invert3d_ns.prior.checkpoints.load_prior`; a later use tries again. Or the GPU's
+                memory is full within the block; the message names the options that lower it.
         """
         with self._lock:
             if self._prior is None:
                 from invert3d_ns.prior.checkpoints import load_prior
 
                 self._prior = load_prior(self._name, self.device, options=self.options)
-            yield self._prior
+            # Backward passes, too, which run in optimizers' and nerfstudio's code.
+            with explain_out_of_memory("inversion", self._prior.options):
+                yield self._prior
 
     def adopt(self, prior: MultiViewPrior) -> None:
         """Hand in a prior that is loaded already, in place of the one that there is, if any.

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import errno
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,14 +15,20 @@ from torch import Tensor
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.files import atomic_path
+from invert3d_ns.base.inputs import read_json
 from invert3d_ns.prior.info import PriorInfo
+from invert3d_ns.prior.repository import CONFIG, DESCRIPTION
 from invert3d_ns.weights.manifest import check_sizes, write_manifest
+from invert3d_ns.weights.network_config import check_network_config, read_network_config
 from invert3d_ns.weights.tensors import read_safetensors
 
 if TYPE_CHECKING:
     from invert3d_ns.prior.multiview import MultiViewPrior
 
 FORMAT_VERSION = 1
+NETWORKS = ("unet", "vae", "text_encoder")
+"""Parts of a prior that have weights; each is a folder of its name."""
+_ADVICE = "convert or download it again"
 MAX_SHARD_SIZE = "15MB"
 """Largest weight file of the bundled prior; repositories and mirrors refuse or mangle bigger ones."""
 
@@ -61,10 +65,12 @@ def save_prior(
     Raises:
         InputError: the folder cannot be written, or the disk is full.
     """
-    with atomic_path(folder) as temporary, quiet_libraries(), _disk_errors():
+    with atomic_path(folder) as temporary, quiet_libraries():
         temporary.mkdir()
-        for name in ("unet", "vae", "text_encoder"):
+        for name in NETWORKS:
             module = copy.deepcopy(getattr(prior, name)).to("cpu", dtype)
+            for key, value in module.state_dict().items():
+                _require_finite(value, f"{name}'s {key}")
             module.save_pretrained(temporary / name, max_shard_size=max_shard_size, safe_serialization=True)
         prior.tokenizer.save_pretrained(temporary / "tokenizer")
         # transformers 5 writes tokenizer.json only; version 4 reads the vocabulary and merges.
@@ -74,20 +80,30 @@ def save_prior(
         # safetensors writes files that only their owner may read, also inside a package that others install.
         for file in temporary.rglob("*.safetensors"):
             file.chmod(0o644)
-        (temporary / "prior.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        (temporary / DESCRIPTION).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         write_manifest(temporary)
 
 
-@contextmanager
-def _disk_errors() -> Iterator[None]:
-    # safetensors reports a full disk as an error of its own kind.
-    from safetensors import SafetensorError
+def round_weights(prior: MultiViewPrior, dtype: torch.dtype) -> None:
+    """Round every weight to what ``dtype`` can hold, in place; each keeps its own type.
 
-    try:
-        yield
-    except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        raise OSError(int(number[1]) if number else errno.EIO, " ".join(str(error).split())[:120]) from error
+    Raises:
+        InputError: a weight is not finite, or is too large for ``dtype``.
+    """
+    for part in NETWORKS:
+        for name, value in getattr(prior, part).state_dict().items():
+            if value.is_floating_point():
+                rounded = value.to(dtype)
+                _require_finite(rounded, f"{part}'s {name}")
+                value.copy_(rounded)
+
+
+def _require_finite(value: Tensor, name: str) -> None:
+    if not value.isfinite().all():
+        raise InputError(
+            f"the weights of the {name} are not finite, or too large for {value.dtype}; they are damaged, "
+            "download them again"
+        )
 
 
 def read_info(folder: Path) -> PriorInfo:
@@ -96,28 +112,21 @@ def read_info(folder: Path) -> PriorInfo:
     Raises:
         InputError: it is missing, damaged, or of a version that this package does not know.
     """
-    path = folder / "prior.json"
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        version = document.pop("format_version")
-        if version > FORMAT_VERSION:
-            raise InputError(f"{path} has format version {version}, newer than this package knows; update invert3d-ns")
-        known = {field.name for field in dataclasses.fields(PriorInfo)}
-        # JSON has no tuples.
-        values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in document.items()
-        }
-        return PriorInfo(**{key: value for key, value in values.items() if key in known})
-    except FileNotFoundError:
+    path = folder / DESCRIPTION
+    if not path.is_file():
         raise InputError(
             f"{folder} is not a prior: it has no prior.json; give a folder that `invert3d prior convert` wrote"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{path} cannot be read as the description of a prior ({error}); convert or download it again"
-        ) from error
+        )
+    document = read_json(path, _ADVICE)
+    version = document.get("format_version")
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise InputError(f"{path} is no description of a prior: format_version is {version!r:.40}; {_ADVICE}")
+    if version > FORMAT_VERSION:
+        raise InputError(f"{path} has format version {version}, newer than this package knows; update invert3d-ns")
+    try:
+        return PriorInfo.from_document(document)
+    except InputError as error:
+        raise InputError(f"{path} is no description of a prior: {str(error).split('; ')[0]}; {_ADVICE}") from error
 
 
 def load_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> MultiViewPrior:
@@ -127,9 +136,10 @@ def load_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Multi
         InputError: a part is missing, truncated, not of the size in the manifest, or does not fit its config.
     """
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTokenizer
 
-    from invert3d_ns.prior.conversion import load_strictly, load_text_encoder
+    from invert3d_ns.prior.conversion import build_text_encoder, load_strictly
+    from invert3d_ns.prior.matching import check_parts_match
     from invert3d_ns.prior.multiview import MultiViewPrior
 
     info = read_info(folder)
@@ -142,22 +152,24 @@ def load_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Multi
             # Not from_pretrained: it fills weights that a damaged folder lacks with random numbers, and takes time to
             # draw random numbers that it then overwrites.
             for part, kind in kinds.items():
+                weights = _read_shards(folder / part, dtype)
+                config = read_network_config(folder / part / CONFIG, len(weights))
                 with torch.device("meta"):
-                    networks[part] = kind.from_config(kind.load_config(folder / part, local_files_only=True))
-                load_strictly(networks[part], _read_shards(folder / part, dtype), part, assign=True)
+                    networks[part] = kind.from_config(config)
+                load_strictly(networks[part], weights, part, assign=True)
             part = "text_encoder"
-            text_encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(folder / part, local_files_only=True))
-            load_text_encoder(text_encoder, _read_shards(folder / part, torch.float32))
+            weights = _read_shards(folder / part, torch.float32)
+            networks[part] = build_text_encoder(read_network_config(folder / part / CONFIG, len(weights)), weights)
             part = "tokenizer"
-            tokenizer = CLIPTokenizer.from_pretrained(folder / part, local_files_only=True)
+            networks[part] = CLIPTokenizer.from_pretrained(folder / part, local_files_only=True)
             part = "scheduler"
-            scheduler = _load_scheduler(folder / part)
+            networks[part] = _load_scheduler(folder / part)
+            part = DESCRIPTION
+            check_parts_match(info, **networks)
+            prior = MultiViewPrior(**networks, info=info)
     except Exception as error:  # a config that is no model's ends in errors of all kinds, by version of the library
         reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"the prior in {folder} is damaged: {part} cannot be loaded ({reason}); convert or download it again"
-        ) from error
-    prior = MultiViewPrior(**networks, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler, info=info)
+        raise InputError(f"the prior in {folder} is damaged: {part} cannot be loaded ({reason}); {_ADVICE}") from error
     return prior.to(device)
 
 
@@ -171,8 +183,13 @@ def _read_shards(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
 def _load_scheduler(folder: Path) -> Any:
     import diffusers
 
-    name = json.loads((folder / "scheduler_config.json").read_text(encoding="utf-8"))["_class_name"]
-    kind = getattr(diffusers, name)
-    if not issubclass(kind, diffusers.SchedulerMixin):
+    config = read_json(folder / "scheduler_config.json", _ADVICE)
+    check_network_config(config, 1, folder / "scheduler_config.json")
+    name = config.get("_class_name")
+    kind = getattr(diffusers, name) if isinstance(name, str) else None
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
         raise TypeError(f"{name} is not a scheduler")
-    return kind.from_pretrained(folder, local_files_only=True)
+    scheduler: Any = kind.from_config(config)  # type: ignore[attr-defined]
+    if not hasattr(scheduler, "alphas_cumprod"):
+        raise TypeError(f"{name} has no noise schedule of alphas")
+    return scheduler

@@ -111,6 +111,7 @@ def assemble_prior(folder: Path, vae: AutoencoderKL, data: WorldViews, training:
         inversion_jitter=1.0,
         guidance_scale=2.5,
         edit_guidance_scale=4.0,
+        sampling_steps=8,
         training=training,
     )
     return MultiViewPrior(unet, vae, text_encoder, tokenizer, scheduler, info, frozen=False)

@@ -6,6 +6,7 @@ Every file's size and sha256 are held against what the hub states, and an interr
 from __future__ import annotations
 
 import errno
+import ipaddress
 import json
 import os
 import re
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.base.files import atomic_path
+from invert3d_ns.base.files import atomic_path, cannot_write
+from invert3d_ns.base.inputs import user_path
 from invert3d_ns.weights.hub import (
     RECORD,
     HubReference,
@@ -30,10 +32,21 @@ from invert3d_ns.weights.hub import (
     require_inside,
     select_files,
 )
-from invert3d_ns.weights.manifest import FileRecord, require_sha256, sha256_of
+from invert3d_ns.weights.manifest import FileRecord, git_blob_sha1, require_sha256, sha256_of
 
 MIRROR_VARIABLE = "INVERT3D_MIRROR"
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR)
+PLAIN_HTTP_VARIABLE = "INVERT3D_ALLOW_HTTP"
+"""Set to 1, it allows addresses whose traffic anybody on the way can read and exchange."""
+_DISK_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EFBIG,
+    errno.ENOTDIR,
+    errno.EEXIST,
+)
 
 
 def fetch_weights(
@@ -52,7 +65,8 @@ def fetch_weights(
         reference: repository or file.
         kind: which of the repository's files are fetched.
         label: what messages call it.
-        mirror: ``https://`` address of a hub that speaks the same protocol; or a folder or ``file://`` address, in
+        mirror: ``https://`` address of a hub that speaks the same protocol (``http://`` only of this machine, or with
+            ``$INVERT3D_ALLOW_HTTP`` set to 1); or a folder or ``file://`` address, in
             which repositories are folders ``org/name`` (used in place). If None, that of ``$INVERT3D_MIRROR``, else
             ``$HF_ENDPOINT``, else the hub.
         sha256: expected hash, for a single file.
@@ -105,6 +119,7 @@ def _download(reference: HubReference, kind: RepositoryKind, label: str, mirror:
         state = f"only half-downloaded ({present / 1e6:.0f} MB are here)" if present else "not on this machine"
         raise InputError(f"{kind.noun} {label!r} is {state} and HF_HUB_OFFLINE is set; unset it, or {advice}")
     endpoint = (mirror or os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+    _require_encryption(endpoint)
     # A token for the hub is nobody else's business; who sets HF_ENDPOINT says that it is the hub.
     token = False if mirror else None
     headers = {**build_hf_headers(token=token), "Accept-Encoding": "identity"}
@@ -115,9 +130,12 @@ def _download(reference: HubReference, kind: RepositoryKind, label: str, mirror:
             reference.repository, revision=reference.revision, files_metadata=True
         )
         siblings = {sibling.rfilename: sibling for sibling in info.siblings or []}
-        selected = select_files(list(siblings), reference, kind)
+        # Our own record of a download, where a folder that it lies in was uploaded as it was.
+        selected = [name for name in select_files(list(siblings), reference, kind) if name != RECORD]
         for name in selected:
             require_inside(name)
+            if not (folder / name).resolve().is_relative_to(folder.resolve()):
+                raise InputError(f"{folder / name} leads out of the folder of downloads by a link; remove the link")
         _check_space(folder, sum(siblings[name].size or 0 for name in selected if not (folder / name).is_file()))
         folder.mkdir(parents=True, exist_ok=True)
         files: dict[str, FileRecord] = {}
@@ -137,13 +155,13 @@ def _download_file(url: str, headers: dict[str, str], target: Path, sibling: Any
     from huggingface_hub.file_download import http_get
 
     size: int | None = sibling.size
-    stated: str | None = sibling.lfs.sha256 if sibling.lfs else None
-    if target.is_file() and size == target.stat().st_size:
-        found = sha256_of(target)
-        if found == (stated or found):
-            return {"sha256": found, "size": target.stat().st_size}
+    # Of big files the hub states the sha256, of small ones, which git keeps itself, the name that git gives them.
+    stated: str | None = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
+    hash_of = sha256_of if sibling.lfs else git_blob_sha1
+    if target.is_file() and size == target.stat().st_size and stated in (None, hash_of(target)):
+        return {"sha256": sha256_of(target), "size": target.stat().st_size}
     # Named by content, so that a file that changed upstream is not appended to.
-    partial = target.with_name(f"{target.name}.{(stated or sibling.blob_id or 'unknown')[:16]}.incomplete")
+    partial = target.with_name(f"{target.name[:200]}.{(stated or 'unknown')[:16]}.incomplete")
     target.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("r+b" if partial.is_file() else "w+b") as file:
         present = file.seek(0, os.SEEK_END)
@@ -154,12 +172,15 @@ def _download_file(url: str, headers: dict[str, str], target: Path, sibling: Any
             http_get(
                 url, file, resume_size=present, headers=headers, expected_size=size, displayed_filename=target.name
             )
-    found = sha256_of(partial)
+    found = hash_of(partial)
     if stated is not None and found != stated:
         partial.unlink()
-        require_sha256(target, stated, found, "the hub says")
+        raise InputError(
+            f"{target} has the wrong {'sha256' if sibling.lfs else 'sha1'}: {found[:16]}..., but the hub says "
+            f"{stated[:16]}...; it is damaged or another file, download it again"
+        )
     os.replace(partial, target)
-    return {"sha256": found, "size": target.stat().st_size}
+    return {"sha256": found if sibling.lfs else sha256_of(target), "size": target.stat().st_size}
 
 
 @contextmanager
@@ -178,10 +199,7 @@ def _download_errors(folder: Path, what: str, advice: str) -> Iterator[None]:
         raise InputError(f"{what}: no such revision; check what follows the @") from error
     except Exception as error:  # huggingface_hub raises its own, requests' or httpx' errors, by version
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-            raise InputError(
-                f"cannot write downloads to {folder}: {error.strerror}; free some space, or set XDG_CACHE_HOME to a "
-                "folder elsewhere"
-            ) from error
+            raise cannot_write(f"downloads to {folder}", error, "set XDG_CACHE_HOME to a folder elsewhere") from error
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         partial = any(folder.rglob("*.incomplete")) if folder.is_dir() else False
         kept = "run the same again to go on where it ended, or " if partial else ""
@@ -203,14 +221,39 @@ def _mirror_folder(mirror: str | None) -> Path | None:
         return None
     if mirror.startswith("file://"):
         mirror = urllib.request.url2pathname(urllib.parse.urlparse(mirror).path)
-    folder = Path(mirror).expanduser()
+    folder = user_path(mirror)
     if not folder.is_dir():
         raise InputError(f"the mirror {mirror} is neither a folder nor an http(s):// address; check it")
     return folder
 
 
+def _require_encryption(endpoint: str) -> None:
+    """Refuse a plain http:// address of another machine, unless the user allows it."""
+    try:
+        parts = urllib.parse.urlsplit(endpoint)
+    except ValueError as error:
+        raise InputError(f"{endpoint} is no address of a hub ({error}); check the mirror, or HF_ENDPOINT") from error
+    if parts.scheme == "https" or (parts.scheme == "http" and _is_this_machine(parts.hostname or "")):
+        return
+    if parts.scheme != "http":
+        raise InputError(f"{_host(endpoint)} is no https:// address of a hub; check the mirror, or HF_ENDPOINT")
+    if os.environ.get(PLAIN_HTTP_VARIABLE) != "1":
+        raise InputError(
+            f"http://{_host(endpoint)} is not encrypted, so that anybody on the way could exchange the weights; give "
+            f"an https:// address, or set {PLAIN_HTTP_VARIABLE}=1 if you trust the network"
+        )
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _host(endpoint: str) -> str:
-    host = urllib.parse.urlparse(endpoint).netloc or endpoint
+    # Without the user and password that an address may have in it.
+    host = urllib.parse.urlsplit(endpoint).netloc.rpartition("@")[2] or endpoint
     return "the Hugging Face hub" if host == "huggingface.co" else host
 
 

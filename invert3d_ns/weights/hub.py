@@ -5,7 +5,7 @@ What is in a repository is for the rooms above to know: they say so as a :class:
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,14 +14,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.inputs import read_json
 from invert3d_ns.weights.formats import WEIGHT_SUFFIXES
 from invert3d_ns.weights.manifest import require_sha256, sha256_of
 
 RECORD = "download.json"
 """Written beside a finished download: commit, files, their sizes and sha256."""
 _REFERENCE = re.compile(
-    r"(?P<prefix>hf:)?(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?(:(?P<filename>[\w./ +-]+))?"
+    r"(?P<prefix>hf:)?(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./-]*))?(:(?P<filename>\w[\w./ +-]*))?"
 )
+_LONGEST_NAME, _LONGEST_PATH = 255, 1024
+"""Bytes of a file's name and of its path, more than which no repository needs and few file systems take."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,12 @@ class HubReference:
     @property
     def folder_name(self) -> str:
         """A name for folders that is this reference's alone."""
-        return re.sub(r"[^\w.=+-]", "--", str(self))
+        text = str(self)
+        name = re.sub(r"[^\w.=+-]", "--", text)
+        if self.revision is None and not re.search(r"--| ", text):
+            return name
+        # Others could come to the same name: "a@b" and "a:b" do.
+        return f"{name[:150]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     @property
     def fetch_command(self) -> str:
@@ -91,7 +99,9 @@ def parse_reference(text: str) -> HubReference | None:
     Without ``hf:``, what ends like a weight file is taken for a path.
     """
     match = _REFERENCE.fullmatch(text)
-    if match is None or ".." in text:
+    if match is None or ".." in text or "//" in text or text.endswith("/"):
+        return None
+    if any(len(part) > _LONGEST_NAME for part in text.split("/")) or len(text) > _LONGEST_PATH:
         return None
     if not match["prefix"] and not match["filename"] and text.endswith(WEIGHT_SUFFIXES):
         return None
@@ -99,8 +109,21 @@ def parse_reference(text: str) -> HubReference | None:
 
 
 def cache_root() -> Path:
-    """Where downloads and converted weights are kept: ``$XDG_CACHE_HOME`` or ``~/.cache``, in a folder of our own."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "invert3d_ns"
+    """Where downloads and converted weights are kept: ``$XDG_CACHE_HOME`` or ``~/.cache``, in a folder of our own.
+
+    Raises:
+        InputError: there is no home folder, and no other one is named.
+    """
+    named = os.environ.get("XDG_CACHE_HOME")
+    if named:
+        return Path(named) / "invert3d_ns"
+    try:
+        return Path.home() / ".cache" / "invert3d_ns"
+    except RuntimeError as error:
+        raise InputError(
+            "there is no home folder to keep downloads and converted weights in; set HOME, or "
+            "XDG_CACHE_HOME to a folder"
+        ) from error
 
 
 def find_local(reference: HubReference, kind: RepositoryKind) -> Path | None:
@@ -129,6 +152,14 @@ def recorded_hashes(path: Path) -> dict[str, str]:
     return known
 
 
+def recorded_commit(path: Path) -> str | None:
+    """The commit that a file or folder was at when it was downloaded, by us or into the hub's own cache; else None."""
+    folder = path if path.is_dir() else path.parent
+    record = _read_record(folder) or {}
+    commits = [str(record.get("commit") or ""), *(part.name for part in (folder, *folder.parents))]
+    return next((commit for commit in commits if re.fullmatch(r"[0-9a-f]{40}", commit)), None)
+
+
 def check_download(path: Path, files: Iterable[Path], hashes: Mapping[str, str] | None = None) -> None:
     """Hold files against the sha256 that were stated where they came from; those of which none is known pass.
 
@@ -152,11 +183,17 @@ def require_inside(name: str) -> None:
     """Refuse a file name of a listing that would lead out of the folder that the repository is fetched to.
 
     Raises:
-        InputError: it is absolute, has a drive, backslashes, or goes up.
+        InputError: it is empty, absolute, has a drive, backslashes or control characters, goes up, or is too long.
     """
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in path.parts[0]:
-        raise InputError(f"the repository lists a file {name!r}, which would be written outside its folder; refused")
+    leads_out = path.is_absolute() or not path.parts or ".." in path.parts or "\\" in name or ":" in path.parts[0]
+    too_long = len(name.encode()) > _LONGEST_PATH or any(len(part.encode()) > _LONGEST_NAME for part in path.parts)
+    if leads_out or too_long or not name.isprintable():
+        shown = name if len(name) <= 80 else f"{name[:77]}..."
+        raise InputError(
+            f"the repository lists a file {shown!r}, which would be written outside its folder or under a name that no "
+            "file can have; refused"
+        )
 
 
 def select_files(names: Sequence[str], reference: HubReference, kind: RepositoryKind) -> list[str]:
@@ -179,10 +216,12 @@ def download_folder(reference: HubReference, kind: RepositoryKind) -> Path:
 
 def _read_record(folder: Path) -> dict[str, Any] | None:
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        return record if record["entry"] and record["files"] else None
-    except (OSError, ValueError, KeyError, TypeError):
+        record = read_json(folder / RECORD, "download it again")
+    except InputError:
         return None
+    files = record.get("files")
+    whole = isinstance(record.get("entry"), str) and isinstance(files, dict) and bool(record["entry"] and files)
+    return record if whole and all(isinstance(entry, dict) and "sha256" in entry for entry in files.values()) else None
 
 
 def _find_in_hub_cache(reference: HubReference, kind: RepositoryKind, cache: Path | None = None) -> Path | None:

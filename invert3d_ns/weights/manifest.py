@@ -10,6 +10,7 @@ from typing import TypedDict
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.files import atomic_path
+from invert3d_ns.base.inputs import read_json
 
 MANIFEST = "manifest.json"
 _FORMAT_VERSION = 1
@@ -30,6 +31,22 @@ def sha256_of(path: Path) -> str:
     """
     digest = hashlib.sha256()
     try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}; check the path") from error
+    return digest.hexdigest()
+
+
+def git_blob_sha1(path: Path) -> str:
+    """The name that git gives a file's content, 40 hexadecimal digits: what the hub states of small files.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
@@ -74,10 +91,11 @@ def read_manifest(folder: Path) -> dict[str, FileRecord] | None:
     path = folder / MANIFEST
     if not path.is_file():
         return None
+    document = read_json(path, "convert or download the folder again")
     try:
-        files = json.loads(path.read_text(encoding="utf-8"))["files"]
+        files = document["files"]
         return {name: {"sha256": entry["sha256"].lower(), "size": int(entry["size"])} for name, entry in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(f"{path} is damaged ({error!r}); convert or download the folder again") from error
 
 

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.filetypes import LFS_POINTER, describe_file
+from invert3d_ns.weights.formats import WEIGHT_SUFFIXES
 
+_PICKLES = ("a torch checkpoint", "a Python pickle (perhaps an old torch checkpoint)", "a zip archive")
 UNFINISHED_SUFFIXES = (".incomplete", ".part", ".partial", ".crdownload", ".download", ".aria2", ".tmp")
 """What browsers and download programs append to a file's name until it is whole."""
 
@@ -27,6 +30,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
+        _refuse_other_kinds(path, ("a safetensors file",))
         detail = " ".join(str(error).split())[:120]
         raise InputError(f"{path} is truncated or not a safetensors file ({detail}); download it again") from error
 
@@ -42,8 +46,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return read_safetensors(path)[0]
     _check_exists(path)
-    if path.suffix not in (".pt", ".pth", ".ckpt", ".bin"):
-        raise InputError(f"{path} is not a weights file; give a .pt, .ckpt or .safetensors file, or a folder")
+    if path.suffix not in WEIGHT_SUFFIXES:
+        raise InputError(
+            f"{path} is {describe_file(path)}, not a weights file; give a .pt, .ckpt or .safetensors file, or a folder"
+        )
+    _refuse_other_kinds(path, _PICKLES)
     try:
         content = _load_pickle(path)
     except pickle.UnpicklingError as error:
@@ -60,6 +67,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise InputError(f"{path} holds no state dict of tensors; give a .pt, .ckpt or .safetensors file of weights")
     return content
+
+
+def _refuse_other_kinds(path: Path, kinds: tuple[str, ...]) -> None:
+    """Name a file that is of another kind than it is called, such as a web page or a pointer of Git LFS."""
+    kind = describe_file(path)
+    if kind in kinds or kind == "a binary file of unknown kind":
+        return
+    advice = "run `git lfs pull`" if kind == LFS_POINTER else "download it again, or give a file of weights"
+    raise InputError(f"{path} is {kind}, not weights; {advice}")
 
 
 def _load_pickle(path: Path) -> object:

@@ -13,6 +13,7 @@ from torch.nn import Parameter
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.random import random_stream
+from invert3d_ns.prior.out_of_memory import explain_out_of_memory
 from invert3d_ns.words.settings import Objective
 
 if TYPE_CHECKING:
@@ -176,7 +177,8 @@ def fit_words(
     for step in range(steps):
         optimizer.zero_grad()
         terms = inversion.loss(vectors, bank, step, groups)
-        torch.stack(list(terms.values())).sum().backward()
+        with explain_out_of_memory("inversion", inversion.prior.options):
+            torch.stack(list(terms.values())).sum().backward()
         optimizer.step()
         schedule.step()
         if callback is not None:

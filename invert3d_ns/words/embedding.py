@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.files import atomic_path
+from invert3d_ns.base.filetypes import describe_file
 
 if TYPE_CHECKING:
     from invert3d_ns.prior.multiview import MultiViewPrior
@@ -101,27 +103,31 @@ class ObjectEmbedding:
             InputError: missing, damaged, not an embedding, or written by a newer version of this package.
         """
         from invert3d_ns.weights.tensors import read_safetensors
+        from invert3d_ns.words.foreign_embeddings import not_an_embedding
 
-        tensors, metadata = read_safetensors(Path(path))
+        path = Path(path)
+        if path.exists() and describe_file(path) not in ("a safetensors file", "an empty file"):
+            raise not_an_embedding(path)
+        tensors, metadata = read_safetensors(path)
         if metadata.get("format") != _FORMAT or len(tensors) != 1:
-            raise InputError(f"{path} is not an object embedding; give the embedding.safetensors of an inversion")
-        if not metadata.get("version", "").isdigit() or int(metadata["version"]) > FORMAT_VERSION:
+            raise not_an_embedding(path)
+        version = _count(metadata, "version", path)
+        if version > FORMAT_VERSION:
             raise InputError(
-                f"{path} has embedding version {metadata.get('version')}, this package reads up to {FORMAT_VERSION}; "
-                "update invert3d-ns"
+                f"{path} has embedding version {version}, this package reads up to {FORMAT_VERSION}; update invert3d-ns"
             )
         token, vectors = next(iter(tensors.items()))
-        if vectors.ndim != 2 or not vectors.isfinite().all():
+        if vectors.ndim != 2 or 0 in vectors.shape or not vectors.is_floating_point() or not vectors.isfinite().all():
             raise InputError(f"{path} is damaged: its vectors are not N rows of finite numbers; invert the scene again")
-        if not metadata.get("steps", "0").isdigit():
-            raise InputError(f"{path} is damaged: its number of steps is no number; invert the scene again")
+        if not token.isprintable() or not token.strip() or any(letter.isspace() for letter in token):
+            raise InputError(f"{path} is damaged: its placeholder is {token[:40]!r}; invert the scene again")
         return cls(
             vectors,
             token,
             metadata.get("prior", ""),
             metadata.get("fingerprint", ""),
             metadata.get("init_word", ""),
-            int(metadata.get("steps", "0")),
+            _count(metadata, "steps", path) if "steps" in metadata else 0,
             metadata.get("camera_frame", CAMERA_FRAME),
         )
 
@@ -142,6 +148,14 @@ class ObjectEmbedding:
                 f"the embedding was made for prior {self.prior!r} with weights {self.fingerprint}, but prior "
                 f"{info.name!r} has weights {info.fingerprint}; pass --prior the one it was made with, or invert again"
             )
+
+
+def _count(metadata: Mapping[str, str], name: str, path: Path) -> int:
+    """A whole number among the strings of the header."""
+    text = metadata.get(name, "")
+    if len(text) > 9 or not (text.isascii() and text.isdecimal()):
+        raise InputError(f"{path} is damaged: its number of {name} is {text[:40]!r}; invert the scene again")
+    return int(text)
 
 
 def _with_sorted_header(content: bytes) -> bytes:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.prior.placeholders import check_placeholders
 from invert3d_ns.scenes.cameras import camera_condition
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def generate_views(
     if not -90 < elevation < 90:
         raise InputError(f"elevation {elevation:g} is out of range; give degrees between -90 and 90, best -30 to 30")
     prompt = prompt or embedding.token
+    check_placeholders(prompt, embedding.words)
     if embedding.token not in prompt:
         raise InputError(f"the prompt {prompt!r} does not mention the object; put {embedding.token} where it belongs")
     if prompt.strip() != embedding.token:
@@ -69,7 +71,7 @@ def generate_views(
         context = prior.encode_prompt(prompt, embedding.words)
     cameras = camera_condition(torch.tensor([float(a) for a in azimuths]), torch.tensor(float(elevation)))
     groups = view_groups(len(azimuths), group_size or prior.info.num_views)
-    steps = sampling.setdefault("steps", 30)
+    steps = sampling["steps"] = sampling.get("steps") or prior.info.sampling_steps
     images: dict[int, Tensor] = {}
     for done, group in enumerate(groups):
 

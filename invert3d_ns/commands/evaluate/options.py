@@ -53,8 +53,8 @@ class SeededReport(ReportOptions):
 class SampledViews(PriorName):
     """Views that the prior makes."""
 
-    sampling_steps: SamplingSteps = 20
-    """Denoising steps of generated views."""
+    sampling_steps: SamplingSteps | None = None
+    """Denoising steps of generated views; the prior's own number if not given."""
     guidance_scale: GuidanceScale | None = None
     """Classifier-free guidance, 1 to 50; the prior's own choice if not given."""
 

@@ -21,6 +21,8 @@ class EvaluatePrior(SampledViews, SeededReport):
     """One run of all prompts each; of a quick one the first alone."""
     prompts: Annotated[int, at_least(1, 200)] = 200
     """How many of the 200 fixed held-out prompts."""
+    compare_steps: tuple[Annotated[int, at_least(1, 1000)], ...] | None = None
+    """Also with so many denoising steps each, such as 4 8 20."""
     no_cross_view: bool = False
     """Also the same network with views that attend only to themselves."""
     consistency_objects: Annotated[int, at_least(0, 200)] = 12
@@ -41,6 +43,7 @@ class EvaluatePrior(SampledViews, SeededReport):
             consistency_objects=min(self.consistency_objects, 1) if self.quick else self.consistency_objects,
             fit_steps=60 if self.quick else 250,
             views_apart=self.no_cross_view,
+            compared_steps=self.compare_steps or (),
             sampling_steps=self.sampling_steps,
             guidance_scale=self.guidance_scale,
         )
