@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -23,14 +24,16 @@ def mean_and_spread(values: Sequence[float], digits: int = 2) -> str:
 
 
 def check_folder(out: Path) -> None:
-    """Refuse a place that no report can be written to, before anything is measured.
+    """Refuse a place that nothing can be written to, before any work.
 
     Raises:
-        InputError: ``out``, or a folder that it would be in, is a file.
+        InputError: ``out``, or a folder that it would be in, is a file or may not be written to.
     """
-    for path in (out, *out.parents):
-        if path.exists() and not path.is_dir():
-            raise InputError(f"{path} is a file, so no report can be written to {out}; give a folder to --out")
+    path = next((path for path in (out, *out.parents) if path.exists()), Path())
+    if not path.is_dir():
+        raise InputError(f"{path} is a file, so nothing can be written to {out}; give a folder to --out")
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise InputError(f"{path} may not be written to, and so neither may {out}; give another folder to --out")
 
 
 def write_report(

@@ -14,7 +14,7 @@ from invert3d_ns.world.attributes import attribute_labels, attribute_prompts
 from invert3d_ns.world.data import WorldViews, world_views
 from invert3d_ns.world.vocabulary import STYLES
 
-pytestmark = pytest.mark.usefixtures("small_clip")
+pytestmark = pytest.mark.usefixtures("small_networks")
 
 
 @pytest.fixture(scope="module")
