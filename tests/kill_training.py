@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 TESTS = Path(__file__).parent
 EVENTS = 11
@@ -29,7 +30,7 @@ def kill_and_go_on(stage: str, material: Path, folder: Path, moments: Sequence[i
         stage: of :data:`tiny_training.STAGES`.
         material: data and vocabularies, made before.
         folder: for the checkpoint.
-        moments: at which of its events each process is killed; it may be a little further when that happens.
+        moments: at which of its events each process is killed. It waits there until it may go on.
 
     Returns:
         How many were killed before they had ended.
@@ -42,16 +43,21 @@ def kill_and_go_on(stage: str, material: Path, folder: Path, moments: Sequence[i
         child = subprocess.Popen(
             [sys.executable, __file__, "--child", stage, str(material), str(folder)],
             env=environment,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            bufsize=1,
         )
-        assert child.stdout is not None
+        assert child.stdin is not None and child.stdout is not None
         seen = 0
         for line in child.stdout:
-            seen += line.startswith("event")
-            if seen == moment:
-                child.kill()
-                break
+            if line.startswith("event"):
+                seen += 1
+                if seen == moment:
+                    child.kill()
+                    break
+                child.stdin.write("go on\n")
+        child.stdin.close()
         child.stdout.close()
         killed += child.wait() == -signal.SIGKILL
         assert child.returncode in (0, -signal.SIGKILL), f"the child failed with status {child.returncode}"
@@ -68,13 +74,14 @@ def _train_as_child(stage: str, material: Path, folder: Path) -> None:
 
     def tell() -> None:
         print("event", flush=True)
+        sys.stdin.readline()
 
     with pytest.MonkeyPatch.context() as patch:
         shrink(patch)
         patch.setattr(loop, "CHECKPOINT_EVERY", 2)
         rate, fsync = loop.warmup_stable_decay, os.fsync
 
-        def tell_of_step(step: int, *arguments: float, **options: float) -> float:
+        def tell_of_step(step: int, *arguments: Any, **options: Any) -> float:
             tell()
             return rate(step, *arguments, **options)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def test_a_stopped_stage_goes_on_to_the_same_bits(
         patch.setattr(loop, "CHECKPOINT_EVERY", 2)
         rate = loop.warmup_stable_decay
 
-        def stop(step: int, *arguments: float, **options: float) -> float:
+        def stop(step: int, *arguments: Any, **options: Any) -> float:
             if step == 5:
                 raise KeyboardInterrupt
             return rate(step, *arguments, **options)

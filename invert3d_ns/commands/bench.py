@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from invert3d_ns.base.ranges import check_range
+from invert3d_ns.base.ranges import at_least, check_numbers
 from invert3d_ns.commands.console import command_line, progress_bar
 from invert3d_ns.commands.options import PriorName, ReportOptions
 
@@ -100,12 +100,12 @@ class BenchPrior(ReportOptions):
     """cuda if there is one, else cpu. meta computes nothing and counts memory, of full size in a minute."""
     options: tuple[str, ...] | None = None
     """Rows to measure beside the plain one, for example gradient-checkpointing; all if not given."""
-    runs: int = 5
+    runs: Annotated[int, at_least(0)] = 5
     """Runs that a time is the median of; 0 takes the first, for full size on a CPU."""
 
     def run(self) -> int:
         """Measure, write, show."""
-        check_range(self, "runs", least=0)
+        check_numbers(self)
 
         import torch
 

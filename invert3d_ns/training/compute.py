@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -23,7 +24,7 @@ def mixed_precision(device: torch.device | str) -> torch.autocast:
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=working_dtype(device) == torch.bfloat16)
 
 
-def quick_attention(device: torch.device | str) -> AbstractContextManager[None]:
+def quick_attention(device: torch.device | str) -> AbstractContextManager[Any]:
     """Choose the attention of training: on a CPU the fused one's backward takes up to four times as long as the plain
     one's at lengths of these networks.
     """

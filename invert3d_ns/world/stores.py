@@ -22,9 +22,9 @@ def open_store(path: Path, kind: type[np.generic], shape: tuple[int, ...]) -> tu
     """
     if path.exists():
         try:
-            store = np.lib.format.open_memmap(path, "r+")
-            if store.shape == shape and store.dtype == kind:
-                return store, False
+            kept = np.lib.format.open_memmap(path, "r")  # refuses a file that is too short, which "r+" lengthens
+            if kept.shape == shape and kept.dtype == kind:
+                return np.lib.format.open_memmap(path, "r+"), False
         except (ValueError, EOFError):
             pass
     try:

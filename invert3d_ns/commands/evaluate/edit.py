@@ -30,8 +30,6 @@ class EvaluateEdit(InversionOptions, SampledViews, SeededReport):
 
     def run(self) -> int:
         """Measure, write, show."""
-        self.check_inversion()
-        self.check_sampling()
         self.check_report()
 
         from invert3d_ns.base.errors import InputError

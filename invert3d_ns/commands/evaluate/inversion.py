@@ -17,8 +17,6 @@ class EvaluateInversion(InversionOptions, SampledViews, SeededReport):
 
     def run(self) -> int:
         """Measure, write, show."""
-        self.check_inversion()
-        self.check_sampling()
         self.check_report()
 
         from invert3d_ns.base.pictures import write_grid

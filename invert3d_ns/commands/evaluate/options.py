@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.base.ranges import check_range
+from invert3d_ns.base.ranges import at_least, check_numbers
 from invert3d_ns.commands.console import command_line
 from invert3d_ns.commands.options import LARGEST_SEED, PriorName, ReportOptions
 
@@ -16,20 +16,20 @@ from invert3d_ns.commands.options import LARGEST_SEED, PriorName, ReportOptions
 class SeededReport(ReportOptions):
     """A report of means and spreads over seeds."""
 
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Annotated[int, at_least(0, LARGEST_SEED)], ...] = (0, 1, 2)
     """One run each; of a quick one the first alone."""
 
     def check_report(self) -> None:
-        """Refuse seeds and folders that no report can be made with, before anything is measured.
+        """Refuse numbers and folders that no report can be made with, before anything is measured.
 
         Raises:
-            InputError: there is no seed, one is out of range, or the folder is a file.
+            InputError: there is no seed, a number is out of range, or nothing can be written to the folder.
         """
         from invert3d_ns.metrics.report import check_folder
 
+        check_numbers(self)
         if not self.seeds:
             raise InputError("--seeds is empty; give at least one seed")
-        check_range(self, "seeds", least=0, most=LARGEST_SEED)
         check_folder(self.out)
 
     def used_seeds(self) -> list[int]:
@@ -55,26 +55,17 @@ class SeededReport(ReportOptions):
 class SampledViews(PriorName):
     """Views that the prior makes."""
 
-    sampling_steps: int = 20
-    """Denoising steps of generated views, 1 to 1000."""
-    guidance_scale: float | None = None
-    """Classifier-free guidance, 1 to 50; the prior's own choice if not given."""
-
-    def check_sampling(self) -> None:
-        """Raise InputError by name unless the numbers are in range."""
-        check_range(self, "sampling_steps", least=1, most=1000)
-        check_range(self, "guidance_scale", least=1, most=50)
+    sampling_steps: Annotated[int, at_least(1, 1000)] = 20
+    """Denoising steps of generated views."""
+    guidance_scale: Annotated[float, at_least(1, 50)] | None = None
+    """Classifier-free guidance; the prior's own choice if not given."""
 
 
 @dataclass(kw_only=True)
 class InversionOptions:
     """Inversions that an evaluation makes."""
 
-    steps: int = 400
+    steps: Annotated[int, at_least(1)] = 400
     """Optimizer steps of an inversion."""
-    vectors: int = 32
+    vectors: Annotated[int, at_least(1)] = 32
     """Number of pseudo-words N."""
-
-    def check_inversion(self) -> None:
-        """Raise InputError by name unless the numbers are in range."""
-        check_range(self, "steps", "vectors", least=1)

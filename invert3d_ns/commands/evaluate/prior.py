@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from invert3d_ns.base.ranges import check_range
+from invert3d_ns.base.ranges import at_least
 from invert3d_ns.commands.console import progress_bar
 from invert3d_ns.commands.evaluate.options import SampledViews, SeededReport
+from invert3d_ns.commands.options import LARGEST_SEED
 
 
 @dataclass
@@ -15,20 +17,17 @@ class EvaluatePrior(SampledViews, SeededReport):
     object?
     """
 
-    seeds: tuple[int, ...] = (0, 1)
+    seeds: tuple[Annotated[int, at_least(0, LARGEST_SEED)], ...] = (0, 1)
     """One run of all prompts each; of a quick one the first alone."""
-    prompts: int = 200
+    prompts: Annotated[int, at_least(1, 200)] = 200
     """How many of the 200 fixed held-out prompts."""
     no_cross_view: bool = False
     """Also the same network with views that attend only to themselves."""
-    consistency_objects: int = 12
+    consistency_objects: Annotated[int, at_least(0, 200)] = 12
     """How many prompts' views splats are fitted to; 0 leaves this out."""
 
     def run(self) -> int:
         """Measure, write, show."""
-        check_range(self, "prompts", least=1, most=200)
-        check_range(self, "consistency_objects", least=0, most=200)
-        self.check_sampling()
         self.check_report()
 
         from invert3d_ns.metrics.judge import Judge
