@@ -36,16 +36,10 @@ def tiny_v_prior(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="module")
-def small_clip():
-    """Tiny networks for every CLIP that is trained here, and attributes from the third step on."""
-    from invert3d_ns.training import clip
+def small_networks():
+    """Tiny networks for every model that is trained here, and CLIP's attributes from the third step on."""
+    from tiny_training import shrink
 
-    small = {
-        "embed_dim": 16,
-        "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "head_width": 64, "image_size": 32},
-        "text_cfg": {"context_length": 24, "width": 32, "heads": 2, "layers": 1},
-    }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clip, "ARCHITECTURE", small)
-        patch.setattr(clip, "ATTRIBUTES_FROM", 3)
+        shrink(patch)
         yield

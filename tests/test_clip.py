@@ -25,13 +25,13 @@ from invert3d_ns.base.errors import InputError
 from invert3d_ns.training import clip as training
 from invert3d_ns.weights.hub import HubReference
 
-pytestmark = pytest.mark.usefixtures("small_clip")
+pytestmark = pytest.mark.usefixtures("small_networks")
 TEXTS = ["a red chair with blue legs", "a photo of a green ball", "a small cat"]
 bundled = pytest.mark.skipif(not (BUNDLED_FOLDER / CONFIG).is_file(), reason="no weights are bundled")
 
 
 @pytest.fixture(scope="module")
-def towers(small_clip, tmp_path_factory: pytest.TempPathFactory) -> ClipTowers:
+def towers(small_networks, tmp_path_factory: pytest.TempPathFactory) -> ClipTowers:
     torch.manual_seed(0)
     made = training.build_clip(tmp_path_factory.mktemp("clip"), [TEXTS] * 4)
     for norm in made.modules():

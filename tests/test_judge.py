@@ -167,6 +167,17 @@ def test_a_judge_of_another_world_or_none_is_refused(tmp_path: Path) -> None:
     save_file(state, tmp_path / "wide.safetensors", metadata)
     with pytest.raises(InputError, match="another architecture"):
         Judge.load(tmp_path / "wide.safetensors")
+    for widths in ("[8, -8, 8, 8]", "[]", "3", "[8, 8, 8, 1000000]", '["a", 1, 2, 3]'):
+        save_file(state, tmp_path / "odd.safetensors", metadata | {"widths": widths})
+        with pytest.raises(InputError, match="another architecture"):
+            Judge.load(tmp_path / "odd.safetensors")
+    del metadata["widths"]
+    save_file(state, tmp_path / "odd.safetensors", metadata)
+    with pytest.raises(InputError, match="another architecture"):
+        Judge.load(tmp_path / "odd.safetensors")
+    save_file(state, tmp_path / "odd.safetensors", metadata | {"widths": "[8,"})
+    with pytest.raises(InputError, match="damaged"):
+        Judge.load(tmp_path / "odd.safetensors")
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(WEIGHTS.read_bytes()[:5000])
     with pytest.raises(InputError, match="damaged"):

@@ -59,6 +59,26 @@ def test_a_run_equals_plain_momentum_with_polar_factors() -> None:
     assert (fast.detach() - target).norm() < 0.8 * (start - target).norm()
 
 
+def test_updates_of_one_shape_at_once_are_those_of_each_alone() -> None:
+    torch.manual_seed(0)
+    shapes = [(12, 8), (12, 8), (8, 12), (4, 2, 3, 3), (4, 18), (12, 8)]
+    together = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    alone = [nn.Parameter(parameter.detach().clone()) for parameter in together]
+    idle = nn.Parameter(torch.ones(12, 8))
+    one = Muon([*together, idle], lr=0.1, weight_decay=0.1)
+    each = [Muon([parameter], lr=0.1, weight_decay=0.1) for parameter in alone]
+    for _ in range(3):
+        for first, second in zip(together, alone, strict=True):
+            first.grad = torch.randn(first.shape)
+            second.grad = first.grad.clone()
+        one.step()
+        for optimizer in each:
+            optimizer.step()
+    for first, second in zip(together, alone, strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-2, atol=2e-4)
+    assert torch.equal(idle.detach(), torch.ones(12, 8))
+
+
 def test_parameters_are_split_by_what_they_are() -> None:
     model = nn.ModuleDict(
         {

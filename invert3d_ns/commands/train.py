@@ -8,8 +8,12 @@ from typing import Annotated, Literal
 
 import tyro
 
-from invert3d_ns.base.ranges import check_range
+from invert3d_ns.base.outputs import check_folder
+from invert3d_ns.base.ranges import above, at_least
 from invert3d_ns.commands.options import LARGEST_SEED
+
+MOST_OBJECTS = 1_000_000
+"""Objects in a training set; with eight views each they take 130 GB."""
 
 
 @dataclass(kw_only=True)
@@ -18,17 +22,24 @@ class TrainingOptions:
 
     out: Path = Path("outputs/prior")
     """Folder for checkpoints, the training set, sample grids and, at the end, the finished model."""
-    seed: int = 0
+    seed: Annotated[int, at_least(0, LARGEST_SEED)] = 0
     """Of weights, batches and noise."""
     device: str | None = None
     """Where to train: cuda if there is one, else cpu."""
 
-    def choose_device(self) -> str:
-        """The device to train on.
+    def check_training(self) -> str:
+        """Refuse devices and folders that no training can be made with, before it begins.
+
+        Returns:
+            The device to train on.
 
         Raises:
-            InputError: there is no such device.
+            InputError: by name.
         """
+        check_folder(self.out)
+        return self._choose_device()
+
+    def _choose_device(self) -> str:
         import torch
 
         from invert3d_ns.base.errors import InputError
@@ -46,7 +57,7 @@ class TrainingOptions:
 class WorldOptions:
     """The training set that prior and CLIP share."""
 
-    objects: int = 12288
+    objects: Annotated[int, at_least(1, MOST_OBJECTS)] = 12288
     """Objects in the training set, eight views each (200 views a second and core are rendered)."""
 
 
@@ -59,15 +70,15 @@ class TrainPrior(WorldOptions, TrainingOptions):
     the averaged weights of the denoiser's latest checkpoint as a prior, also while that still trains."""
     start: str | None = None
     """A finished prior that the denoiser goes on from, a folder or "bundled"; its autoencoder stays."""
-    autoencoder_steps: int = 3600
+    autoencoder_steps: Annotated[int, at_least(1)] = 3600
     """Steps of the autoencoder (0.3 to 0.5 s each on one core)."""
-    decoder_steps: int = 1000
+    decoder_steps: Annotated[int, at_least(1)] = 1000
     """Steps of its decoder alone (0.2 to 0.4 s each on one core)."""
-    denoiser_steps: int = 4800
+    denoiser_steps: Annotated[int, at_least(1)] = 4800
     """Steps of the denoiser (0.8 s each on one core). A finished run may be resumed with more."""
-    denoiser_lr: float | None = None
+    denoiser_lr: Annotated[float, above(0)] | None = None
     """Peak learning rate of the denoiser. If not given: 2e-3, and with --start 1.2e-3."""
-    images: int = 32
+    images: Annotated[int, at_least(1)] = 32
     """Views in a step of the denoiser."""
     evaluate: bool = True
     """Write the table of `invert3d evaluate prior` at the end."""
@@ -78,10 +89,7 @@ class TrainPrior(WorldOptions, TrainingOptions):
 
     def run(self) -> int:
         """Train what is not trained yet and write the finished prior."""
-        check_range(self, "objects", "autoencoder_steps", "decoder_steps", "denoiser_steps", "images", least=1)
-        check_range(self, "denoiser_lr", least=0, exclusive=True)
-        check_range(self, "seed", least=0, most=LARGEST_SEED)
-        device = self.choose_device()
+        device = self.check_training()
 
         from invert3d_ns.prior.storage import save_prior
         from invert3d_ns.training.recipe import Recipe
@@ -117,20 +125,21 @@ class TrainPrior(WorldOptions, TrainingOptions):
 class TrainClip(WorldOptions, TrainingOptions):
     """Make the bundled CLIP, on the prior's training set."""
 
-    clip_steps: int = 1000
+    clip_steps: Annotated[int, at_least(1)] = 1000
     """Steps of CLIP."""
 
     def run(self) -> int:
         """Train what is not trained yet and write the finished towers."""
-        check_range(self, "objects", "clip_steps", least=1)
-        check_range(self, "seed", least=0, most=LARGEST_SEED)
-        device = self.choose_device()
+        device = self.check_training()
 
         from invert3d_ns.alignment.storage import save_clip
+        from invert3d_ns.training.checkpoints import refuse_other_training
         from invert3d_ns.training.clip import train_clip
         from invert3d_ns.training.recipe import DATA_SEED, VIEWS
         from invert3d_ns.world.data import world_views
 
+        flags = {"--seed": self.seed, "--objects": self.objects}
+        refuse_other_training(self.out / "clip" / "clip.pt", flags, steps=self.clip_steps)
         data = world_views(self.out / "data", self.objects, seed=DATA_SEED, views=VIEWS)
         towers = train_clip(self.out / "clip", data, self.clip_steps, seed=self.seed, device=device)
         finished = self.out / "clip" / "clip"
@@ -143,30 +152,31 @@ class TrainClip(WorldOptions, TrainingOptions):
 class TrainJudge(TrainingOptions):
     """Make the classifier that evaluations use."""
 
-    objects: int = 12288
+    objects: Annotated[int, at_least(1, MOST_OBJECTS)] = 12288
     """Half of the objects in the judge's own training set, and 12288 at most."""
-    judge_steps: int = 3600
+    judge_steps: Annotated[int, at_least(1)] = 3600
     """Steps of the judge."""
     start: str | None = None
     """Finished weights to go on from, a file or "bundled"."""
 
     def run(self) -> int:
         """Train what is not trained yet and write the finished judge."""
-        check_range(self, "objects", "judge_steps", least=1)
-        check_range(self, "seed", least=0, most=LARGEST_SEED)
-        device = self.choose_device()
+        device = self.check_training()
 
         from invert3d_ns.base.errors import InputError
         from invert3d_ns.metrics.judge import WEIGHTS
-        from invert3d_ns.training.judge import OBJECTS, SEED, train_judge
+        from invert3d_ns.training.checkpoints import refuse_other_training
+        from invert3d_ns.training.judge import OBJECTS, SEED, start_digest, train_judge
         from invert3d_ns.training.judge_data import judged_views
 
         start = None if self.start is None else WEIGHTS if self.start == "bundled" else Path(self.start)
         if start is not None and not start.is_file():
             raise InputError(f"--start {start} is no file; give finished weights of a judge, or bundled")
         folder = self.out / "judge"
+        flags = {"--seed": self.seed, "--start": start and start_digest(start), "--objects": self.objects}
+        refuse_other_training(folder / "judge.pt", flags, steps=self.judge_steps)
         data = judged_views(folder / "data", min(OBJECTS, 2 * self.objects), seed=SEED)
-        judge = train_judge(folder, data, self.judge_steps, start=start, seed=self.seed, device=device)
+        judge = train_judge(folder, data, self.judge_steps, start=start, seed=self.seed, device=device, settings=flags)
         judge.save(folder / "judge.safetensors")
         print(f"Judge: {folder / 'judge.safetensors'}")
         return 0
@@ -181,6 +191,8 @@ class TrainDemo:
 
     def run(self) -> int:
         """Write the scene."""
+        check_folder(self.out)
+
         from invert3d_ns.scenes.normalization import from_object_frame
         from invert3d_ns.scenes.ply import write_splats
         from invert3d_ns.world.splats import demo_object, splats_of

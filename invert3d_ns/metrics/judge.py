@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.files import atomic_path
 
 WEIGHTS = Path(__file__).parent / "judge" / "judge.safetensors"
 SIZE = 64
@@ -201,17 +202,27 @@ class Judge(nn.Module):
                 state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise InputError(f"{path} is damaged ({error}); run `invert3d train judge` or reinstall") from error
-        names = {kind: tuple(json.loads(metadata.get(kind, "[]"))) for kind in KINDS}
+        try:
+            names = {kind: tuple(json.loads(metadata.get(kind, "[]"))) for kind in KINDS}
+            widths = json.loads(metadata.get("widths", "[]"))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path} is damaged ({error}); run `invert3d train judge` or reinstall") from error
         other = [kind for kind in KINDS if names[kind] != world_names()[kind]]
         if other:
             raise InputError(
                 f"the judge {path.name} is of another world, with other {' and '.join(other)}; "
                 "run `invert3d train judge` and use what it writes"
             )
-        judge = cls(names, json.loads(metadata["widths"]))
         try:
+            if (
+                not isinstance(widths, list)
+                or len(widths) != len(WIDTHS)
+                or not all(w in range(1, 1025) for w in widths)
+            ):
+                raise ValueError(f"widths {widths}")
+            judge = cls(names, widths)
             judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise InputError(f"{path} is a judge of another architecture; run `invert3d train judge` again") from error
         return judge.eval()
 
@@ -219,10 +230,10 @@ class Judge(nn.Module):
         """Write the weights in half precision, with the names that they stand for."""
         from safetensors.torch import save_file
 
-        path.parent.mkdir(parents=True, exist_ok=True)
         state = {k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items()}
         metadata = {kind: json.dumps(self.names[kind]) for kind in KINDS} | {"widths": json.dumps(self.widths)}
-        save_file({k: v.cpu().contiguous() for k, v in state.items()}, path, metadata)
+        with atomic_path(path) as temporary:
+            save_file({k: v.cpu().contiguous() for k, v in state.items()}, temporary, metadata)
 
 
 def _azimuth(logits: Float[Tensor, "B bins"]) -> Float[Tensor, " B"]:

@@ -6,13 +6,15 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
-from torch import Tensor
 
 from invert3d_ns.base.errors import InputError
+
+if TYPE_CHECKING:
+    from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+    from torch import Tensor
 
 Settings = Mapping[str, Mapping[str, Any]]
 """By phase ("run" for what is none's), then by the flag that sets them."""

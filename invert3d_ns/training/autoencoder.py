@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from invert3d_ns.training.loop import Stage, step_generator
+from invert3d_ns.base.random import random_stream
+from invert3d_ns.training.compute import mixed_precision
+from invert3d_ns.training.latents import encoder_fingerprint
+from invert3d_ns.training.loop import Stage, initial_weights, step_generator
 from invert3d_ns.world.data import WorldViews
 
 if TYPE_CHECKING:
@@ -109,21 +113,37 @@ def train_autoencoder(
     seed: int = 0,
     device: str = "cpu",
     compiled: bool = False,
+    settings: Mapping[str, Any] | None = None,
 ) -> AutoencoderKL:
     """Train an autoencoder, average its weights, and normalize its latents.
 
+    Args:
+        folder: for the checkpoint.
+        data: what to learn from.
+        steps: optimizer steps.
+        batch: crops a step, or twice as many as whole views.
+        lr: peak learning rate.
+        seed: of weights, crops and noise.
+        device: where to train.
+        compiled: run it through ``torch.compile``.
+        settings: what else a resumed training must share, by flag.
+
     Returns:
         An autoencoder whose latents have zero mean and unit variance in each channel, so that its scaling factor is 1.
+
+    Raises:
+        InputError: ``folder`` has a checkpoint of a training with other settings, or cannot be written.
     """
-    torch.manual_seed(seed)
-    model = build_autoencoder(device)
-    stage = Stage("autoencoder", folder, model, steps, lr, weight_decay=1e-3, muon=True)
+    with initial_weights(seed):
+        model = build_autoencoder(device)
+    own = _settings(data, batch, lr, seed) | dict(settings or {})
+    stage = Stage("autoencoder", folder, model, steps, lr, own, seed, weight_decay=1e-3, muon=True)
     crops = _Crops(data, batch, seed, device)
 
-    def forward(target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+    def forward(target: Tensor, mask: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with mixed_precision(device):
             posterior = model.encode(target, return_dict=False)[0]
-            sample = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
+            sample = posterior.mean + posterior.std * noise.to(posterior.mean)
             # diffusers declares FloatTensor, a float32 tensor on a CPU, but takes any tensor.
             output = model.decode(sample, return_dict=False)[0]  # type: ignore[arg-type]
         reconstruction = reconstruction_loss(output.float(), target, mask)
@@ -132,7 +152,9 @@ def train_autoencoder(
     compute = torch.compile(forward) if compiled else forward
 
     def loss(step: int) -> dict[str, Tensor]:
-        reconstruction, kl, mse = compute(*crops.draw(step, step >= CROP_SHARE * steps))
+        target, mask = crops.draw(step, step >= CROP_SHARE * steps)
+        noise = _latent_noise(model, target, random_stream("autoencoder posterior", seed, step))
+        reconstruction, kl, mse = compute(target, mask, noise)
         return {"loss": reconstruction + KL_WEIGHT * kl, "kl": kl.detach(), "psnr": -10 * mse.log10()}
 
     stage.train(loss)
@@ -141,12 +163,33 @@ def train_autoencoder(
     return model
 
 
-def _decoder_stage(folder: Path, model: AutoencoderKL, steps: int, lr: float) -> Stage:
+def _settings(data: WorldViews, batch: int, lr: float, seed: int) -> dict[str, Any]:
+    return {
+        "--seed": seed,
+        "the learning rate": lr,
+        "the views a step": batch,
+        "the training set": data.fingerprint(),
+    }
+
+
+def _latent_noise(
+    model: AutoencoderKL, images: Float[Tensor, "B 3 H W"], generator: torch.Generator
+) -> Float[Tensor, "B c h w"]:
+    """Unit Gaussian noise in the shape of images' latents, drawn on the CPU."""
+    config = model.config
+    factor = 2 ** (len(config["block_out_channels"]) - 1)
+    shape = (len(images), config["latent_channels"], images.shape[-2] // factor, images.shape[-1] // factor)
+    return torch.randn(shape, generator=generator).to(images.device)
+
+
+def _decoder_stage(
+    folder: Path, model: AutoencoderKL, steps: int, lr: float, settings: Mapping[str, Any] | None = None, seed: int = 0
+) -> Stage:
     # A denoiser's training has frozen all of it, if it came first.
     model.requires_grad_(True).encoder.requires_grad_(False)
     assert model.quant_conv is not None
     model.quant_conv.requires_grad_(False)
-    return Stage("decoder", folder, model, steps, lr, weight_decay=1e-3, muon=True)
+    return Stage("decoder", folder, model, steps, lr, settings, seed, weight_decay=1e-3, muon=True)
 
 
 def load_finished_decoder(folder: Path, model: AutoencoderKL) -> None:
@@ -167,26 +210,29 @@ def finish_decoder(
     seed: int = 0,
     device: str = "cpu",
     compiled: bool = False,
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """Train the decoder further, in place, the encoder frozen.
+    """Train the decoder further, in place, the encoder frozen; arguments are those of :func:`train_autoencoder`.
 
     Latents stay what they are, so this stage and the denoiser's can run side by side.
     """
-    stage = _decoder_stage(folder, model, steps, lr)
+    own = _settings(data, batch, lr, seed) | {"the encoder": encoder_fingerprint(model)} | dict(settings or {})
+    stage = _decoder_stage(folder, model, steps, lr, own, seed)
     crops = _Crops(data, batch, seed + 1, device)
 
-    def forward(target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+    def forward(target: Tensor, mask: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        with mixed_precision(device):
             with torch.no_grad():
                 latents = model.encode(target, return_dict=False)[0].mode()
-            noisy = latents + DECODER_NOISE * torch.randn_like(latents)
+            noisy = latents + DECODER_NOISE * noise.to(latents)
             output = model.decode(noisy, return_dict=False)[0]  # type: ignore[arg-type]
         return reconstruction_loss(output.float(), target, mask), (output.detach().float() - target).square().mean() / 4
 
     compute = torch.compile(forward) if compiled else forward
 
     def loss(step: int) -> dict[str, Tensor]:
-        value, mse = compute(*crops.draw(step, step >= 0.5 * steps))
+        target, mask = crops.draw(step, step >= 0.5 * steps)
+        value, mse = compute(target, mask, _latent_noise(model, target, random_stream("decoder latents", seed, step)))
         return {"loss": value, "psnr": -10 * mse.log10()}
 
     stage.train(loss)

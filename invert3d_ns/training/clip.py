@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from invert3d_ns.training.loop import Stage, step_generator
+from invert3d_ns.training.compute import mixed_precision, quick_attention
+from invert3d_ns.training.loop import Stage, initial_weights, step_generator
 from invert3d_ns.training.text import load_or_build_tokenizer
 from invert3d_ns.world.attributes import attribute_labels, attribute_prompts
 from invert3d_ns.world.data import WorldViews
@@ -57,18 +58,26 @@ def train_clip(
         batch: objects a step.
         lr: peak learning rate.
         seed: of weights and batches.
-        device: where to train; in bfloat16 either way.
+        device: where to train.
+
+    Raises:
+        InputError: ``folder`` has a checkpoint of a training with other settings, or cannot be written.
     """
     from open_clip.loss import ClipLoss
-    from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    # On a CPU the fused attention's backward takes four times as long as the plain one's at this length.
-    attention = [SDPBackend.MATH] if device == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
     batches = CaptionBatches(data)
-    torch.manual_seed(seed)
     prompts, labels = attribute_prompts(), attribute_labels(data)
-    towers = build_clip(folder, batches.texts).to(device)
-    stage = Stage("clip", folder, towers.model, steps, lr, weight_decay=0.05, muon=True)
+    with initial_weights(seed):
+        towers = build_clip(folder, batches.texts)
+    settings = {
+        "--seed": seed,
+        "--objects": len(data),
+        "the learning rate": lr,
+        "the objects a step": batch,
+        "the training set": data.fingerprint(),
+    }
+    model = towers.to(device).model
+    stage = Stage("clip", folder, model, steps, lr, settings, seed, weight_decay=0.05, muon=True)
     contrast = ClipLoss()
 
     def features(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor, list[str]]:
@@ -85,7 +94,7 @@ def train_clip(
         with torch.no_grad():
             # open_clip's own bound on the temperature.
             towers.model.logit_scale.clamp_(0, math.log(100))
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+        with mixed_precision(device):
             images, objects, chosen = features(step, generator)
             picked = {}
             if step >= ATTRIBUTES_FROM:
@@ -107,7 +116,7 @@ def train_clip(
         loss = apart + ATTRIBUTE_WEIGHT * told
         return {"loss": loss, "contrast": apart, "attributes": told, "recall": right.float().mean(), "scale": scale}
 
-    with sdpa_kernel(attention):
+    with quick_attention(device):
         stage.train(loss)
     stage.use_average()
     _renew_batch_statistics(towers, data, seed)

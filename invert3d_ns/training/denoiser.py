@@ -14,19 +14,19 @@ What makes a prior of this size follow its prompts, and why:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.prior.info import PriorInfo, fingerprint
-from invert3d_ns.training.loop import Stage, step_generator
+from invert3d_ns.prior.info import PriorInfo
+from invert3d_ns.training.batches import Batch, Batches
+from invert3d_ns.training.compute import mixed_precision, quick_attention
+from invert3d_ns.training.latents import LatentCache, encoder_fingerprint
+from invert3d_ns.training.loop import Stage
 from invert3d_ns.training.text import build_text_encoder, load_or_build_tokenizer
 from invert3d_ns.world.data import WorldViews
 
@@ -49,22 +49,14 @@ ARCHITECTURE: dict[str, Any] = {
     "class_embed_type": "projection",
     "projection_class_embeddings_input_dim": 16,
 }
-DROP_CAPTION = 0.1
-"""Share of captions that are replaced by the empty one, for classifier-free guidance."""
-SINGLE_VIEW_SHARE, ALL_VIEWS_SHARE = 0.4, 0.12
-"""Shares of batches that hold single views, and that hold every view of an object; the rest holds four."""
-SCATTERED_SHARE = 0.25
-"""Share of the batches of four views that are any four of an object's, not an evenly spaced orbit."""
-NOISY_SHARE = 0.5
-NOISY_FROM = 500
-"""This share of timesteps is uniform over the noisiest part of the schedule, from this step on; the rest over all of
-it."""
-PATTERNED_SHARE = 0.6
-"""Share of the objects drawn that have a pattern."""
 PEAK, WARM_PEAK = 2e-3, 1.2e-3
 """Peak learning rate of Muon for fresh networks, and for those of a finished prior."""
 DECAY_SHARE = 0.3
 """Share of the steps, the last ones, over which the learning rate falls to zero."""
+
+
+BANDS = (("t<400", 0, 400), ("t<800", 400, 800), ("t<950", 800, 950), ("t>950", 950, 1000))
+"""Bands of timesteps that the log tells apart."""
 
 
 def build_unet() -> UNet2DConditionModel:
@@ -117,21 +109,22 @@ def assemble_prior(folder: Path, vae: AutoencoderKL, data: WorldViews, training:
     return MultiViewPrior(unet, vae, text_encoder, tokenizer, scheduler, info, frozen=False)
 
 
-def assemble_from_prior(start: str, data: WorldViews, training: dict[str, Any]) -> MultiViewPrior:
+def assemble_from_prior(
+    start: str, prior: MultiViewPrior, data: WorldViews, training: dict[str, Any]
+) -> MultiViewPrior:
     """Build a prior that goes on from a finished one: its networks, its autoencoder frozen, its vocabulary.
 
     Args:
-        start: a folder that ``invert3d train prior`` wrote, or "bundled".
+        start: what the finished one is called in messages.
+        prior: one that ``invert3d train prior`` made, in float32; its networks are trained in place.
         data: the training set.
         training: settings of this training; what the prior was made with and is not said anew is kept.
 
     Raises:
         InputError: the prior is not one of this recipe's, or has no tokens for the captions.
     """
-    from invert3d_ns.prior.checkpoints import load_prior
     from invert3d_ns.prior.multiview import MultiViewPrior
 
-    prior = load_prior(start, "cpu", torch.float32)
     info = prior.info
     size = info.image_size, info.prediction_type, prior.vae.config["scaling_factor"]
     if not info.training.get("steps") or size != (data.rgb.shape[2], "v_prediction", 1.0):
@@ -156,65 +149,15 @@ def assemble_from_prior(start: str, data: WorldViews, training: dict[str, Any]) 
     )
 
 
-class LatentCache:
-    """Latents of a training set, encoded when first drawn and kept in ``folder`` for a training that is resumed."""
-
-    def __init__(self, folder: Path, data: WorldViews, vae: AutoencoderKL, size: int, channels: int) -> None:
-        self.data, self.vae = data, vae
-        count, views = data.rgb.shape[:2]
-        stem = f"{count}x{views}-{fingerprint([vae])}"
-        self.latents = _kept(folder / f"latents-{stem}.npy", np.float16, (count, views, channels, size, size))
-        self.known = _kept(folder / f"latents-known-{stem}.npy", np.bool_, (count, views))
-
-    @torch.no_grad()
-    def encoded(self, objects: Tensor, views: Tensor) -> Float[Tensor, "B F c h w"]:
-        """Latents of views ``views`` (B, F) of objects ``objects`` (B,)."""
-        rows, columns = objects[:, None].expand_as(views), views
-        missing = ~self.known[rows, columns]
-        if missing.any():
-            r, c = rows[missing], columns[missing]
-            images = torch.from_numpy(self.data.rgb[r.numpy(), c.numpy()]).permute(0, 3, 1, 2).float() / 127.5 - 1
-            device = self.vae.device
-            with torch.autocast(device.type, torch.bfloat16):
-                posterior = self.vae.encode(images.to(device, memory_format=torch.channels_last), return_dict=False)[0]
-            latents = posterior.mean
-            self.latents[r, c] = latents.to("cpu", torch.float16)
-            self.known[r, c] = True
-        return self.latents[rows, columns].float()
-
-
-def _kept(path: Path, kind: type[np.generic], shape: tuple[int, ...]) -> Tensor:
-    """A tensor whose memory is a file, zero when new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return torch.from_numpy(np.lib.format.open_memmap(path, "r+" if path.exists() else "w+", kind, shape))
-
-
-def draw_views(images: int, views: int, generator: torch.Generator) -> tuple[int, Int[Tensor, "B F"]]:
-    """Draw how many objects a batch of ``images`` views holds, and which of their ``views`` stored views of each."""
-    kind, scattered = torch.rand(2, generator=generator).tolist()
-    if kind < SINGLE_VIEW_SHARE:
-        return images, torch.randint(views, (images, 1), generator=generator)
-    if views <= 4 or kind > 1 - ALL_VIEWS_SHARE:
-        count = max(images // views, 1)
-        return count, torch.arange(views).expand(count, -1)
-    count = max(images // 4, 1)
-    if scattered < SCATTERED_SHARE:
-        return count, torch.rand(count, views, generator=generator).argsort(1)[:, :4]
-    step = views // 4
-    first = torch.randint(step, (count, 1), generator=generator)
-    return count, first + step * torch.arange(4)
-
-
-def object_weights(data: WorldViews) -> Float[Tensor, " O"]:
-    """Chances, in any unit, of drawing each object: together :data:`PATTERNED_SHARE` for those with a pattern."""
-    patterned = data.patterns > 0
-    count = int(patterned.sum())
-    share = torch.tensor([1 - PATTERNED_SHARE, PATTERNED_SHARE])
-    return (share / torch.tensor([len(data) - count, count]).clamp_min(1))[patterned.long()]
-
-
 def _stage(
-    folder: Path, prior: MultiViewPrior, steps: int, lr: float, sample: Callable[[int], None] | None = None
+    folder: Path,
+    prior: MultiViewPrior,
+    steps: int,
+    lr: float,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    sample: Callable[[int], None] | None = None,
 ) -> Stage:
     prior.vae.requires_grad_(False)
     model = nn.ModuleDict({"unet": prior.unet, "text": prior.text_encoder})
@@ -224,6 +167,8 @@ def _stage(
         model,
         steps,
         lr,
+        settings,
+        seed,
         muon=True,
         decay_share=DECAY_SHARE,
         sample=sample and (lambda _, done: sample(done)),
@@ -253,6 +198,7 @@ def train_denoiser(
     lr: float = PEAK,
     seed: int = 0,
     compiled: bool = False,
+    settings: Mapping[str, Any] | None = None,
     sample: Callable[[int], None] | None = None,
 ) -> None:
     """Train the UNet and the text tower in place and leave the averaged weights in them.
@@ -264,48 +210,45 @@ def train_denoiser(
         steps: optimizer steps.
         images: views a step: a quarter as many objects, or as many in a batch of single views.
         lr: peak learning rate.
-        seed: of weights, batches and noise.
+        seed: of batches and noise.
         compiled: run the UNet through ``torch.compile``.
+        settings: what else a resumed training must share, by flag.
         sample: called now and then, the averaged weights in place, with the number of steps done.
+
+    Raises:
+        InputError: ``folder`` has a checkpoint of a training with other settings, or cannot be written.
     """
-    device = prior.device
+    own = {
+        "--seed": seed,
+        "--images": images,
+        "--denoiser-lr": lr,
+        "the training set": data.fingerprint(),
+        "the encoder": encoder_fingerprint(prior.vae),
+    }
+    stage = _stage(folder, prior, steps, lr, settings=own | dict(settings or {}), seed=seed, sample=sample)
     cache = LatentCache(folder, data, prior.vae, prior.info.latent_size, prior.info.latent_channels)
-    cameras = data.cameras()
-    stage = _stage(folder, prior, steps, lr, sample)
-    weights = object_weights(data)
-    views = data.rgb.shape[1]
-    last = len(prior.alphas_cumprod)
+    batches = Batches(data, cache, images, seed, prior.num_timesteps)
     if compiled:
         prior.unet.compile(dynamic=False)
-
-    def loss(step: int) -> dict[str, Tensor]:
-        generator = step_generator(seed, step)
-        count, seen = draw_views(images, views, generator)
-        objects = torch.multinomial(weights, count, replacement=True, generator=generator)
-        latents = cache.encoded(objects, seen).to(device)
-        wording = torch.randint(len(data.captions[0]), (count,), generator=generator).tolist()
-        dropped = torch.rand(count, generator=generator) < DROP_CAPTION
-        drawn = zip(objects.tolist(), wording, dropped.tolist(), strict=True)
-        captions = ["" if without else data.captions[item][which] for item, which, without in drawn]
-        noisy = torch.rand(count, generator=generator) < NOISY_SHARE
-        low = torch.where(noisy, NOISY_FROM, 0)
-        t = low + (torch.rand(count, generator=generator) * (last - low)).long()
-        noise = torch.randn(latents.shape, generator=generator).to(device)
-        condition = cameras[objects[:, None].expand_as(seen), seen].to(device)
-        with torch.autocast(device.type, torch.bfloat16):
-            context = prior.encode_prompt(captions)
-            each = prior.prediction_loss(latents, noise, t.to(device), context, condition, reduction="none").mean(1)
-        values = {"loss": each.mean()}
-        with torch.no_grad():
-            for name, low_t, high_t in (
-                ("t<400", 0, 400),
-                ("t<800", 400, 800),
-                ("t<950", 800, 950),
-                ("t>950", 950, last),
-            ):
-                band = (t >= low_t) & (t < high_t)
-                values[name] = each[band.to(device)].mean() if band.any() else values["loss"].detach()
-        return values
-
-    stage.train(loss)
+    with quick_attention(prior.device):
+        stage.train(lambda step: denoising_losses(prior, batches.draw(step)))
     stage.use_average()
+
+
+def denoising_losses(prior: MultiViewPrior, batch: Batch) -> dict[str, Tensor]:
+    """The mean squared error of the UNet's prediction for a batch as "loss", and by bands of timesteps for the log."""
+    device = prior.device
+    with mixed_precision(device):
+        each = prior.prediction_loss(
+            batch.latents.to(device),
+            batch.noise.to(device),
+            batch.t.to(device),
+            batch.condition.context(prior),
+            batch.cameras.to(device),
+            reduction="none",
+        ).mean(1)
+    values = {"loss": each.mean()}
+    for name, low, high in BANDS:
+        band = (batch.t >= low) & (batch.t < high)
+        values[name] = each.detach()[band.to(device)].mean() if band.any() else values["loss"].detach()
+    return values

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from invert3d_ns.training.compute import mixed_precision
 from invert3d_ns.training.judge_data import JudgedViews
-from invert3d_ns.training.loop import Stage, step_generator
+from invert3d_ns.training.loop import Stage, initial_weights, step_generator
 
 if TYPE_CHECKING:
     from invert3d_ns.metrics.judge import Judge
@@ -39,6 +42,7 @@ def train_judge(
     start: Path | None = None,
     seed: int = 0,
     device: str = "cpu",
+    settings: Mapping[str, Any] | None = None,
 ) -> Judge:
     """Train on class, color, pattern, style and azimuth of degraded views; a second call goes on where it stopped.
 
@@ -52,27 +56,44 @@ def train_judge(
         lr: peak learning rate of Muon, a fifth of it is AdamW's; :data:`PEAK`, and :data:`WARM_PEAK` with ``start``.
         start: weights of a finished judge to go on from.
         seed: of weights, batches and degradations.
-        device: where to train; in bfloat16 either way.
+        device: where to train.
+        settings: what else a resumed training must share, by flag.
+
+    Raises:
+        InputError: ``folder`` has a checkpoint of a training with other settings, or cannot be written.
     """
     from invert3d_ns.metrics.judge import KINDS, Judge
 
-    torch.manual_seed(seed)
-    model = Judge() if start is None else Judge.load(start)
+    with initial_weights(seed):
+        model = Judge() if start is None else Judge.load(start)
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     peak = lr or (PEAK if start is None else WARM_PEAK)
-    stage = Stage("judge", folder, model, steps, peak, weight_decay=0.03, muon=True, adam_share=0.2)
+    own = {
+        "--seed": seed,
+        "--start": start and start_digest(start),
+        "the learning rate": peak,
+        "the views a step": batch,
+        "the training set": data.fingerprint(),
+        **(settings or {}),
+    }
+    stage = Stage("judge", folder, model, steps, peak, own, seed, weight_decay=0.03, muon=True, adam_share=0.2)
 
     def loss(step: int) -> dict[str, Tensor]:
         generator = step_generator(seed, step)
         views = torch.randint(len(data), (batch,), generator=generator)
         images = degrade_views(data.images(views), generator).to(device)
         targets = {kind: getattr(data.truth, kind)[views].to(device) for kind in (*KINDS, "azimuths")}
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+        with mixed_precision(device):
             logits = model(images.contiguous(memory_format=torch.channels_last))
         return judge_losses({kind: values.float() for kind, values in logits.items()}, targets)
 
     stage.train(loss)
     return model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+
+
+def start_digest(start: Path) -> str:
+    """What weights to start from are called: the first eight digits of the file's sha256."""
+    return hashlib.sha256(start.read_bytes()).hexdigest()[:8]
 
 
 def judge_losses(logits: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:

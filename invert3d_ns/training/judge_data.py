@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +38,13 @@ class JudgedViews:
 
     def __len__(self) -> int:
         return len(self.rgb)
+
+    def fingerprint(self) -> str:
+        """Eight hexadecimal digits that differ between data sets: over sizes, what is seen and the first view."""
+        digest = hashlib.sha256(json.dumps(self.rgb.shape).encode() + self.rgb[:1].tobytes())
+        for values in (getattr(self.truth, field.name) for field in fields(self.truth)):
+            digest.update(values.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:8]
 
     def images(self, views: Tensor | slice) -> Float[Tensor, "B 3 H W"]:
         """Some views, RGB in [0, 1]."""

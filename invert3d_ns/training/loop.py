@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,10 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from invert3d_ns.base.files import atomic_path
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.random import random_stream
+from invert3d_ns.runs.resume import require_plain
+from invert3d_ns.training.checkpoints import clear_leftovers, read_checkpoint, refuse_other_training, write_checkpoint
 from invert3d_ns.training.muon import Muon, split_parameters
 
 CHECKPOINT_EVERY = 200
@@ -26,6 +29,28 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     repeats a training gets the same ones.
     """
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
+
+
+@contextmanager
+def initial_weights(seed: int) -> Iterator[None]:
+    """Let networks built on the CPU draw their weights from ``seed``; the global generator stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def layers_stream(name: str, seed: int, step: int, device: torch.device) -> Iterator[None]:
+    """Let layers that draw for themselves, as dropout does, draw from a stream of this step alone.
+
+    The global generators are afterwards as they were before.
+    """
+    number = int(torch.randint(2**62, (), generator=random_stream(f"{name} layers", seed, step)))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.random.default_generator.manual_seed(number)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(number)
+        yield
 
 
 def warmup_stable_decay(step: int, steps: int, warmup: int = 100, decay_share: float = 0.35) -> float:
@@ -42,6 +67,9 @@ class Stage:
     """A model, its optimizer and an average of its weights, trained for a number of steps.
 
     The state is kept in ``<folder>/<name>.pt``; a stage whose file says that all steps are done trains nothing.
+
+    Raises:
+        InputError: that file is damaged, or of a training with other settings.
     """
 
     name: str
@@ -49,6 +77,11 @@ class Stage:
     model: nn.Module
     steps: int
     lr: float
+    settings: Mapping[str, Any] | None = None
+    """What a training that is resumed must share with the one that was begun, by the flag that sets it or in words;
+    plain data. None compares nothing, for a stage whose weights are only read."""
+    seed: int = 0
+    """Of what layers draw for themselves."""
     weight_decay: float = 1e-2
     ema_decay: float = 0.998
     decay_share: float = 0.35
@@ -63,6 +96,7 @@ class Stage:
     """Called with the averaged weights in place after every ``sample_every``-th step: sample grids."""
     sample_every: int = 1000
     history: list[dict[str, float]] = field(default_factory=list)
+    """Means of what was logged, each over the steps since the one before."""
 
     def __post_init__(self) -> None:
         from diffusers.training_utils import EMAModel
@@ -76,15 +110,11 @@ class Stage:
             self.optimizers.append(Muon(hidden, lr=self.lr, weight_decay=self.weight_decay))
         self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         self.ema = EMAModel(self._trained(), decay=self.ema_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
-        self.done = 0
+        self.done, self._saved = 0, -1
+        self._sums: dict[str, Tensor] = {}
+        self._summed = 0
         if self.path.exists():
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-            self.model.load_state_dict(state["model"])
-            for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(kept)
-            self.ema.load_state_dict(state["ema"])
-            self.ema.to(next(self.model.parameters()).device)
-            self.done, self.history = state["done"], state["history"]
+            self._load()
 
     @property
     def path(self) -> Path:
@@ -95,17 +125,39 @@ class Stage:
         """Write the checkpoint, or leave the old one as it is.
 
         Raises:
-            InputError: it cannot be written.
+            InputError: it cannot be written, or the training has come to nothing (NaN).
         """
+        self._require_finite()
         state: dict[str, Any] = {
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "ema": self.ema.state_dict(),
             "done": self.done,
             "history": self.history,
+            "sums": self._sums,
+            "summed": self._summed,
+            "settings": require_plain({self.name: self.settings or {}})[self.name],
         }
-        with atomic_path(self.path) as temporary:
-            torch.save(state, temporary)
+        write_checkpoint(state, self.path)
+        self._saved = self.done
+
+    def _load(self) -> None:
+        state = read_checkpoint(self.path)
+        if self.settings is not None:
+            refuse_other_training(self.path, self.settings, saved=state)
+        try:
+            self.model.load_state_dict(state["model"])
+            for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(kept)
+        except (RuntimeError, ValueError) as error:
+            raise InputError(
+                f"{self.path} is of another network than this training's; train in another folder (--out)"
+            ) from error
+        self.ema.load_state_dict(state["ema"])
+        self.ema.to(self.device)
+        self.done, self.history = state["done"], state["history"]
+        self._saved = self.done
+        self._sums, self._summed = state["sums"], state["summed"]
 
     def train(self, loss: Callable[[int], dict[str, Tensor]]) -> None:
         """Train to the last step.
@@ -113,9 +165,12 @@ class Stage:
         Args:
             loss: step -> named values, of which "loss" is minimized and all are logged. It must take its randomness
                 from the step, so that a resumed run sees the batches that an unbroken one sees.
+
+        Raises:
+            InputError: a checkpoint cannot be written, or the training has come to nothing (NaN): the last one stays.
         """
+        clear_leftovers(self.path)
         self.model.train()
-        sums: dict[str, float] = {}
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -125,10 +180,11 @@ class Stage:
         )
         with Progress(*columns) as progress:
             task = progress.add_task(self.name, total=self.steps, completed=self.done)
-            for step in self._remaining():
+            for step in range(self.done, self.steps):
                 factor = warmup_stable_decay(step, self.steps, decay_share=self.decay_share)
-                values = loss(step)
-                values["loss"].backward()
+                with layers_stream(self.name, self.seed, step, self.device):
+                    values = loss(step)
+                    values["loss"].backward()
                 nn.utils.clip_grad_norm_(self._trained(), self.clip)
                 for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
                     for group, peak in zip(optimizer.param_groups, peaks, strict=True):
@@ -136,24 +192,43 @@ class Stage:
                     optimizer.step()
                     optimizer.zero_grad(set_to_none=True)
                 self.ema.step(self._trained())
-                for key, value in values.items():
-                    sums[key] = sums.get(key, 0.0) + float(value.detach()) / self.log_every
-                if (step + 1) % self.log_every == 0:
-                    self.history.append({"step": step + 1, **sums})
-                    line = "  ".join(f"{key} {value:.4f}" for key, value in sums.items())
-                    progress.console.print(f"{self.name} {step + 1}/{self.steps}  {line}", highlight=False)
-                    sums = {}
                 self.done = step + 1
+                self._log(values, progress)
                 if self.done % CHECKPOINT_EVERY == 0:
                     self.save()
                 if self.sample is not None and self.done % self.sample_every == 0:
                     with self.averaged():
                         self.sample(self.model, self.done)
                 progress.update(task, completed=self.done)
-        self.save()
+        if self.done != self._saved:
+            self.save()
 
-    def _remaining(self) -> Iterator[int]:
-        yield from range(self.done, self.steps)
+    def _log(self, values: dict[str, Tensor], progress: Progress) -> None:
+        # Sums stay on the device until they are shown: reading a number waits for everything before it.
+        for key, value in values.items():
+            before = self._sums.get(key)
+            self._sums[key] = value.detach() if before is None else before.to(value.device) + value.detach()
+        self._summed += 1
+        if self.done % self.log_every == 0:
+            self._require_finite()
+            means = {key: float(value) / self._summed for key, value in self._sums.items()}
+            self.history.append({"step": self.done, **means})
+            line = "  ".join(f"{key} {value:.4f}" for key, value in means.items())
+            progress.console.print(f"{self.name} {self.done}/{self.steps}  {line}", highlight=False)
+            self._sums, self._summed = {}, 0
+
+    def _require_finite(self) -> None:
+        if "loss" in self._sums and not self._sums["loss"].isfinite():
+            kept = f"; {self.path} is as it was before" if self.path.exists() else ""
+            raise InputError(
+                f"the {self.name}'s loss is not finite any more, within {self._summed} steps before step {self.done}"
+                f"{kept}; train with a lower learning rate"
+            )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
 
     def _trained(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]

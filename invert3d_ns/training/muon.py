@@ -9,12 +9,15 @@ On the bundled autoencoder it reached in 60 s on one core what AdamW did not rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from invert3d_ns.training.compute import working_dtype
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of x, x^3 and x^5 in the quintic iteration."""
@@ -22,16 +25,19 @@ ITERATIONS = 5
 """Newton-Schulz iterations of each update."""
 
 
-def orthogonalize(matrix: Float[Tensor, "M N"]) -> Float[Tensor, "M N"]:
-    """Approximate the closest semi-orthogonal matrix: singular values in about [0.7, 1.2], in bfloat16 precision."""
+def orthogonalize(matrices: Float[Tensor, "*B M N"]) -> Float[Tensor, "*B M N"]:
+    """Approximate the closest semi-orthogonal matrices: singular values in about [0.7, 1.2].
+
+    In bfloat16 precision, or float32 where bfloat16 is slower; see :func:`.compute.working_dtype`.
+    """
     a, b, c = COEFFICIENTS
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix).bfloat16()
-    x = x / (x.norm() + 1e-7)
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = (matrices.mT if tall else matrices).to(working_dtype(matrices.device))
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(ITERATIONS):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.T if tall else x).to(matrix.dtype)
+    return (x.mT if tall else x).to(matrices.dtype)
 
 
 class Muon(torch.optim.Optimizer):
@@ -54,9 +60,10 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient."""
+        """Update every parameter that has a gradient, those of one shape in one batch of products."""
         for group in self.param_groups:
             lr, momentum = group["lr"], group["momentum"]
+            ahead: dict[Hashable, list[tuple[Tensor, Tensor]]] = defaultdict(list)
             for parameter in group["params"]:
                 gradient = parameter.grad
                 if gradient is None:
@@ -65,10 +72,13 @@ class Muon(torch.optim.Optimizer):
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(gradient)
                 mean = state["momentum"].lerp_(gradient, 1 - momentum)
-                ahead = gradient.lerp(mean, momentum).flatten(1)
-                update = orthogonalize(ahead).reshape(parameter.shape)
-                parameter.mul_(1 - lr * group["weight_decay"])
-                parameter.add_(update, alpha=-lr * 0.2 * max(ahead.shape) ** 0.5)
+                matrix = gradient.lerp(mean, momentum).flatten(1)
+                ahead[matrix.shape, matrix.device, matrix.dtype].append((parameter, matrix))
+            for alike in ahead.values():
+                updates = orthogonalize(torch.stack([matrix for _, matrix in alike]))
+                for (parameter, matrix), update in zip(alike, updates, strict=True):
+                    parameter.mul_(1 - lr * group["weight_decay"])
+                    parameter.add_(update.reshape(parameter.shape), alpha=-lr * 0.2 * max(matrix.shape) ** 0.5)
 
 
 def split_parameters(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:

@@ -10,6 +10,7 @@ import torch
 from rich import print as show
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.prior.checkpoints import load_prior
 from invert3d_ns.prior.info import fingerprint
 from invert3d_ns.scenes.cameras import camera_condition
 from invert3d_ns.training.autoencoder import (
@@ -18,6 +19,7 @@ from invert3d_ns.training.autoencoder import (
     reconstruction_psnr,
     train_autoencoder,
 )
+from invert3d_ns.training.checkpoints import refuse_other_training
 from invert3d_ns.training.denoiser import (
     PEAK,
     WARM_PEAK,
@@ -26,6 +28,7 @@ from invert3d_ns.training.denoiser import (
     load_checkpoint,
     train_denoiser,
 )
+from invert3d_ns.training.loop import initial_weights
 from invert3d_ns.world.data import WorldViews, world_views
 
 if TYPE_CHECKING:
@@ -94,17 +97,27 @@ class Recipe:
             denoiser's latest checkpoint.
 
         Raises:
-            InputError: a stage fell short of its gate, or was asked for what there is not.
+            InputError: a stage fell short of its gate, was asked for what there is not, or began with other settings.
         """
         if self.start is not None and stage in ("autoencoder", "decoder"):
             raise InputError(f"--stage {stage} trains an autoencoder, but --start keeps that of the prior; drop either")
+        start = None if self.start is None else load_prior(self.start, "cpu", torch.float32)
+        self._refuse_other_settings(stage, start)
         data = self.data()
         if stage == "data":
             return None
-        if self.start is not None:
-            return self._denoise(assemble_from_prior(self.start, data, self._settings()), data, stage)
+        flags = self._flags(start)
+        if start is not None:
+            prior = assemble_from_prior(str(self.start), start, data, self._settings())
+            return self._denoise(prior, data, stage, flags["denoiser"])
         vae = train_autoencoder(
-            self.folder, data, self.autoencoder_steps, seed=self.seed, device=self.device, compiled=self.compiled
+            self.folder,
+            data,
+            self.autoencoder_steps,
+            seed=self.seed,
+            device=self.device,
+            compiled=self.compiled,
+            settings=flags["autoencoder"],
         )
         foreground = self._grade("autoencoder", vae)[1]
         if self.gates and foreground < AUTOENCODER_GATE:
@@ -116,14 +129,22 @@ class Recipe:
             return None
         if stage in ("all", "decoder"):
             finish_decoder(
-                self.folder, vae, data, self.decoder_steps, seed=self.seed, device=self.device, compiled=self.compiled
+                self.folder,
+                vae,
+                data,
+                self.decoder_steps,
+                seed=self.seed,
+                device=self.device,
+                compiled=self.compiled,
+                settings=flags["decoder"],
             )
         if stage == "decoder":
             self._grade("finished decoder", vae)
             return None
-        torch.manual_seed(self.seed)
         made = {"autoencoder_steps": self.autoencoder_steps, "decoder_steps": self.decoder_steps}
-        prior = self._denoise(assemble_prior(self.folder, vae, data, self._settings() | made), data, stage)
+        with initial_weights(self.seed):
+            prior = assemble_prior(self.folder, vae, data, self._settings() | made)
+        prior = self._denoise(prior, data, stage, flags["denoiser"])
         load_finished_decoder(self.folder, prior.vae)
         return prior
 
@@ -131,6 +152,48 @@ class Recipe:
     def peak(self) -> float:
         """Peak learning rate of the denoiser."""
         return self.denoiser_lr or (PEAK if self.start is None else WARM_PEAK)
+
+    def _flags(self, start: MultiViewPrior | None) -> dict[str, dict[str, Any]]:
+        """For each stage, the flags that a training which is resumed must share; of a start only the content counts."""
+        common = {"--seed": self.seed, "--objects": self.objects}
+        usual = PEAK if start is None else WARM_PEAK
+        steps = {"--autoencoder-steps": self.autoencoder_steps if start is None else None}
+        content = start and f"{start.info.fingerprint[:8]} (autoencoder {fingerprint([start.vae])[:8]})"
+        return {
+            "autoencoder": common,
+            "decoder": common | steps,
+            "denoiser": common
+            | steps
+            | {
+                "--start": content,
+                "--images": self.images,
+                "--denoiser-lr": None if self.peak == usual else self.peak,
+            },
+        }
+
+    def _refuse_other_settings(self, stage: StageName, start: MultiViewPrior | None) -> None:
+        """Compare every stage that has begun, before any work.
+
+        What is not trained now may have other settings of its own, but not another autoencoder under it.
+        """
+        trained: dict[StageName, tuple[str, ...]] = {
+            "all": ("autoencoder", "decoder", "denoiser"),
+            "data": (),
+            "autoencoder": ("autoencoder",),
+            "decoder": ("autoencoder", "decoder"),
+            "denoiser": ("autoencoder", "denoiser"),
+            "export": ("autoencoder", "denoiser"),
+        }
+        if stage == "data":
+            return
+        shared = {"--seed", "--objects", "--autoencoder-steps"}
+        for name, flags in self._flags(start).items():
+            now, steps = flags, getattr(self, f"{name}_steps")
+            if name not in trained[stage]:
+                now, steps = {flag: value for flag, value in flags.items() if flag in shared}, None
+            if start is None or name == "denoiser":
+                path = self.folder / f"{name}.pt"
+                refuse_other_training(path, now, steps=None if stage == "export" else steps)
 
     def _settings(self) -> dict[str, Any]:
         # A folder's name says nothing to others; ``started_from`` says which prior it was.
@@ -146,7 +209,9 @@ class Recipe:
             "command": f"invert3d train prior{start}",
         }
 
-    def _denoise(self, prior: MultiViewPrior, data: WorldViews, stage: StageName) -> MultiViewPrior:
+    def _denoise(
+        self, prior: MultiViewPrior, data: WorldViews, stage: StageName, flags: dict[str, Any]
+    ) -> MultiViewPrior:
         prior = prior.to(self.device)
         psnr = self._grade("autoencoder that the denoiser is shown with", prior.vae)
         training = prior.info.training | {"psnr": round(psnr[0], 2), "psnr_foreground": round(psnr[1], 2)}
@@ -162,6 +227,7 @@ class Recipe:
                 lr=self.peak,
                 seed=self.seed,
                 compiled=self.compiled,
+                settings=flags,
                 sample=lambda done: sample_grid(prior, self.folder / "samples" / f"{done:06d}.png"),
             )
         prior.info = replace(prior.info, fingerprint=fingerprint([prior.unet, prior.text_encoder]), training=training)

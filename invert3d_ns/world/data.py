@@ -5,6 +5,7 @@ Their random streams are numpy's and torch's own of a plain seed, and stay so: t
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -17,12 +18,14 @@ from jaxtyping import Bool, Float, Int, UInt8
 from rich.progress import track
 from torch import Tensor
 
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.files import atomic_path
 from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world, random_orbit
 from invert3d_ns.world.captions import full_description, varied_caption
 from invert3d_ns.world.objects import WorldObject, sample_object
 from invert3d_ns.world.rendering import render_objects
 from invert3d_ns.world.shapes import CLASSES
+from invert3d_ns.world.stores import open_store
 from invert3d_ns.world.styles import apply_styles, style_coverage
 from invert3d_ns.world.vocabulary import COLORS, PATTERNS, STYLES
 
@@ -65,6 +68,13 @@ class WorldViews:
     def cameras(self) -> Float[Tensor, "O F 16"]:
         """MVDream's camera vectors."""
         return camera_condition(self.azimuths, self.elevations)
+
+    def fingerprint(self) -> str:
+        """Eight hexadecimal digits that differ between data sets: over words, cameras, sizes and the first views."""
+        digest = hashlib.sha256(json.dumps([self.rgb.shape, self.captions, self.descriptions]).encode())
+        for values in (self.azimuths, self.elevations, torch.from_numpy(np.array(self.rgb[:1]))):
+            digest.update(values.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:8]
 
     def images(self, objects: Tensor | slice | list[int]) -> Float[Tensor, "B F 3 H W"]:
         """Views of some objects, RGB in [0, 1]."""
@@ -125,7 +135,7 @@ def world_views(
             for key, values in json.loads(chunk.read_text()).items():
                 table.setdefault(key, []).extend(values)
         for kind, shape in (("rgb", (count, views, size, size, 3)), ("alpha", (count, views, size, size))):
-            store = np.lib.format.open_memmap(folder / f"{stem}.{kind}.npy", "w+", np.uint8, shape)
+            store, _ = open_store(folder / f"{stem}.{kind}.npy", np.uint8, shape)
             for index, chunk in enumerate(chunks):
                 with np.load(chunk.with_suffix(".npz")) as arrays:
                     store[index * CHUNK : (index + 1) * CHUNK] = arrays[kind]
@@ -139,8 +149,8 @@ def world_views(
         for key, names in (("classes", CLASSES), ("colors", COLORS), ("patterns", PATTERNS), ("styles", STYLES))
     }
     return WorldViews(
-        np.load(folder / f"{stem}.rgb.npy", mmap_mode="r"),
-        np.load(folder / f"{stem}.alpha.npy", mmap_mode="r"),
+        _read_store(folder / f"{stem}.rgb.npy", done),
+        _read_store(folder / f"{stem}.alpha.npy", done),
         torch.tensor(table["azimuths"]),
         torch.tensor(table["elevations"]),
         table["captions"],
@@ -148,6 +158,13 @@ def world_views(
         upright=torch.tensor(table["upright"]),
         **index,
     )
+
+
+def _read_store(path: Path, done: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path} is missing or damaged; delete {done} to render these views again") from error
 
 
 def _render_chunks(folder: Path, count: int, seed: int, size: int, views: int, split: str, plain: bool) -> None:
@@ -159,7 +176,8 @@ def _render_chunks(folder: Path, count: int, seed: int, size: int, views: int, s
         rng = np.random.default_rng([seed, index])
         objects = [sample_object(rng, split=split, plain=plain) for _ in range(min(CHUNK, count - start))]
         rgb, alpha, azimuths, elevations = render_on_orbits(objects, seed * 1_000_003 + index, size, views)
-        np.savez(path.with_suffix(".npz"), rgb=rgb, alpha=alpha)
+        with atomic_path(path.with_suffix(".npz")) as temporary:
+            np.savez(temporary, rgb=rgb, alpha=alpha)
         table = {
             "captions": [[varied_caption(o, rng) for _ in range(WORDINGS)] for o in objects],
             "descriptions": [full_description(o) for o in objects],

@@ -21,7 +21,7 @@ class SeededReport(ReportOptions):
     """One run each; of a quick one the first alone."""
 
     def check_report(self) -> None:
-        """Refuse seeds and folders that no report can be made with, before anything is measured.
+        """Refuse numbers and folders that no report can be made with, before anything is measured.
 
         Raises:
             InputError: there is no seed, or the folder cannot be written to.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from invert3d_ns.world.attributes import attribute_labels, attribute_prompts
 from invert3d_ns.world.data import WorldViews, world_views
 from invert3d_ns.world.vocabulary import STYLES
 
-pytestmark = pytest.mark.usefixtures("small_clip")
+pytestmark = pytest.mark.usefixtures("small_networks")
 
 
 @pytest.fixture(scope="module")
@@ -63,22 +62,3 @@ def test_training_lowers_the_loss(data: WorldViews, tmp_path: Path) -> None:
     # Nothing is left to train, and the result is the same.
     again = training.train_clip(tmp_path, data, 24, batch=12, lr=3e-3)
     torch.testing.assert_close(again.encode_text(["a red chair"]), made.encode_text(["a red chair"]))
-
-
-def test_a_resumed_training_equals_an_unbroken_one(data: WorldViews, tmp_path: Path, monkeypatch) -> None:
-    shutil.copytree(_vocabulary(tmp_path / "source", data), tmp_path / "a")
-    shutil.copytree(tmp_path / "source", tmp_path / "b")
-    whole = training.train_clip(tmp_path / "a", data, 6, batch=6)
-    kept = training.Stage._remaining
-    monkeypatch.setattr(training.Stage, "_remaining", lambda self: (step for step in kept(self) if step < 3))
-    training.train_clip(tmp_path / "b", data, 6, batch=6)
-    monkeypatch.setattr(training.Stage, "_remaining", kept)
-    assert torch.load(tmp_path / "b" / "clip.pt", weights_only=True)["done"] == 3
-    broken = training.train_clip(tmp_path / "b", data, 6, batch=6)
-    for (name, mine), theirs in zip(whole.model.state_dict().items(), broken.model.state_dict().values(), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=0, atol=0, msg=name)
-
-
-def _vocabulary(folder: Path, data: WorldViews) -> Path:
-    training.build_clip(folder, training.CaptionBatches(data).texts)
-    return folder
