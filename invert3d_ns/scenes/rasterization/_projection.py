@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -111,15 +111,47 @@ def project(
     return Projection(radii, means2d, depths, conics, compensations)
 
 
+@torch.no_grad()
+def finite_rows(projection: Projection, *others: Float[Tensor, "N *X"]) -> Bool[Tensor, " N"] | None:
+    """Which Gaussians are numbers, on every image plane and in every other tensor; None where all are.
+
+    Sums tell that at a fraction of the cost of looking at each number.
+    """
+    planes = (projection.means2d, projection.depths, projection.conics, projection.compensations)
+    tensors = [plane.transpose(0, 1) for plane in planes if plane is not None] + list(others)
+    if len(tensors[0]) == 0 or bool(torch.stack([tensor.sum() for tensor in tensors]).isfinite().all()):
+        return None
+    rows = torch.stack([tensor.isfinite().reshape(len(tensor), -1).all(dim=1) for tensor in tensors]).all(dim=0)
+    return None if rows.all() else rows
+
+
+def keep_rows(tensor: Tensor, rows: Bool[Tensor, " N"], other: float, dim: int = 0) -> Tensor:
+    """A tensor with another number in all rows (of dimension ``dim``) but some; no gradient reaches those."""
+    return torch.where(rows.view(-1, *[1] * (tensor.dim() - dim - 1)), tensor, other)
+
+
 def evaluate_sh(
     degree: int,
     means: Float[Tensor, "N 3"],
     coefficients: Float[Tensor, "*N B 3"],
     viewmats: Float[Tensor, "C 4 4"],
+    *,
+    visible: Bool[Tensor, "C N"],
 ) -> Float[Tensor, "C N 3"]:
-    """Colors seen from C cameras: spherical harmonics of the viewing direction up to ``degree``, + 0.5, not below 0."""
+    """Colors seen from C cameras: spherical harmonics of the viewing direction up to ``degree``, + 0.5, not below 0.
+
+    They are evaluated only where ``visible``; other colors are 0.
+    """
     rotation, translation = viewmats[:, :3, :3], viewmats[:, :3, 3:]
     positions = -(rotation.transpose(-1, -2) @ translation)[..., 0]
-    directions = means[None] - positions[:, None]
-    coefficients = coefficients.expand(len(viewmats), -1, -1, -1)
-    return (evaluate_harmonics(degree, directions, coefficients) + 0.5).clamp_min(0.0)
+    if visible.all():
+        directions = means[None] - positions[:, None]
+        coefficients = coefficients.expand(*visible.shape, -1, -1)
+        return (evaluate_harmonics(degree, directions, coefficients) + 0.5).clamp_min(0.0)
+    cameras, ids = torch.where(visible)
+    directions = means.index_select(0, ids) - positions.index_select(0, cameras)
+    if coefficients.dim() == 4:
+        coefficients, ids = coefficients.flatten(0, 1), torch.where(visible.flatten())[0]
+    colors = (evaluate_harmonics(degree, directions, coefficients.index_select(0, ids)) + 0.5).clamp_min(0.0)
+    nothing = colors.new_zeros(visible.numel(), 3)
+    return nothing.index_copy(0, torch.where(visible.flatten())[0], colors).unflatten(0, visible.shape)
