@@ -112,8 +112,8 @@ def project(
 
 
 @torch.no_grad()
-def finite_rows(projection: Projection, *others: Float[Tensor, "N *X"]) -> Bool[Tensor, " N"] | None:
-    """Which Gaussians are numbers, on every image plane and in every other tensor; None where all are.
+def finite_rows(projection: Projection, *others: Tensor) -> Bool[Tensor, " N"] | None:
+    """Which Gaussians are numbers, on every image plane and in every other tensor [N, ...]; None where all are.
 
     Sums tell that at a fraction of the cost of looking at each number.
     """
