@@ -35,6 +35,7 @@ from invert3d_ns.prior.settings import PriorOptions
 from invert3d_ns.runs.phase import Phase
 from invert3d_ns.runs.pipeline import PhasedPipeline, PhasedPipelineConfig, RunObserver
 from invert3d_ns.runs.splat_fit import SplatFit
+from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.scenes.runs import is_run
 from invert3d_ns.words.bank import check_size
 from invert3d_ns.words.cti import TOKEN, CameraTextInversion
@@ -259,6 +260,12 @@ class InversionPipeline(EditableScene, PhasedPipeline):
         """
         if self.config.embedding is not None and not self.edits:
             check_same_object(self.inversion_of_prior().prior, self.embedding(), self.splats())
+
+    def splats(self) -> SplatCloud:
+        """A copy of the object's splats, in the object frame, as the steps taken so far left them."""
+        if self.current is not None:
+            self.current.settle()
+        return super().splats()
 
     def generate(
         self, cameras: Float[Tensor, "B F 16"], prompt: str = TOKEN, *, steps: int | None = None, seed: int = 0

@@ -339,6 +339,8 @@ class PhasedTrainer(RunServices):
             InputError: there is no space, or no permission, to write it.
         """
         phase, optimizers = self.pipeline.phases[self._index], self.optimizers
+        with self.train_lock:
+            phase.settle()
         state = {
             "step": step,
             "pipeline": self.pipeline.state_dict(),
