@@ -39,6 +39,7 @@ from invert3d_ns.runs.report import print_lines, print_next
 from invert3d_ns.runs.resume import Settings, refuse_other_settings, require_plain, scene_fingerprint
 from invert3d_ns.runs.services import RunServices
 from invert3d_ns.runs.splat_fit import OPTIMIZERS
+from invert3d_ns.runs.turntable import write_turn
 from invert3d_ns.scenes.assets import scene_name
 
 _new_folders: set[Path] = set()
@@ -255,6 +256,7 @@ class PhasedTrainer(RunServices):
             if self.step >= self._start_step:
                 self.save_checkpoint(self.step)
             commands = phase.finish(self)
+        write_turn(self.base_dir, self.pipeline.model.cloud().to(self.pipeline.device))
         print_next(commands)
         return True
 

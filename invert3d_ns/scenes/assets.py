@@ -43,7 +43,7 @@ class SceneDataParserConfig(DataParserConfig):
     num_train_views: int = 24
     """Number of orbit cameras that splats are seen by in training."""
     num_eval_views: int = 8
-    """Number of held-out orbit cameras of splats, between the ones for training."""
+    """Number of held-out orbit cameras of splats, in the order of a flight around the object."""
     masks_are_objects: bool = True
     """Masks in a folder cut out the object, as alpha does. Otherwise masked pixels are only ignored, as nerfstudio
     does."""
@@ -131,7 +131,7 @@ class SceneDataParser(DataParser):
     def _from_splats(
         self, name: str, cloud: SplatCloud, transform: Float[Tensor, "4 4"], split: str
     ) -> DataparserOutputs:
-        from invert3d_ns.scenes.posed_images import spread_orbit
+        from invert3d_ns.scenes.posed_images import rising_orbit, spread_orbit
 
         if self.config.front:
             to_front = rotation_about_z(-self.config.front)
@@ -141,7 +141,7 @@ class SceneDataParser(DataParser):
             raise InputError(
                 "splats need at least 1 training and 1 evaluation view; raise num-train-views, num-eval-views"
             )
-        azimuths, elevations = spread_orbit(count, offset=0.0 if split == "train" else 0.5)
+        azimuths, elevations = spread_orbit(count) if split == "train" else rising_orbit(count)
         scale = float(torch.linalg.det(transform[:3, :3]).pow(1 / 3))
         unscaled = torch.cat([transform[:3, :3] / scale, transform[:3, 3:] / scale], dim=-1)
         return DataparserOutputs(

@@ -34,7 +34,7 @@ def _dot(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> Tensor:
     return torch.addcmul(torch.addcmul(a[0] * b[0], a[1], b[1]), a[2], b[2])
 
 
-def _scaled_axes(quats: Float[Tensor, "N 4"], scales: Float[Tensor, "N 3"]) -> list[tuple[Tensor, Tensor, Tensor]]:
+def scaled_axes(quats: Float[Tensor, "N 4"], scales: Float[Tensor, "N 3"]) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Columns of R diag(scales): the covariance is the sum of their outer products."""
     w, x, y, z = F.normalize(quats, dim=-1).t().contiguous().unbind(0)
     sx, sy, sz = scales.t().contiguous().unbind(0)
@@ -86,7 +86,7 @@ def project(
     r = viewmats[:, :3, :3, None].unbind(1)  # rows, [C, 3, 1]
     row_x = tuple(torch.addcmul(r[0][:, i], tx, r[2][:, i], value=-1) for i in range(3))
     row_y = tuple(torch.addcmul(r[1][:, i], ty, r[2][:, i], value=-1) for i in range(3))
-    axes = _scaled_axes(quats, scales)
+    axes = scaled_axes(quats, scales)
     u = tuple(_dot(row_x, axis) for axis in axes)
     v = tuple(_dot(row_y, axis) for axis in axes)
     zx, zy = fx * rz, fy * rz
