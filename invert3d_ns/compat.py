@@ -118,10 +118,10 @@ def allow_spiral_for_full_images() -> None:
 def level_spirals(render: Any) -> None:
     """Let ``ns-render spiral`` keep the horizon level and the object in the middle.
 
-    Nerfstudio hands the camera's backward axis, which is in the world's frame, to its camera-frame spiral as what is up
-    there: right only for cameras that look along -y. And it aims at a point as many world units away as the focal length
-    has pixels, so that the object drifts out of the frame. Here it is given the camera turned to look along -y, with its
-    distance from the object for a focal length, and what it makes of that is turned back.
+    Nerfstudio hands the camera's backward axis, which is in the world's frame, to its camera-frame spiral as what is
+    up there: right only for cameras that look along -y. And it aims at a point as many world units away as the focal
+    length has pixels, so that the object drifts out of the frame. Here it is given the camera turned to look along -y,
+    with its distance from the object for a focal length, and what it makes of that is turned back.
 
     Args:
         render: the module of the command.

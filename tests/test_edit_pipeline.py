@@ -77,8 +77,8 @@ def test_an_edit_leaves_splats_edits_picture_and_figures(run, edited):
 
 def test_only_the_files_of_an_edit_are_left(edited):
     names = sorted(path.name for path in edited.iterdir() if not path.name.startswith("events.out"))
-    files = "camera_path.json config.yml dataparser_transforms.json edited.png edits.json embedding.safetensors metrics.json"
-    assert names == [*files.split(), "nerfstudio_models"]
+    files = "camera_path.json config.yml dataparser_transforms.json edited.png edits.json embedding.safetensors"
+    assert names == [*files.split(), "metrics.json", "nerfstudio_models"]
     assert [path.name for path in (edited / "nerfstudio_models").iterdir()] == [f"step-{EDIT_STEPS - 1:09d}.ckpt"]
 
 

@@ -142,7 +142,7 @@ def test_command_writes_a_folder_of_pictures_with_the_object_in_the_middle(tmp_p
         (["--seconds", "nan"], "--seconds is nan; give a number between 0 and 600"),
         (["--size", "4"], "--size is 4; give 16 to 4096"),
         (["--elevation", "90"], "--elevation is 90; give a number between -90 and 90"),
-        (["--out", "a.avi"], "cannot write a.avi: give a name that ends in .mp4, .webm, .gif"),
+        (["--out", "a.avi"], "cannot write a.avi; give a name that ends in .mp4, .webm, .gif"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_drawn(flags, says, tmp_path, monkeypatch, capsys):

@@ -84,7 +84,7 @@ def check_video_name(path: Path | str) -> None:
     path = Path(path)
     if path.suffix and path.suffix.lower() not in VIDEO_FORMATS:
         known = ", ".join(VIDEO_FORMATS)
-        raise InputError(f"cannot write {path}: give a name that ends in {known}, or one without ending: a folder of PNGs")
+        raise InputError(f"cannot write {path}; give a name that ends in {known}, or a folder for PNG files")
     if not path.suffix and path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{path} exists already; choose another folder or remove it first")
 

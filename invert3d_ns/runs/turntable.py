@@ -1,4 +1,4 @@
-"""What every run leaves of how its scene looks: a camera path for ``ns-render``, and a small video where that is quick."""
+"""What every run leaves of how its scene looks: a camera path for ``ns-render``, and a small video if that is quick."""
 
 from __future__ import annotations
 
