@@ -24,12 +24,12 @@ class MakeTurntable(Turntable):
     """Write a video of a level turn around the splats of a run, or of a file, in which all of the object is seen."""
 
     source: tyro.conf.Positional[Path]
-    """A run: its folder or config.yml. Or a .ply file of Gaussian splats."""
+    """What goes round: the splats of a run (its folder or config.yml) or of a .ply file."""
     out: Path | None = None
     """The video (.mp4, .webm, .gif), or a folder for PNG files if the name has no ending. Default: turntable.mp4 in the
     run's folder; of a .ply file, <its name>_turntable.mp4 in the current folder."""
     up: Literal["auto"] | UpAxis = "auto"
-    """The axis that points up in a .ply file. auto: what the file says, else y."""
+    """Which axis of a .ply file points up. Left at auto, it is what the file's header says, or else y."""
 
     def run(self) -> int:
         """Draw the frames, write them, and say where they are."""
