@@ -23,12 +23,14 @@ from invert3d_ns.commands.export import ExportSplats
 from invert3d_ns.commands.image import InvertImages
 from invert3d_ns.commands.prior import Prior
 from invert3d_ns.commands.train import Train
+from invert3d_ns.commands.turntable import MakeTurntable
 from invert3d_ns.commands.views import GenerateViews
 
 _TABLE: dict[str, Any] = {
     "views": GenerateViews,
     "edit": EditViews,
     "image": InvertImages,
+    "turntable": MakeTurntable,
     "export": ExportSplats,
     "prior": Prior,
     "train": Train,

@@ -118,6 +118,41 @@ def allow_spiral_for_full_images() -> None:
     from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager
 
     render.RandomCamerasDataManager = (render.RandomCamerasDataManager, FullImageDatamanager)
+    level_spirals(render)
+
+
+def level_spirals(render: Any) -> None:
+    """Let ``ns-render spiral`` keep the horizon level and the object in the middle.
+
+    Nerfstudio hands the camera's backward axis, which is in the world's frame, to its camera-frame spiral as what is
+    up there: right only for cameras that look along -y. And it aims at a point as many world units away as the focal
+    length has pixels, so that the object drifts out of the frame. Here it is given the camera turned to look along -y,
+    with its distance from the object for a focal length, and what it makes of that is turned back.
+
+    Args:
+        render: the module of the command.
+    """
+    original = render.get_spiral_path
+    if getattr(original, "_invert3d", False):
+        return
+
+    @functools.wraps(original)
+    def get_spiral_path(camera: Any, *args: Any, **kwargs: Any) -> Any:
+        pose = camera.camera_to_worlds[0].float()
+        angle = torch.atan2(pose[0, 2], pose[1, 2])
+        turn = torch.eye(3).to(pose)
+        turn[0, 0] = turn[1, 1] = angle.cos()
+        turn[0, 1], turn[1, 0] = -angle.sin(), angle.sin()
+        turned = camera[:]
+        turned.camera_to_worlds = (turn @ pose)[None]
+        turned.fx = turned.fy = pose[:, 3].norm().expand(1, 1)
+        path = original(turned, *args, **kwargs)
+        path.camera_to_worlds = turn.T @ path.camera_to_worlds
+        path.fx, path.fy = (focal[:1].expand_as(path.fx).clone() for focal in (camera.fx, camera.fy))
+        return path
+
+    get_spiral_path._invert3d = True  # type: ignore[attr-defined]
+    render.get_spiral_path = get_spiral_path
 
 
 def wrap_function(module_name: str, name: str, wrap: Callable[[Any], Any]) -> None:

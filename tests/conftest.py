@@ -23,6 +23,14 @@ def shared_dir() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_videos_of_runs():
+    """Runs end without a video, which takes a second; tests of turntables ask for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("invert3d_ns.runs.turntable.MOST_SPLATS", 0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_prior(tmp_path_factory: pytest.TempPathFactory):
     """A tiny random prior that predicts noise. Read-only: it is shared by the session."""

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import threading
+from contextlib import nullcontext
+
 import pytest
 import torch
+from runs import QuietRun, tiny_config
 from synthetic import make_cloud
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.prior.checkpoints import save_prior
 from invert3d_ns.scenes.cameras import ELEVATION_RANGE, camera_condition
 from invert3d_ns.scenes.normalization import to_object_frame
+from invert3d_ns.scenes.ply import write_splats
 from invert3d_ns.scenes.rendering import render_rgba
 from invert3d_ns.words.bank import (
     HELD_OUT_MARGIN,
@@ -141,3 +147,22 @@ def test_more_held_out_groups_than_the_band_has_room_for_end():
     assert len(training_orbits(64, held_out_orbits(MOST_HELD_OUT))[0]) == 64
     with pytest.raises(InputError, match="leave too few orbits"):
         training_orbits(1, held_out_orbits(3000))
+
+
+def test_viewers_may_look_at_the_scene_while_its_bank_is_made(tiny_v_prior, tmp_path):
+    save_prior(tiny_v_prior, tmp_path / "prior", dtype=torch.float32)
+    write_splats(tmp_path / "ball.ply", make_cloud(50))
+    config = tiny_config(tmp_path / "ball.ply", tmp_path / "prior", tmp_path)
+    config.pipeline.datamanager.data = config.data
+    pipeline = config.pipeline.setup(device="cpu", test_mode="inference")
+    (words,) = pipeline.prepare(seed=0)
+    run, free, lock = QuietRun(), [], threading.Lock()
+    run.lock = lock  # type: ignore[assignment]
+
+    def look(done: int, total: int) -> None:
+        free.append(lock.acquire(blocking=False))
+        lock.release()
+
+    run.progress = lambda title: nullcontext(look)  # type: ignore[method-assign]
+    words.begin(run, None)  # type: ignore[arg-type]
+    assert free == [True] * 5 and not lock.locked()

@@ -20,6 +20,8 @@ from invert3d_ns.editing.change import HARDLY
 from invert3d_ns.editing.edit import Edit, Region, load_edits, save_edits
 from invert3d_ns.editing.scene_edit_config import SceneEditConfig
 from invert3d_ns.editing.sources import read_scene
+from invert3d_ns.live.editable_scene import EditableScene
+from invert3d_ns.methods.edit_phase import EditPhase
 from invert3d_ns.methods.invert3d import InversionPipeline
 from invert3d_ns.runs import services
 from invert3d_ns.runs import trainer as module
@@ -78,8 +80,8 @@ def test_an_edit_leaves_splats_edits_picture_and_figures(run, edited):
 
 def test_only_the_files_of_an_edit_are_left(edited):
     names = sorted(path.name for path in edited.iterdir() if not path.name.startswith("events.out"))
-    files = "config.yml dataparser_transforms.json edited.png edits.json embedding.safetensors metrics.json"
-    assert names == [*files.split(), "nerfstudio_models"]
+    files = "camera_path.json config.yml dataparser_transforms.json edited.png edits.json embedding.safetensors"
+    assert names == [*files.split(), "metrics.json", "nerfstudio_models"]
     assert [path.name for path in (edited / "nerfstudio_models").iterdir()] == [f"step-{EDIT_STEPS - 1:09d}.ckpt"]
 
 
@@ -96,6 +98,30 @@ def test_an_edit_of_an_edited_run_comes_on_top(edited, tmp_path):
     assert differs(read_run(edited), read_run(folder)).any()
     figures = json.loads((folder / "metrics.json").read_text())["edit"]
     assert len(figures["edits"]) == 2 and figures["new"] == 1
+
+
+def test_steps_copy_no_splats_and_checkpoints_and_snapshots_have_them(run, edited, tmp_path, monkeypatch):
+    written, seen = [], []
+
+    class Watched(EditPhase):
+        def observe(self, run, index):
+            super().observe(run, index)
+            if index == 1:
+                seen.extend([self.pipeline.splats(), self.sequence.cloud()])
+
+    def set_splats(pipeline, cloud):
+        written.append(pipeline.current.sequence.done)
+        EditableScene.set_splats(pipeline, cloud)
+
+    monkeypatch.setattr(InversionPipeline, "set_splats", set_splats)
+    assert not differs(read_run(edited), read_run(train(edit(run, tmp_path / "all", prompt=BLUE)))).any()
+    assert written == [EDIT_STEPS]
+
+    monkeypatch.setattr("invert3d_ns.methods.invert3d.EditPhase", Watched)
+    stopped = train(edit(run, tmp_path / "stopped", prompt=BLUE, max_num_iterations=3))
+    assert written == [EDIT_STEPS, 2, 3], "looked at after the second step, saved after the third"
+    assert not differs(*seen).any() and differs(read_run(run), seen[0]).any()
+    assert differs(seen[0], read_run(stopped)).any()
 
 
 def test_one_run_fits_inverts_and_edits(material, tmp_path):

@@ -94,6 +94,27 @@ def test_render_camera_path_shows_the_object_on_white(config_path, tmp_path):
     assert (image[0, 0] == 255).all() and (image[20, 20] < 250).any()
 
 
+def test_render_camera_path_reads_the_turntable_that_each_run_leaves(config_path, tmp_path):
+    from nerfstudio.scripts.render import RenderCameraPath
+
+    path = json.loads((config_path.parent / "camera_path.json").read_text())
+    assert len(path["camera_path"]) == 144
+    path |= {"camera_path": path["camera_path"][::36], "render_height": 64, "render_width": 64}
+    (tmp_path / "path.json").write_text(json.dumps(path))
+    RenderCameraPath(
+        config_path,
+        tmp_path / "out",
+        image_format="png",
+        output_format="images",
+        camera_path_filename=tmp_path / "path.json",
+    ).main()
+    pictures = [np.asarray(Image.open(file)) for file in sorted((tmp_path / "out").iterdir())]
+    assert len(pictures) == 4
+    for picture in pictures:
+        edges = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+        assert edges.min() > 245 and picture[24:40, 24:40].min() < 200
+
+
 def test_render_dataset_writes_truth_and_rendering_of_every_camera(config_path, tmp_path):
     from nerfstudio.scripts.render import DatasetRender
 

@@ -11,7 +11,7 @@ import torch
 from rasterization_scenes import needs_kernel, orbit, to, world_scene
 
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.scenes.rasterization import _compiled, _dispatch, rasterization
+from invert3d_ns.scenes.rasterization import _compiled, _dispatch, _projection, evaluate_harmonics, rasterization
 from invert3d_ns.scenes.rasterization._projection import project
 
 
@@ -117,6 +117,36 @@ def test_nothing_to_draw_and_gaussians_in_the_camera_plane(backend):
     image, *_ = rasterization(**mixed, **cameras, backend=backend, absgrad=True, packed=False)
     image.sum().backward()
     assert image.any() and all(leaf.grad is not None and leaf.grad.isfinite().all() for leaf in mixed.values())
+
+
+@pytest.mark.parametrize("of_each_camera", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_harmonics_are_evaluated_where_gaussians_are_visible(of_each_camera, packed, monkeypatch):
+    scene, cameras = to(world_scene(count=80, sh_bases=4), torch.float64), to(orbit(3, 20, 14), torch.float64)
+    scene["means"] = (2 * scene["means"]).detach().requires_grad_()
+    if of_each_camera:
+        g = torch.Generator().manual_seed(2)
+        scene["colors"] = torch.rand(3, 80, 4, 3, generator=g, dtype=torch.float64).requires_grad_()
+    counts = []
+
+    def evaluate(degree, directions, coefficients):
+        counts.append(directions.shape[:-1].numel())
+        return evaluate_harmonics(degree, directions, coefficients)
+
+    monkeypatch.setattr(_projection, "evaluate_harmonics", evaluate)
+    image, _, meta = rasterization(**scene, **cameras, sh_degree=1, packed=packed)
+    visible = int((meta["radii"] > 0).sum())
+    assert counts == [visible] and 20 < visible < 220
+
+    rotations, translations = cameras["viewmats"][:, :3].split([3, 1], dim=-1)
+    positions = -(rotations.mT @ translations)[..., 0]
+    colors = evaluate_harmonics(1, scene["means"] - positions[:, None], scene["colors"].expand(3, -1, -1, -1)) + 0.5
+    expected, *_ = rasterization(**{**scene, "colors": colors.clamp_min(0)}, **cameras, packed=packed)
+    torch.testing.assert_close(image, expected)
+    leaves = [scene["means"], scene["colors"], cameras["viewmats"]]
+    results = [torch.autograd.grad(picture.square().sum(), leaves) for picture in (image, expected)]
+    for actual, reference in zip(*results, strict=True):
+        torch.testing.assert_close(actual, reference)
 
 
 @pytest.mark.parametrize("backend", ["torch", pytest.param("kernel", marks=needs_kernel)])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -64,6 +66,54 @@ def test_kernel_does_not_depend_on_threads_or_on_gradients_being_asked_for():
     arguments = [scene[name] for name in (*NAMES, "radii", "depths")]
     image, _ = _compiled.composite(*arguments, offsets=[0, 300, 600], width=70, height=50)
     assert torch.equal(image, alone["image"])
+
+
+@needs_kernel
+@pytest.mark.parametrize("threads", [1, 3])
+def test_tiles_a_few_at_a_time_give_the_same_gradients(threads, monkeypatch):
+    scene = flat_scene(2, 300, 3, 70, 50)
+    mask = torch.ones(2, 50, 70, 1)
+    at_once = values_and_gradients(_compiled.composite, scene, mask, torch.float32)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        for budget in (1, 5_000):
+            monkeypatch.setattr(_compiled, "BACKWARD_BYTES", budget)
+            in_turn = values_and_gradients(_compiled.composite, scene, mask, torch.float32)
+            assert all(torch.equal(at_once[name], in_turn[name]) for name in at_once)
+    finally:
+        torch.set_num_threads(before)
+
+
+_GROWTH = """
+import resource, sys, torch
+from invert3d_ns.scenes.rasterization import _compiled
+
+def grown(opacity, count, size):
+    shape = 1, count
+    arguments = [torch.full((*shape, 2), size / 2), torch.tensor([1e-6, 0.0, 1e-6]).expand(*shape, 3),
+                 torch.rand(*shape, 3), torch.full(shape, opacity, requires_grad=True),
+                 torch.full(shape, 4 * size, dtype=torch.int32), torch.rand(shape)]
+    image, _ = _compiled.composite(*arguments, offsets=[0, count], width=size, height=size)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    image.sum().backward()
+    assert arguments[3].grad.any()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit
+
+_compiled.BACKWARD_BYTES = 2_000_000
+print(grown(0.005, 1200, 512), grown(0.5, 1500, 768))
+"""
+
+
+@needs_kernel
+def test_memory_of_the_backward_pass_is_bounded():
+    """Pairs of a tile and a splat: 1.2 million, all of them seen, and 3.5 million, of which pixels show a dozen each.
+
+    What each gives takes 36 bytes, 44 MB and 124 MB in all.
+    """
+    done = subprocess.run([sys.executable, "-c", _GROWTH], check=True, capture_output=True, text=True)
+    assert all(int(grown) < 12e6 for grown in done.stdout.split()), done.stdout
 
 
 def test_twin_agrees_with_a_loop_over_pixels():

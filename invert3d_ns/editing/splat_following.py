@@ -39,7 +39,7 @@ class FollowingSplats:
         self, cloud: SplatCloud, free: Bool[Tensor, " N"], change: Change, config: SceneEditConfig, *, pixels: int
     ) -> None:
         self._cloud = cloud
-        self._free = free.to(cloud.means.device)
+        self._free, self._all = free.to(cloud.means.device), bool(free.all())
         names = _COLORS if change == "colors" else _COLORS + _GEOMETRY
         self._leaves = {name: getattr(cloud, name)[self._free].clone().requires_grad_() for name in names}
         self._unseen = torch.zeros(0, dtype=torch.long)
@@ -71,7 +71,9 @@ class FollowingSplats:
             self._neighbors = view_sets.neighbors_of_unseen(own, seen, unseen)
 
     def current(self) -> SplatCloud:
-        """All splats as they are now, differentiable in those that may change."""
+        """All splats as they are now, differentiable in those that may change; where all may, nothing is copied."""
+        if self._all:
+            return replace(self._cloud, **self._leaves)
         rows = (self._free.nonzero()[:, 0],)
         moved = {name: getattr(self._cloud, name).index_put(rows, leaf) for name, leaf in self._leaves.items()}
         return replace(self._cloud, **moved)

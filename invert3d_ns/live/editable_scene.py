@@ -17,6 +17,7 @@ from invert3d_ns.editing.edit import Edit
 from invert3d_ns.prior.settings import PriorOptions
 from invert3d_ns.prior.shared import SharedPrior
 from invert3d_ns.scenes.cameras import OBJECT_RADIUS
+from invert3d_ns.scenes.cloud import unit_quaternions
 from invert3d_ns.words.embedding import ObjectEmbedding
 
 if TYPE_CHECKING:
@@ -61,13 +62,15 @@ class SplatScene:
     @torch.no_grad()
     def set_splats(self, cloud: SplatCloud) -> None:
         """Replace what :meth:`splats` gave by as many others, in place; those that are the same keep every bit."""
-        current, keep = self.model.cloud(), self._object_rows()
-        rows = torch.arange(len(current)) if keep is None else keep.nonzero()[:, 0]
+        keep = self._object_rows()
+        rows = None if keep is None else keep.nonzero()[:, 0].to(self.model.means.device)
         for name, parameter in self.model.gauss_params.items():
-            new, old = getattr(cloud, name).cpu(), getattr(current, name)[rows]
-            changed = (new != old).flatten(1).any(dim=1)
+            new = getattr(cloud, name).to(parameter)
             target = parameter.data[:, : new.shape[1]] if name == "features_rest" else parameter.data
-            target[rows[changed].to(target.device)] = new[changed].to(target)
+            old = target if rows is None else target[rows]
+            old = unit_quaternions(old) if name == "quats" else old  # as splats() gave them
+            changed = (new != old).flatten(1).any(dim=1).nonzero()[:, 0]
+            target[changed if rows is None else rows[changed]] = new[changed]
 
     def _object_rows(self) -> Bool[Tensor, " N"] | None:
         """The splats that are the object, or None for all; chosen once, since edits may move them."""

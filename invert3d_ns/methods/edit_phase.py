@@ -44,6 +44,7 @@ class EditPhase(Phase):
         self.before: list[Edit] = []
         self.start: SplatCloud | None = None
         self._sequence: EditSequence | None = None
+        self._settled = True
 
     @classmethod
     def finished(
@@ -135,13 +136,20 @@ class EditPhase(Phase):
             self._sequence.load_state_dict(state["sequence"])
 
     def step(self, run: Run, index: int) -> StepOutput:
-        """Take one step and show its splats; after the last one the edits count among the scene's own."""
+        """Take one step; after the last one the edits count among the scene's own."""
         with explain_out_of_memory("inversion", self.pipeline.config.prior_options), self.pipeline.prior.use():
             losses = self.sequence.step()
-        self.pipeline.set_splats(self.sequence.cloud())
+        self._settled = False
         if self.sequence.done == self.steps:
+            self.settle()
             self.pipeline.edits = [*self.before, *self.edits]
         return StepOutput(torch.tensor(sum(losses.values())), losses)
+
+    def settle(self) -> None:
+        """Make the scene's splats those that the steps have come to; steps do not, since that copies all of them."""
+        if not self._settled:
+            self._settled = True
+            self.pipeline.set_splats(self.sequence.cloud())
 
     def observe(self, run: Run, index: int) -> None:
         """Let viewers look at the splats; between two passes, generate the views of the next one.

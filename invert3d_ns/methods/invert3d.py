@@ -41,6 +41,7 @@ from invert3d_ns.runs.pipeline import PhasedPipeline, PhasedPipelineConfig, RunO
 from invert3d_ns.runs.report import print_lines
 from invert3d_ns.runs.resume import digest_of
 from invert3d_ns.runs.splat_fit import SplatFit
+from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.scenes.runs import is_run
 from invert3d_ns.words.bank import MOST_HELD_OUT, check_size
 from invert3d_ns.words.cti import TOKEN, CameraTextInversion
@@ -302,6 +303,12 @@ class InversionPipeline(KeepsEditedRuns, EditableScene, PhasedPipeline):
         if self.config.embedding is not None and not self.edits:
             prior = self.inversion_of_prior().prior
             frame_object(self.splats(), region, prior, self.embedding(), check_words=True, device=prior.device)
+
+    def splats(self) -> SplatCloud:
+        """A copy of the object's splats, in the object frame, as the steps taken so far left them."""
+        if self.current is not None:
+            self.current.settle()
+        return super().splats()
 
     def generate(
         self, cameras: Float[Tensor, "B F 16"], prompt: str = TOKEN, *, steps: int | None = None, seed: int = 0

@@ -21,6 +21,9 @@ from invert3d_ns.runs.phase import Phase, Run, StepOutput
 from invert3d_ns.words.bank import LatentBank, build_bank
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+    from nerfstudio.cameras.cameras import Cameras
+
     from invert3d_ns.methods.invert3d import InversionPipeline
 
 
@@ -89,12 +92,17 @@ class WordsPhase(Phase):
             if run.should_stop():
                 raise Cancelled
 
-        with run.timed("bank"), run.lock, pipeline.prior.use(), run.progress(title) as progress:
-            pipeline.eval()
-            pipeline.model.freeze()
-            apply_prior_options(inversion.prior, config.prior_options, pipeline.device)
+        def render(cameras: Cameras) -> Float[Tensor, "F H W 3"]:
+            with run.lock:  # for a view at a time, so that viewers may look in between
+                return pipeline.model.render(cameras)
+
+        with run.timed("bank"), pipeline.prior.use(), run.progress(title) as progress:
+            with run.lock:
+                pipeline.eval()
+                pipeline.model.freeze()
+                apply_prior_options(inversion.prior, config.prior_options, pipeline.device)
             self.bank = build_bank(
-                pipeline.model.render,
+                render,
                 inversion.prior,
                 groups=config.bank_groups,
                 heldout_groups=config.heldout_groups,
@@ -104,7 +112,8 @@ class WordsPhase(Phase):
             )
             if pipeline.words is None:
                 initial = inversion.initial_words(config.vectors, pipeline.init_word(), pipeline.init_jitter())
-                pipeline.words = Parameter(initial.to(pipeline.device))
+                with run.lock:
+                    pipeline.words = Parameter(initial.to(pipeline.device))
             elif self.steps and pipeline.words.shape != (config.vectors, inversion.prior.info.token_dim):
                 raise InputError(
                     f"the words there are have shape {tuple(pipeline.words.shape)}, but {config.vectors} vectors of "

@@ -154,6 +154,12 @@ class Phase:
     def observe(self, run: Run, index: int) -> None:
         """Measure and show what step ``index`` has come to; nothing here changes what is learned."""
 
+    def settle(self) -> None:
+        """Bring the pipeline up to the steps taken: called, with the lock held, before anybody looks at it or saves it.
+
+        For phases whose steps work on something else, because bringing it up to date takes time.
+        """
+
     def status(self) -> Sequence[str]:
         """Lines about the phase for the viewer, besides step and loss."""
         return ()

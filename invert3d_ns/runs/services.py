@@ -101,6 +101,9 @@ class RunServices(Trainer):
     def redraw(self, *, now: bool = False) -> None:
         """Let viewers draw the changed scene, at most a few times a second unless ``now``."""
         if now or time.monotonic() - self._redrawn_at > _REDRAWN_EVERY:
+            if self.viewer_state is not None and self.pipeline.current is not None:
+                with self.train_lock:
+                    self.pipeline.current.settle()
             for observer in self.pipeline.observers:
                 observer.rerender()
             self._redrawn_at = time.monotonic()

@@ -38,6 +38,7 @@ from invert3d_ns.runs.report import print_lines, print_next
 from invert3d_ns.runs.resume import Settings, refuse_other_settings, require_plain, scene_fingerprint
 from invert3d_ns.runs.run_folder import FolderLock
 from invert3d_ns.runs.services import RunServices
+from invert3d_ns.runs.turntable import write_turn
 
 
 @dataclass
@@ -217,6 +218,7 @@ class PhasedTrainer(RunServices):
             if self.step >= self._start_step:
                 self.save_checkpoint(self.step)
             commands = phase.finish(self)
+        write_turn(self.base_dir, self.pipeline.model.cloud().to(self.pipeline.device))
         print_next(commands)
         return True
 
@@ -301,6 +303,8 @@ class PhasedTrainer(RunServices):
             InputError: there is no space, or no permission, to write it.
         """
         phase, optimizers = self.pipeline.phases[self._index], self.optimizers
+        with self.train_lock:
+            phase.settle()
         state = {
             "step": step,
             "pipeline": self.pipeline.state_dict(),

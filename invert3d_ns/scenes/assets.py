@@ -45,7 +45,7 @@ class SceneDataParserConfig(DataParserConfig):
     num_train_views: Annotated[int, at_least(1)] = 24
     """Number of orbit cameras that splats are seen by in training."""
     num_eval_views: Annotated[int, at_least(1)] = 8
-    """Number of held-out orbit cameras of splats, between the ones for training."""
+    """Number of held-out orbit cameras of splats, in the order of a flight around the object."""
     masks_are_objects: bool = True
     """Masks in a folder cut out the object, as alpha does. Otherwise masked pixels are only ignored, as nerfstudio
     does."""
@@ -189,13 +189,13 @@ class SceneDataParser(DataParser):
         return splat_stem(file), cloud, Placement(transform.double(), origin)
 
     def _from_splats(self, name: str, cloud: SplatCloud, placement: Placement, split: str) -> DataparserOutputs:
-        from invert3d_ns.scenes.posed_images import spread_orbit
+        from invert3d_ns.scenes.posed_images import rising_orbit, spread_orbit
 
         if self.config.front:
             to_front = rotation_about_z(-self.config.front)
             cloud, placement = transform_splats(cloud, to_front), placement.then(to_front)
         count = self.config.num_train_views if split == "train" else self.config.num_eval_views
-        azimuths, elevations = spread_orbit(count, offset=0.0 if split == "train" else 0.5)
+        azimuths, elevations = spread_orbit(count) if split == "train" else rising_orbit(count)
         return PlacedOutputs(
             # No such files exist: the dataset renders the splats, and nerfstudio's commands name their outputs after
             # these.

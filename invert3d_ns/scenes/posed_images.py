@@ -18,18 +18,26 @@ from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.scenes.rendering import render_rgba
 
 
-def spread_orbit(count: int, offset: float = 0.0) -> tuple[Float[Tensor, " F"], Float[Tensor, " F"]]:
+def spread_orbit(count: int) -> tuple[Float[Tensor, " F"], Float[Tensor, " F"]]:
     """Azimuths and elevations in degrees of ``count`` cameras spread evenly over the band of elevations that is trained
     on.
 
-    The golden angle between neighbors makes every run of cameras cover all sides; ``offset`` (in cameras) gives
-    another set that lies between the first one's.
+    The golden angle between neighbors makes every run of cameras cover all sides.
     """
-    index = torch.arange(count) + 0.5 + offset
+    index = torch.arange(count) + 0.5
     low, high = (torch.tensor(e).deg2rad().sin() for e in ELEVATION_RANGE)
     elevations = torch.asin(low + (high - low) * (index / count % 1)).rad2deg()
     golden = 180.0 * (3.0 - 5.0**0.5)
     return (index - 0.5) * golden % 360.0, elevations
+
+
+def rising_orbit(count: int) -> tuple[Float[Tensor, " F"], Float[Tensor, " F"]]:
+    """Azimuths and elevations in degrees of ``count`` cameras in the order of a flight around: once up, once down.
+
+    ``ns-render interpolate`` flies from one held-out camera to the next; neighbors must not lie on opposite sides.
+    """
+    azimuths = (torch.arange(count) + 0.5) * (360.0 / count)
+    return azimuths, 0.7 * ELEVATION_RANGE[1] * azimuths.deg2rad().sin()
 
 
 def check_empty(folder: Path) -> None:

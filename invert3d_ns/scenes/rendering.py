@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,25 @@ if TYPE_CHECKING:
     from nerfstudio.cameras.cameras import Cameras
 
 
+def drawable(cloud: SplatCloud) -> SplatCloud:
+    """The same splats, of which those that are not numbers (any NaN, anything infinite) are invisible.
+
+    No gradient reaches these, nor anything else by way of them. Infinite logits of opacities are numbers: 0 and 1.
+    """
+    with torch.no_grad():
+        # Where it costs no synchronization, look whether there are any: sums tell. Elsewhere do as if there were.
+        if cloud.device.type == "cpu" and all(bool(tensor.sum().isfinite()) for tensor in cloud.tensors().values()):
+            return cloud
+        opacities = cloud.opacities.sigmoid()
+        numbers = {**cloud.tensors(), "opacities": opacities, "scales": cloud.scales.exp()}
+        rows = torch.stack([tensor.flatten(1).isfinite().all(dim=1) for tensor in numbers.values()]).all(dim=0)
+    kept = {
+        name: torch.where(rows.view(-1, *[1] * (tensor.dim() - 1)), tensor, 0.0 if name != "opacities" else -torch.inf)
+        for name, tensor in cloud.tensors().items()
+    }
+    return replace(cloud, **kept)
+
+
 def rasterize_splats(
     cloud: SplatCloud,
     cameras: PinholeCameras,
@@ -33,7 +53,7 @@ def rasterize_splats(
     """Activate and rasterize splats on their own device, the way that their ``rasterize_mode`` says.
 
     Args:
-        cloud: differentiable in every tensor.
+        cloud: differentiable in every tensor; splats that are not numbers are not drawn.
         cameras: moved to the splats' device; differentiable in their poses.
         channels: what to draw of each splat, any range, the same from all cameras or for each; colors by default:
             spherical harmonics, those below 0 drawn as 0 and without gradient, as splatfacto trains.
@@ -46,6 +66,7 @@ def rasterize_splats(
         Images (C channels: K, or 3 of colors, and one of depth), premultiplied over the background; alphas in [0, 1];
         and the rasterizer's ``meta``, which densification reads.
     """
+    cloud = drawable(cloud)
     cameras = cameras.to(cloud.means)
     degree = None
     if channels is None:
@@ -139,6 +160,7 @@ def render_splats(
         the device of ``cloud``. Colors below 0 are drawn as 0, yet their gradients pass, so that an optimizer can bring
         them back.
     """
+    cloud = drawable(cloud)
     colors = cloud.base_colors
     if cloud.sh_degree:
         poses = cameras if isinstance(cameras, Tensor) else cameras.camera_to_worlds

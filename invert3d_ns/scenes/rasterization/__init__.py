@@ -7,5 +7,6 @@ chooses between these and gsplat.
 
 from invert3d_ns.scenes.rasterization._dispatch import kernel_available, rasterization
 from invert3d_ns.scenes.rasterization._harmonics import SH_C0, evaluate_harmonics, harmonic_basis
+from invert3d_ns.scenes.rasterization._projection import scaled_axes
 
-__all__ = ["SH_C0", "evaluate_harmonics", "harmonic_basis", "kernel_available", "rasterization"]
+__all__ = ["SH_C0", "evaluate_harmonics", "harmonic_basis", "kernel_available", "rasterization", "scaled_axes"]

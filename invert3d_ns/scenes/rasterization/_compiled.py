@@ -18,6 +18,8 @@ from invert3d_ns.base.errors import InputError
 SIMD_LEVELS = ("baseline", "avx2", "avx512")
 SIMD_VARIABLE = "INVERT3D_SIMD"
 """Environment variable that asks for one of :data:`SIMD_LEVELS` instead of the widest that the machine runs."""
+BACKWARD_BYTES = 32 * 2**20
+"""The backward pass handles so many tiles at a time that what they give to splats takes no more memory than this."""
 
 
 @functools.cache
@@ -31,7 +33,7 @@ def library() -> ctypes.CDLL | None:
         return None
     pointer, integer, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
     lib.invert3d_forward.argtypes = [*[integer] * 7, long, *[pointer] * 9, integer, ctypes.POINTER(pointer)]
-    lib.invert3d_backward.argtypes = [pointer, integer, *[pointer] * 7]
+    lib.invert3d_backward.argtypes = [pointer, integer, long, *[pointer] * 7]
     lib.invert3d_free.argtypes = [pointer]
     lib.invert3d_free.restype = None
     return lib
@@ -136,7 +138,10 @@ class _Composite(torch.autograd.Function):
         absolute = torch.zeros(ctx.shapes[0]) if ctx.absgrad else None
         v_render, v_alphas = _flat(v_render), _flat(v_alphas)
         failed = lib.invert3d_backward(
-            ctx.state.pointer, torch.get_num_threads(), *map(_address, (v_render, v_alphas, *grads, absolute))
+            ctx.state.pointer,
+            torch.get_num_threads(),
+            BACKWARD_BYTES,
+            *map(_address, (v_render, v_alphas, *grads, absolute)),
         )
         if failed:
             raise MemoryError("no memory for the gradients of a rendering")

@@ -15,7 +15,7 @@ from torch import Tensor
 import invert3d_ns.scenes.rasterization._compiled as _compiled
 import invert3d_ns.scenes.rasterization._reference as _reference
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.scenes.rasterization._projection import evaluate_sh, project
+from invert3d_ns.scenes.rasterization._projection import evaluate_sh, finite_rows, keep_rows, project
 
 Backend = Literal["auto", "gsplat", "kernel", "torch"]
 RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
@@ -88,6 +88,8 @@ def rasterization(
     CUDA tensors go to gsplat unchanged. CPU tensors go to the compiled kernel, or to its plain-torch twin where the
     kernel was not built (one warning) or the tensors are not float32; the twin also takes other devices. Gradients
     reach every float argument but ``Ks``, by way of ``meta["means2d"]``, as gsplat's densification strategies expect.
+    A Gaussian of which any number is infinite or NaN, or whose projection is, is not drawn, has radius 0 and gets the
+    gradient 0; gsplat culls it by its radius as well.
 
     Args:
         means: centers in world units.
@@ -169,28 +171,33 @@ def rasterization(
     _check(means, quats, scales, opacities, colors, viewmats, Ks, backgrounds, sh_degree, render_mode, rasterize_mode)
     chosen = _cpu_backend(backend, means)
     n_cameras, n = len(viewmats), len(means)
+    options = {
+        "eps2d": eps2d,
+        "near_plane": near_plane,
+        "far_plane": far_plane,
+        "radius_clip": radius_clip,
+        "antialiased": rasterize_mode == "antialiased",
+    }
+    projection = project(means, quats, scales, viewmats, Ks, width, height, **options)
+    if sh_degree is not None:
+        colors = colors[..., : (sh_degree + 1) ** 2, :]
+    by_camera = colors.dim() == (3 if sh_degree is None else 4)
+    shown = (colors.transpose(0, 1) if by_camera else colors,) if "RGB" in render_mode else ()
+    finite = finite_rows(projection, opacities, *shown) if viewmats.isfinite().all() else None
+    if finite is not None:
+        means, quats, scales = (keep_rows(tensor, finite, 1.0) for tensor in (means, quats, scales))
+        opacities, colors = keep_rows(opacities, finite, 0.0), keep_rows(colors, finite, 0.0, dim=int(by_camera))
+        projection = project(means, quats, scales, viewmats, Ks, width, height, **options)
+        projection = projection._replace(radii=projection.radii * finite)
 
-    radii, means2d, depths, conics, compensations = project(
-        means,
-        quats,
-        scales,
-        viewmats,
-        Ks,
-        width,
-        height,
-        eps2d=eps2d,
-        near_plane=near_plane,
-        far_plane=far_plane,
-        radius_clip=radius_clip,
-        antialiased=rasterize_mode == "antialiased",
-    )
+    radii, means2d, depths, conics, compensations = projection
     opacities = opacities.expand(n_cameras, n)
     if compensations is not None:
         opacities = opacities * compensations
     if sh_degree is not None and "RGB" in render_mode:
-        colors = evaluate_sh(sh_degree, means, colors, viewmats)
-    elif colors.dim() == 2:
-        colors = colors.expand(n_cameras, -1, -1)
+        colors = evaluate_sh(sh_degree, means, colors, viewmats, visible=radii > 0)
+    elif not by_camera:
+        colors = colors.expand(n_cameras, *colors.shape)
 
     camera_ids = gaussian_ids = None
     offsets = [camera * n for camera in range(n_cameras + 1)]

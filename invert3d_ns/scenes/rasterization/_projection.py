@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -34,7 +34,7 @@ def _dot(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> Tensor:
     return torch.addcmul(torch.addcmul(a[0] * b[0], a[1], b[1]), a[2], b[2])
 
 
-def _scaled_axes(quats: Float[Tensor, "N 4"], scales: Float[Tensor, "N 3"]) -> list[tuple[Tensor, Tensor, Tensor]]:
+def scaled_axes(quats: Float[Tensor, "N 4"], scales: Float[Tensor, "N 3"]) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Columns of R diag(scales): the covariance is the sum of their outer products."""
     w, x, y, z = F.normalize(quats, dim=-1).t().contiguous().unbind(0)
     sx, sy, sz = scales.t().contiguous().unbind(0)
@@ -86,7 +86,7 @@ def project(
     r = viewmats[:, :3, :3, None].unbind(1)  # rows, [C, 3, 1]
     row_x = tuple(torch.addcmul(r[0][:, i], tx, r[2][:, i], value=-1) for i in range(3))
     row_y = tuple(torch.addcmul(r[1][:, i], ty, r[2][:, i], value=-1) for i in range(3))
-    axes = _scaled_axes(quats, scales)
+    axes = scaled_axes(quats, scales)
     u = tuple(_dot(row_x, axis) for axis in axes)
     v = tuple(_dot(row_y, axis) for axis in axes)
     zx, zy = fx * rz, fy * rz
@@ -111,15 +111,47 @@ def project(
     return Projection(radii, means2d, depths, conics, compensations)
 
 
+@torch.no_grad()
+def finite_rows(projection: Projection, *others: Tensor) -> Bool[Tensor, " N"] | None:
+    """Which Gaussians are numbers, on every image plane and in every other tensor [N, ...]; None where all are.
+
+    Sums tell that at a fraction of the cost of looking at each number.
+    """
+    planes = (projection.means2d, projection.depths, projection.conics, projection.compensations)
+    tensors = [plane.transpose(0, 1) for plane in planes if plane is not None] + list(others)
+    if len(tensors[0]) == 0 or bool(torch.stack([tensor.sum() for tensor in tensors]).isfinite().all()):
+        return None
+    rows = torch.stack([tensor.isfinite().reshape(len(tensor), -1).all(dim=1) for tensor in tensors]).all(dim=0)
+    return None if rows.all() else rows
+
+
+def keep_rows(tensor: Tensor, rows: Bool[Tensor, " N"], other: float, dim: int = 0) -> Tensor:
+    """A tensor with another number in all rows (of dimension ``dim``) but some; no gradient reaches those."""
+    return torch.where(rows.view(-1, *[1] * (tensor.dim() - dim - 1)), tensor, other)
+
+
 def evaluate_sh(
     degree: int,
     means: Float[Tensor, "N 3"],
     coefficients: Float[Tensor, "*N B 3"],
     viewmats: Float[Tensor, "C 4 4"],
+    *,
+    visible: Bool[Tensor, "C N"],
 ) -> Float[Tensor, "C N 3"]:
-    """Colors seen from C cameras: spherical harmonics of the viewing direction up to ``degree``, + 0.5, not below 0."""
+    """Colors seen from C cameras: spherical harmonics of the viewing direction up to ``degree``, + 0.5, not below 0.
+
+    They are evaluated only where ``visible``; other colors are 0.
+    """
     rotation, translation = viewmats[:, :3, :3], viewmats[:, :3, 3:]
     positions = -(rotation.transpose(-1, -2) @ translation)[..., 0]
-    directions = means[None] - positions[:, None]
-    coefficients = coefficients.expand(len(viewmats), -1, -1, -1)
-    return (evaluate_harmonics(degree, directions, coefficients) + 0.5).clamp_min(0.0)
+    if visible.all():
+        directions = means[None] - positions[:, None]
+        coefficients = coefficients.expand(*visible.shape, -1, -1)
+        return (evaluate_harmonics(degree, directions, coefficients) + 0.5).clamp_min(0.0)
+    cameras, ids = torch.where(visible)
+    directions = means.index_select(0, ids) - positions.index_select(0, cameras)
+    if coefficients.dim() == 4:
+        coefficients, ids = coefficients.flatten(0, 1), torch.where(visible.flatten())[0]
+    colors = (evaluate_harmonics(degree, directions, coefficients.index_select(0, ids)) + 0.5).clamp_min(0.0)
+    nothing = colors.new_zeros(visible.numel(), 3)
+    return nothing.index_copy(0, torch.where(visible.flatten())[0], colors).unflatten(0, visible.shape)

@@ -138,12 +138,10 @@ static int lists_work(void *context, int64_t first, int64_t end) {
     int64_t *next = malloc(tiles * sizeof *next);
     if (!next) return 1;
     for (int64_t camera = first; camera < end; camera++) {
-        int64_t *start = scene->tile_start + camera * tiles, row = bin->pairs[camera];
+        int64_t *start = scene->tile_start + camera * tiles;
         memset(next, 0, tiles * sizeof *next);
         for (int64_t rank = bin->visible[camera]; rank < bin->visible[camera + 1]; rank++) {
-            Splat *s = &scene->splats[rank];
-            s->first_row = row;
-            row += (int64_t)tiles_wide(s) * tiles_high(s);
+            const Splat *s = &scene->splats[rank];
             for (int y = s->y0 / TILE; y <= (s->y1 - 1) / TILE; y++)
                 for (int x = s->x0 / TILE; x <= (s->x1 - 1) / TILE; x++) next[y * scene->tiles_x + x]++;
         }

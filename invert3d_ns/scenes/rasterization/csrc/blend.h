@@ -80,6 +80,7 @@ INLINE void NAME(forward_tile_of)(const Pass *pass, int64_t tile, vf *colors, co
         }
     }
 
+    int32_t deepest = -1;
     for (int block = 0; block < BLOCKS; block++) {
         vf final = NAME(select)(NAME(less)(transmittance[block], zero), -transmittance[block], transmittance[block]);
         for (int lane = 0; lane < LANES; lane++) {
@@ -92,21 +93,24 @@ INLINE void NAME(forward_tile_of)(const Pass *pass, int64_t tile, vf *colors, co
         if (scene->transmittance) {
             memcpy(scene->transmittance + tile * TILE_PIXELS + block * LANES, &final, sizeof final);
             memcpy(scene->last + tile * TILE_PIXELS + block * LANES, &last[block], sizeof last[block]);
+            for (int lane = 0; lane < LANES; lane++)
+                if (last[block][lane] > deepest) deepest = last[block][lane];
         }
     }
+    if (scene->reached) scene->reached[tile] = deepest + 1;
 }
 
 INLINE void NAME(backward_tile_of)(const Pass *pass, int64_t tile, vf *v, vf *sums, const int channels, const int absolute) {
     const Scene *scene = pass->scene;
     int64_t per_camera = (int64_t)scene->tiles_x * scene->tiles_y, camera = tile / per_camera, within = tile % per_camera;
-    int tile_x = (int)(within % scene->tiles_x), tile_y = (int)(within / scene->tiles_x);
-    int left = tile_x * TILE, top = tile_y * TILE;
+    int left = (int)(within % scene->tiles_x) * TILE, top = (int)(within / scene->tiles_x) * TILE;
     const int32_t *list = scene->list + scene->tile_start[tile];
     int64_t length = scene->tile_start[tile + 1] - scene->tile_start[tile];
+    float *rows = pass->rows + (scene->tile_start[tile] - scene->tile_start[pass->first_tile]) * pass->row_size;
+    if (length == 0) return;
 
     vf lane_x, lane_y, zero = {0}, transmittance[BLOCKS], behind[BLOCKS];
     vi last[BLOCKS];
-    int64_t deepest = -1;
     NAME(lane_offsets)(&lane_x, &lane_y);
     for (int block = 0; block < BLOCKS; block++) {
         memcpy(&transmittance[block], scene->transmittance + tile * TILE_PIXELS + block * LANES, sizeof(vf));
@@ -119,19 +123,13 @@ INLINE void NAME(backward_tile_of)(const Pass *pass, int64_t tile, vf *v, vf *su
             int64_t pixel = (camera * scene->height + y) * scene->width + x;
             v_alpha[lane] = pass->v_alphas[pixel];
             for (int k = 0; k < channels; k++) v[block * channels + k][lane] = pass->v_render[pixel * channels + k];
-            if (last[block][lane] > deepest) deepest = last[block][lane];
         }
         behind[block] = -transmittance[block] * v_alpha;
     }
 
     for (int64_t j = length - 1; j >= 0; j--) {
         const Splat *s = &scene->splats[list[j]];
-        int64_t nth = (int64_t)(tile_y - s->y0 / TILE) * tiles_wide(s) + tile_x - s->x0 / TILE;
-        float *row = pass->rows + (s->first_row + nth) * pass->row_size;
-        if (j > deepest) {
-            memset(row, 0, pass->row_size * sizeof *row);
-            continue;
-        }
+        float *row = rows + j * pass->row_size;
         const float *c = scene->colors + (int64_t)list[j] * channels;
         vf m_0 = zero, m_x = zero, m_y = zero, m_xx = zero, m_xy = zero, m_yy = zero, abs_x = zero, abs_y = zero;
         for (int k = 0; k < channels; k++) sums[k] = zero;
@@ -197,7 +195,7 @@ static int NAME(backward_work)(void *context, int64_t first, int64_t end) {
     const int channels = pass->scene->channels;
     vf *v = NULL, local[BLOCKS * 4];
     if (channels > 4 && posix_memalign((void **)&v, sizeof(vf), sizeof(vf) * (BLOCKS + 1) * channels)) return 1;
-    for (int64_t tile = first; tile < end; tile++) {
+    for (int64_t tile = pass->first_tile + first; tile < pass->first_tile + end; tile++) {
         vf sums[4];
         if (channels == 3 && !pass->absolute) NAME(backward_tile_of)(pass, tile, local, sums, 3, 0);
         else if (channels == 4 && !pass->absolute) NAME(backward_tile_of)(pass, tile, local, sums, 4, 0);

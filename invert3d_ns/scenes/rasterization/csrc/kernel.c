@@ -74,24 +74,42 @@ static const Level levels[] = {
 
 typedef struct {
     const Scene *scene;
-    const float *rows;
+    const float *rows;            /* [pairs of the tiles first_tile .. end_tile][row_size] */
+    int64_t first_tile, end_tile;
     int row_size;
+    float *sums;                  /* [visible][row_size] */
     float *v_means, *v_conics, *v_colors, *v_opacities, *v_absolute;
 } Reduction;
 
-/* Sums each splat's rows and turns moments of dL/dsigma into gradients of its parameters. */
-static int reduce_work(void *context, int64_t first, int64_t end) {
+/* Adds the rows of a chunk of tiles to the sums of splats [first, end), tile after tile: in the same order whatever is done at once. */
+static int sum_work(void *context, int64_t first, int64_t end) {
+    const Reduction *r = context;
+    const Scene *scene = r->scene;
+    const int row_size = r->row_size;
+    for (int64_t tile = r->first_tile; tile < r->end_tile; tile++) {
+        const int32_t *list = scene->list + scene->tile_start[tile];
+        const float *rows = r->rows + (scene->tile_start[tile] - scene->tile_start[r->first_tile]) * row_size;
+        int64_t length = scene->tile_start[tile + 1] - scene->tile_start[tile], j = 0;
+        for (int64_t upper = length; j < upper;) { /* the first splat that is not before `first` */
+            int64_t middle = (j + upper) / 2;
+            if (list[middle] < first) j = middle + 1;
+            else upper = middle;
+        }
+        for (; j < length && list[j] < end; j++) {
+            float *sum = r->sums + (int64_t)list[j] * row_size;
+            for (int k = 0; k < row_size; k++) sum[k] += rows[j * row_size + k];
+        }
+    }
+    return 0;
+}
+
+/* Turns each splat's moments of dL/dsigma into gradients of its parameters. */
+static int gradients_work(void *context, int64_t first, int64_t end) {
     const Reduction *r = context;
     const int channels = r->scene->channels;
-    float *sum = malloc(r->row_size * sizeof *sum);
-    if (!sum) return 1;
     for (int64_t rank = first; rank < end; rank++) {
         const Splat *s = &r->scene->splats[rank];
-        const float *row = r->rows + s->first_row * r->row_size;
-        int64_t rows = (int64_t)tiles_wide(s) * tiles_high(s);
-        memcpy(sum, row, r->row_size * sizeof *sum);
-        for (int64_t i = 1; i < rows; i++)
-            for (int k = 0; k < r->row_size; k++) sum[k] += row[i * r->row_size + k];
+        const float *sum = r->sums + rank * r->row_size;
         int64_t i = s->source;
         r->v_means[2 * i] = 2.0f * s->half_a * sum[M_X] + s->b * sum[M_Y];
         r->v_means[2 * i + 1] = s->b * sum[M_X] + 2.0f * s->half_c * sum[M_Y];
@@ -102,8 +120,23 @@ static int reduce_work(void *context, int64_t first, int64_t end) {
         memcpy(r->v_colors + i * channels, sum + MOMENTS, channels * sizeof *sum);
         if (r->v_absolute) memcpy(r->v_absolute + 2 * i, sum + MOMENTS + channels, 2 * sizeof *sum);
     }
-    free(sum);
     return 0;
+}
+
+/* Drops from each tile's list what lies behind its last contributor: the backward pass has nothing to do there. */
+static void cut_lists(Scene *scene, int64_t tiles) {
+    int64_t position = 0;
+    for (int64_t tile = 0; tile < tiles; tile++) {
+        int64_t start = scene->tile_start[tile];
+        memmove(scene->list + position, scene->list + start, scene->reached[tile] * sizeof *scene->list);
+        scene->tile_start[tile] = position;
+        position += scene->reached[tile];
+    }
+    scene->tile_start[tiles] = scene->pairs = position;
+    int32_t *smaller = realloc(scene->list, (position + 1) * sizeof *scene->list);
+    if (smaller) scene->list = smaller;
+    free(scene->reached);
+    scene->reached = NULL;
 }
 
 #define EXPORT __attribute__((visibility("default")))
@@ -121,7 +154,7 @@ EXPORT int invert3d_simd_level(void) {
 EXPORT void invert3d_free(Scene *scene) {
     if (!scene) return;
     free(scene->splats), free(scene->colors), free(scene->tile_start), free(scene->list);
-    free(scene->transmittance), free(scene->last);
+    free(scene->transmittance), free(scene->last), free(scene->reached);
     free(scene);
 }
 
@@ -144,33 +177,47 @@ EXPORT int invert3d_forward(int level, int threads, int cameras, int channels, i
     if (!failed && keep) {
         scene->transmittance = malloc(tiles * TILE_PIXELS * sizeof *scene->transmittance);
         scene->last = malloc(tiles * TILE_PIXELS * sizeof *scene->last);
-        failed = !scene->transmittance || !scene->last;
+        scene->reached = malloc(tiles * sizeof *scene->reached);
+        failed = !scene->transmittance || !scene->last || !scene->reached;
     }
     if (!failed) {
         Pass pass = {.scene = scene, .render = render, .alphas = alphas};
         failed = parallel_for(threads, tiles, 1, levels[level].forward, &pass);
     }
-    if (failed || !keep) invert3d_free(scene);
-    else *state = scene;
+    if (failed || !keep) {
+        invert3d_free(scene);
+    } else {
+        cut_lists(scene, tiles);
+        *state = scene;
+    }
     return failed;
 }
 
-/* Writes the gradients of visible splats; the caller has zeroed the arrays. v_absolute may be NULL. Returns 0, or 1 without memory. */
-EXPORT int invert3d_backward(const Scene *scene, int threads, const float *v_render, const float *v_alphas, float *v_means,
-                             float *v_conics, float *v_colors, float *v_opacities, float *v_absolute) {
+/* Writes the gradients of visible splats; the caller has zeroed the arrays. v_absolute may be NULL. What tiles give to splats is kept
+ * for at most `budget` bytes of tiles at a time (or for one tile), then summed. Returns 0, or 1 without memory. */
+EXPORT int invert3d_backward(const Scene *scene, int threads, int64_t budget, const float *v_render, const float *v_alphas,
+                             float *v_means, float *v_conics, float *v_colors, float *v_opacities, float *v_absolute) {
     int row_size = MOMENTS + scene->channels + (v_absolute ? 2 : 0);
-    float *rows = malloc((scene->pairs * row_size + 1) * sizeof *rows);
-    if (!rows) return 1;
-    Pass pass = {.scene = scene, .v_render = v_render, .v_alphas = v_alphas, .rows = rows, .row_size = row_size,
-                 .absolute = v_absolute != NULL};
-    int64_t tiles = (int64_t)scene->cameras * scene->tiles_x * scene->tiles_y;
-    int failed = parallel_for(threads, tiles, 1, levels[scene->level].backward, &pass);
-    if (!failed) {
-        Reduction reduction = {.scene = scene, .rows = rows, .row_size = row_size, .v_means = v_means, .v_conics = v_conics,
-                               .v_colors = v_colors, .v_opacities = v_opacities, .v_absolute = v_absolute};
-        failed = parallel_for(threads, scene->visible, 4096, reduce_work, &reduction);
+    int64_t tiles = (int64_t)scene->cameras * scene->tiles_x * scene->tiles_y, most = budget / (row_size * sizeof(float));
+    const int64_t *start = scene->tile_start;
+    int64_t capacity = scene->pairs < most ? scene->pairs : most;
+    for (int64_t tile = 0; tile < tiles; tile++)
+        if (start[tile + 1] - start[tile] > capacity) capacity = start[tile + 1] - start[tile];
+    float *rows = malloc((capacity * row_size + 1) * sizeof *rows), *sums = calloc(scene->visible * row_size + 1, sizeof *sums);
+    int failed = !rows || !sums;
+    int64_t share = scene->visible / (4 * (int64_t)threads) + 1; /* of the splats, for one thread at a time */
+    for (int64_t first = 0, end; first < tiles && !failed; first = end) {
+        for (end = first + 1; end < tiles && start[end + 1] - start[first] <= capacity;) end++;
+        Pass pass = {.scene = scene, .v_render = v_render, .v_alphas = v_alphas, .rows = rows, .row_size = row_size,
+                     .first_tile = first, .absolute = v_absolute != NULL};
+        failed = parallel_for(threads, end - first, 1, levels[scene->level].backward, &pass);
+        Reduction chunk = {.scene = scene, .rows = rows, .first_tile = first, .end_tile = end, .row_size = row_size, .sums = sums};
+        failed = failed || parallel_for(threads, scene->visible, share < 1024 ? 1024 : share, sum_work, &chunk);
     }
-    free(rows);
+    Reduction all = {.scene = scene, .row_size = row_size, .sums = sums, .v_means = v_means, .v_conics = v_conics,
+                     .v_colors = v_colors, .v_opacities = v_opacities, .v_absolute = v_absolute};
+    failed = failed || parallel_for(threads, scene->visible, 4096, gradients_work, &all);
+    free(rows), free(sums);
     return failed;
 }
 

@@ -23,7 +23,6 @@ typedef struct {
     float limit;                  /* where sigma exceeds this, alpha < ALPHA_MIN */
     int32_t source;               /* index into the caller's arrays */
     int32_t x0, y0, x1, y1;       /* pixels that it may touch, half open */
-    int64_t first_row;            /* its gradient rows: one for each tile that [x0, x1) x [y0, y1) meets, row-major */
 } Splat;
 
 typedef struct {
@@ -32,13 +31,14 @@ typedef struct {
     int tiles_x, tiles_y;
     int64_t count;                /* splats that the caller passed */
     int64_t visible;              /* splats that touch a pixel: length of `splats` */
-    int64_t pairs;                /* (tile, splat) pairs: length of `list`, number of gradient rows */
+    int64_t pairs;                /* (tile, splat) pairs: length of `list` */
     Splat *splats;                /* [visible], camera by camera, front to back */
     float *colors;                /* [visible][channels] */
     int64_t *tile_start;          /* [tiles + 1], offsets into `list` */
-    int32_t *list;                /* [pairs], indices into `splats`, tile by tile, front to back */
+    int32_t *list;                /* [pairs], indices into `splats`, tile by tile, front to back and so ascending */
     float *transmittance;         /* [tiles][TILE_PIXELS], after the last splat; block order */
     int32_t *last;                /* [tiles][TILE_PIXELS], position in the tile's list of the last contributor, -1 for none */
+    int32_t *reached;             /* [tiles], splats of the tile's list up to its last contributor; until the list is cut there */
 } Scene;
 
 /* One image-sized argument of a tile function: values come in, gradients go out, or the other way round. */
@@ -46,13 +46,12 @@ typedef struct {
     const Scene *scene;
     float *render, *alphas;       /* forward: outputs; [cameras][height][width][channels], [cameras][height][width] */
     const float *v_render, *v_alphas; /* backward: dL/d(outputs) */
-    float *rows;                  /* backward: [pairs][row_size] */
+    float *rows;                  /* backward: [pairs of a chunk of tiles][row_size] */
+    int64_t first_tile;           /* backward: where the chunk begins; work items are tiles from there on */
     int row_size, absolute;
 } Pass;
 
 static inline int min_int(int a, int b) { return a < b ? a : b; }
 static inline int max_int(int a, int b) { return a > b ? a : b; }
-static inline int tiles_wide(const Splat *s) { return (s->x1 - 1) / TILE - s->x0 / TILE + 1; }
-static inline int tiles_high(const Splat *s) { return (s->y1 - 1) / TILE - s->y0 / TILE + 1; }
 
 #endif

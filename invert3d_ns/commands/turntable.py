@@ -1,0 +1,59 @@
+"""``invert3d turntable``: a video that goes round a run's splats, or those of a file, once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+from invert3d_ns.base.ranges import check_numbers
+from invert3d_ns.commands.console import progress_bar
+from invert3d_ns.scenes.axes import UpAxis
+from invert3d_ns.scenes.turntable import Turntable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import UInt8
+
+
+@dataclass
+class MakeTurntable(Turntable):
+    """Write a video of a level turn around the splats of a run, or of a file, in which all of the object is seen."""
+
+    source: tyro.conf.Positional[Path]
+    """What goes round: the splats of a run (its folder or config.yml) or of a .ply file."""
+    out: Path | None = None
+    """The video (.mp4, .webm, .gif), or a folder for PNG files if the name has no ending. Default: turntable.mp4 in the
+    run's folder; of a .ply file, <its name>_turntable.mp4 in the current folder."""
+    up: Literal["auto"] | UpAxis = "auto"
+    """Which axis of a .ply file points up. Left at auto, it is what the file's header says, or else y."""
+
+    def run(self) -> int:
+        """Draw the frames, write them, and say where they are."""
+        check_numbers(self)
+
+        from invert3d_ns.base.pictures import check_video_name, write_frames
+        from invert3d_ns.compat import device_type
+        from invert3d_ns.editing.sources import read_scene, run_folder
+        from invert3d_ns.scenes.runs import is_run
+
+        out = self.out
+        if out is None:
+            is_file = not is_run(self.source)
+            out = Path(f"{self.source.stem}_turntable.mp4") if is_file else run_folder(self.source) / "turntable.mp4"
+        check_video_name(out)
+        cloud = read_scene(self.source, self.up).to(device_type())
+        poses = self.poses(cloud)
+        with progress_bar() as show:
+
+            def frames() -> Iterator[UInt8[np.ndarray, "S S 3"]]:
+                for index, frame in enumerate(self.frames(cloud, poses)):
+                    show("drawing", index, len(poses))
+                    yield frame
+
+            write_frames(out, frames(), fps=self.fps)
+        print(f"{len(poses)} frames, {len(poses) / self.fps:.3g} s: {out}")
+        return 0

@@ -1,0 +1,51 @@
+"""What every run leaves of how its scene looks: a camera path for ``ns-render``, and a small video if that is quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.markup import escape
+
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.runs.report import print_lines
+from invert3d_ns.scenes.cloud import SplatCloud
+from invert3d_ns.scenes.turntable import CAMERA_PATH, Turntable
+
+VIDEO = "turntable.mp4"
+"""What the video is called in a run's folder."""
+VIDEO_SIZE = 256
+"""Height and width of the video in pixels."""
+MOST_SPLATS = 25_000
+"""On a CPU no video is drawn of more splats than this: that would take more than three seconds."""
+
+
+def write_turn(folder: Path, cloud: SplatCloud) -> None:
+    """Write ``camera_path.json`` and, where it takes a moment, ``turntable.mp4`` of a scene, and say where they are.
+
+    Where the scene shows more than an object, both are of the object.
+
+    Args:
+        folder: the run's.
+        cloud: the scene in the object frame, on the device that draws.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    from invert3d_ns.base.pictures import write_frames
+    from invert3d_ns.scenes.assets import object_splats
+
+    keep = object_splats(cloud)
+    shown = cloud if keep is None else cloud.select(keep)
+    turn = Turntable()
+    try:
+        poses = turn.poses(shown)
+    except InputError as error:
+        print_lines(f"[yellow]There is no turntable: {escape(str(error))}[/yellow]")
+        return
+    path, lines = folder / CAMERA_PATH, []
+    turn.write_camera_path(path, poses, crop=keep is not None)
+    if cloud.device.type == "cuda" or len(cloud) <= MOST_SPLATS:
+        video = folder / VIDEO
+        write_frames(video, Turntable(size=VIDEO_SIZE).frames(shown, poses), fps=turn.fps)
+        lines = [f"  turntable  {escape(str(video))}"]
+    print_lines(*lines, f"  cameras    {escape(str(path))}   (that turn, for ns-render camera-path)")
