@@ -155,7 +155,8 @@ def main() -> int:
         must(Child(lambda: begin(folder, folder / "unbroken"), log), log)
         seconds, unbroken, wrong = time.monotonic() - started, run_folder(folder / "unbroken"), 0
         plans: list[list[tuple[int | None, float | None]]] = []
-        plans += [[(None, draw.uniform(0, seconds))] for _ in range(arguments.kills)]
+        for _ in range(arguments.kills):
+            plans.append([(None, draw.uniform(0, seconds))])
         if arguments.at:
             plans.append([(step, None) for step in arguments.at])
         for number, plan in enumerate(plans):
