@@ -52,8 +52,9 @@ class ClientPanel:
 
     def form(self) -> EditForm:
         """The form as it is filled in."""
-        values = {name: widget.value for name, widget in self._fields.items()}
-        return EditForm(**values | {"seed": int(values["seed"])}, box=self.region.value)
+        values: dict[str, Any] = {name: widget.value for name, widget in self._fields.items()}
+        values["seed"] = int(values["seed"])
+        return EditForm(**values, box=self.region.value)
 
     def _add_form(self, client: Any, form: EditForm, box: BoxState) -> None:
         gui = client.gui
