@@ -209,9 +209,9 @@ def test_every_button_reaches_the_queue_each_time(panel):
         ("Versions", "Undo"),
         ("Versions", "Undo"),
         ("Versions", "Redo"),
-        ("Versions", "Compare"),
-        ("Run", "Save"),
-        ("Run", "Save"),
+        ("Scene", "Compare"),
+        ("Scene", "Save"),
+        ("Scene", "Save"),
     ):
         server.by_label[row].person_sets(label)
     server.by_label["Stop"].person_clicks()

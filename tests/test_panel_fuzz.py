@@ -131,7 +131,7 @@ class Play(Gate):
         elif what < 0.95:
             self.state = "completed"
         elif browser.by_label["Saved"].visible:
-            browser.set(Saved=self.random.choice(browser.by_label["Saved"].options))
+            browser.set(Saved=self.random.choice(list(browser.by_label["Saved"].options)))
         else:  # a page that is loaded anew
             self.server.disconnect(browser)
             self.people[who] = self.server.connect()

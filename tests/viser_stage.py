@@ -125,7 +125,7 @@ class Browser:
 
     def press(self, label: str) -> None:
         """What a person clicks, a button by itself or of a row."""
-        for row, buttons in {"Versions": ("Undo", "Redo", "Compare"), "Run": ("Save", "Open")}.items():
+        for row, buttons in {"Versions": ("Undo", "Redo"), "Scene": ("Compare", "Save")}.items():
             if label in buttons:
                 self.by_label[row].person_sets(label)
                 return

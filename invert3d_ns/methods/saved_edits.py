@@ -148,9 +148,8 @@ def _pipeline_state(pipeline: InversionPipeline, version: Version, folder: Path)
     with pipeline.lock:
         shown = pipeline.splats()
         pipeline.set_splats(version.snapshot)
-        state = {
-            key: value.clone() if torch.is_tensor(value) else value for key, value in pipeline.state_dict().items()
-        }
+        held: dict[str, Any] = pipeline.state_dict()
+        state = {key: value.clone() if torch.is_tensor(value) else value for key, value in held.items()}
         pipeline.set_splats(shown)
     edits = [edit.to_dict() for edit in version.edits]
     return {**state, "_extra_state": {**state["_extra_state"], "edits": edits, "folder": str(folder.absolute())}}

@@ -49,6 +49,7 @@ def test_a_person_edits_a_run(run: Path, tmp_path: Path):
     with driver.serving(command, tmp_path / "again.log") as url:
         page = driver.Page(url, tmp_path)
         try:
+            page.click("Hide Train Cams")
             before = page.scene("b1-started-again")
             page.wait_for_text("Kept from last time", "a green (press Open)")
             page.click("Open")
@@ -59,6 +60,7 @@ def test_a_person_edits_a_run(run: Path, tmp_path: Path):
 
 
 def _edit(page: driver.Page, url: str, run: Path, pictures: Path) -> None:
+    page.click("Hide Train Cams")  # their small pictures flicker
     before = page.scene("1-opened")
     assert "Pause Training" not in page.text() and "Step: 0" not in page.text(), "nobody trains a finished run"
 
@@ -146,15 +148,18 @@ def test_the_region_is_drawn(run: Path, tmp_path: Path):
     with driver.serving(command, tmp_path / "viewer.log") as url:
         page = driver.Page(url, tmp_path)
         try:
+            page.click("Hide Train Cams")
             before = page.scene("1-no-region")
             page.toggle("Region")
             page.driver.execute_script("arguments[0].click()", page.field("Only here"))
-            assert _differ(before, page.scene("2-region"))
+            region = page.scene("2-region")
+            assert _differ(before, region)
             page.fill("Words", "green")
             page.fill("Center", "7")
+            assert _differ(region, page.scene("3-moved-away"))
             page.click("Apply")
             page.wait_for_text("Error: the region holds no splats")
-            page.screenshot("3-nothing-in-it")
+            page.screenshot("4-nothing-in-it")
         finally:
             page.close()
 

@@ -52,8 +52,9 @@ class ClientPanel:
 
     def form(self) -> EditForm:
         """The form as it is filled in."""
-        values = {name: widget.value for name, widget in self._fields.items()}
-        return EditForm(**values | {"seed": int(values["seed"])}, box=self.region.value)
+        values: dict[str, Any] = {name: widget.value for name, widget in self._fields.items()}
+        values["seed"] = int(values["seed"])
+        return EditForm(**values, box=self.region.value)
 
     def _add_form(self, client: Any, form: EditForm, box: BoxState) -> None:
         gui = client.gui
@@ -83,8 +84,8 @@ class ClientPanel:
             )
         with gui.add_folder("Region", expand_by_default=False):
             text("relevance", "Only", 'Change only what these words are about, as "wheels"')
-            self._fields["relevance_threshold"] = gui.add_slider(
-                "Threshold", 0.05, 0.95, 0.05, form.relevance_threshold, hint="How surely it is; high chooses little"
+            self._fields["relevance_threshold"] = gui.add_number(
+                "Threshold", form.relevance_threshold, min=0.05, max=0.95, step=0.05, hint="High chooses little"
             )
             self.region.install(client, box)
         for name in ("words", "source", "target"):
@@ -103,16 +104,13 @@ class ClientPanel:
 
     def _add_rows(self, gui: Any) -> None:
         versions = self.actions.versions
-        add_button_row(
-            gui,
-            "Versions",
-            Undo=lambda: self._ask(versions.undo),
-            Redo=lambda: self._ask(versions.redo),
-            Compare=lambda: self._ask(versions.compare),
-        )
-        self._runs = gui.add_dropdown("Saved", ("",), "", hint="Saved runs of this scene; press Open")
+        ask = self._ask
+        add_button_row(gui, "Versions", Undo=lambda: ask(versions.undo), Redo=lambda: ask(versions.redo))
+        add_button_row(gui, "Scene", Compare=lambda: ask(versions.compare), Save=lambda: ask(self.actions.save))
+        self._runs = gui.add_dropdown("Saved", ("",), "", hint="Saved runs of this scene")
+        self._open = gui.add_button("Open", visible=False, hint="Bring the saved run back; Undo leaves it again")
+        self._open.on_click(lambda event: ask(self._open_action))
         self._runs.visible = False
-        add_button_row(gui, "Run", Save=lambda: self._ask(self.actions.save), Open=lambda: self._ask(self._open_action))
 
     def _ask(self, make: Callable[[], Action]) -> None:
         """Put an action into the queue, unless the form says nothing that can be done; say so then, here only."""
@@ -138,7 +136,7 @@ class ClientPanel:
         titles = tuple(run.title for run in self.actions.runs)
         if titles and titles != tuple(self._runs.options):
             self._runs.options = titles
-            self._runs.visible = True
+            self._runs.visible = self._open.visible = True
 
     def _notes(self) -> dict[str, str]:
         versions, notes = self.actions.versions, {}

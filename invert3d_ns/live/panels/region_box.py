@@ -67,7 +67,8 @@ class RegionBox:
     @property
     def state(self) -> BoxState:
         """What the widgets hold."""
-        return BoxState(bool(self.on.value), tuple(self.center.value), tuple(self.size.value))
+        center, size = self.center.value, self.size.value
+        return BoxState(bool(self.on.value), (center[0], center[1], center[2]), (size[0], size[1], size[2]))
 
     @property
     def value(self) -> Box | None:

@@ -101,7 +101,7 @@ def picture_text(url: str, caption: str) -> str:
 
 
 def add_button_row(gui: Any, label: str, **on_click: Callable[[], None]) -> None:
-    """Add buttons side by side, of which each calls its own function at every click. Four would be cut off."""
+    """Add buttons side by side, of which each calls its own function at every click. Three are cut off."""
     row = gui.add_button_group(label, tuple(on_click))
 
     def clicked(event: Any) -> None:
