@@ -76,7 +76,7 @@ def _run(arguments: list[str]) -> int:
     try:
         return run_command(_parse(arguments))
     except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {' '.join(str(error).splitlines())}", file=sys.stderr)
     except OSError as error:  # the state of a disk or a network that no room expected
         if isinstance(error, BrokenPipeError):
             raise

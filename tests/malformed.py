@@ -230,9 +230,8 @@ def _methods() -> Any:
 
     from invert3d_ns import configs
 
-    union = tyro.extras.subcommand_type_from_defaults(
-        {each.config.method_name: each.config for each in (configs.invert3d, configs.invert3d_edit)}
-    )
+    methods = (configs.invert3d, configs.invert3d_edit)
+    union = tyro.extras.subcommand_type_from_defaults({str(each.config.method_name): each.config for each in methods})
     return tyro.conf.SuppressFixed[tyro.conf.FlagConversionOff[union]]
 
 

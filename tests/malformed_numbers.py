@@ -23,10 +23,12 @@ _COMMANDS = {
     "bench prior": "bench prior --out case/out",
 }
 _GIVEN_AT_FIRST = {  # flags whose default is none, with a number that is right
-    "views": {"count": 2, "joint-views": 2, "guidance-scale": 2.0},
-    "edit": {"count": 2, "joint-views": 2, "guidance-scale": 2.0, "strength": 0.5},
+    "views": {"steps": 2, "count": 2, "joint-views": 2, "guidance-scale": 2.0},
+    "edit": {"steps": 2, "count": 2, "joint-views": 2, "guidance-scale": 2.0, "strength": 0.5},
     "image": {"learning-rate": 0.1, "azimuths": 1.0, "elevations": 1.0},
-    "evaluate prior": {"guidance-scale": 2.0},
+    "evaluate prior": {"sampling-steps": 2, "guidance-scale": 2.0},
+    "evaluate inversion": {"sampling-steps": 2, "guidance-scale": 2.0},
+    "evaluate edit": {"sampling-steps": 2, "guidance-scale": 2.0},
 }
 
 

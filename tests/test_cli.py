@@ -66,6 +66,7 @@ def test_booleans_in_both_spellings(typed: list[str], name: str, value: bool, mo
     [
         (KeyboardInterrupt(), 130, "Stopped."),
         (InputError("a is b; give c"), 1, "Error: a is b; give c"),
+        (InputError("a\nb is c; give d"), 1, "Error: a b is c; give d"),
         (PermissionError(13, "Permission denied", "/x/y"), 1, "Error: /x/y: Permission denied; "),
         (OSError(28, "No space left on device"), 1, "Error: No space left on device; "),
     ],

@@ -16,7 +16,7 @@ import tyro
 
 from invert3d_ns.base.errors import InputError
 
-_ARGUMENT = type(tyro.conf.arg(name=""))
+_ARGUMENT: Any = type(tyro.conf.arg(name=""))
 _OMIT_PREFIXES = get_args(tyro.conf.OmitArgPrefixes[int])[1]
 
 

@@ -25,13 +25,14 @@ def progress_bar(label: str = "starting", *, transient: bool = True) -> Iterator
         label: what is at work at first.
         transient: leave nothing behind at the end.
     """
+    from rich.markup import escape
     from rich.progress import Progress
 
     with Progress(transient=transient) as bar:
         task = bar.add_task(label, total=None)
 
         def show(label: str, done: int = 0, total: int | None = None) -> None:
-            bar.update(task, description=label, completed=done, total=total)
+            bar.update(task, description=escape(label), completed=done, total=total)
 
         yield show
 
