@@ -39,8 +39,8 @@ def write_text_tower(folder: Path, **changes: Any) -> Path:
 
     tokenizer = tiny_tokenizer(folder / "vocabulary")
     tokenizer.save_pretrained(folder)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    BertConfig(vocab_size=len(tokenizer), **sizes).save_pretrained(folder)
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    BertConfig(vocab_size=len(tokenizer), intermediate_size=16, **sizes).save_pretrained(folder)
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -99,7 +100,8 @@ class Method:
                     special["weight"] = float(value)
                 else:
                     kind = fields[key]
-                    settings[key] = int(value) if kind == "int" else float(value) if "float" in kind else value
+                    number = int if re.search(r"\bint\b", kind) else float if re.search(r"\bfloat\b", kind) else str
+                    settings[key] = number(value)
             except (KeyError, ValueError) as error:
                 raise InputError(f"method {name!r}: {key} cannot be {value!r}") from error
         Edit(target="blue", **settings).check()

@@ -220,8 +220,9 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
     except InputError:
         return None
     files = record.get("files")
-    whole = isinstance(record.get("entry"), str) and isinstance(files, dict) and bool(record["entry"] and files)
-    return record if whole and all(isinstance(entry, dict) and "sha256" in entry for entry in files.values()) else None
+    if not isinstance(record.get("entry"), str) or not isinstance(files, dict) or not record["entry"] or not files:
+        return None
+    return record if all(isinstance(entry, dict) and "sha256" in entry for entry in files.values()) else None
 
 
 def _find_in_hub_cache(reference: HubReference, kind: RepositoryKind, cache: Path | None = None) -> Path | None:
