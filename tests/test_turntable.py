@@ -38,6 +38,10 @@ def cloud_of(means, scale: float = 0.05, opacity: float = 3.0, colors=0.0) -> Sp
     )
 
 
+def joined(one: SplatCloud, other: SplatCloud) -> SplatCloud:
+    return replace(one, **{name: torch.cat([tensor, getattr(other, name)]) for name, tensor in one.tensors().items()})
+
+
 def pillar() -> SplatCloud:
     """High and thin, with a foot to one side."""
     z = torch.linspace(-0.9, 0.9, 40)
@@ -87,7 +91,7 @@ def test_floaters_and_what_cannot_be_seen_do_not_count():
     others = cloud_of([[0.0, 0, 40.0], [5.0, 0, 0], [0, 0, 0], [0, 0, 0]])
     others.opacities[2], others.scales[2] = -9.0, 2.0
     others.means[3, 0] = math.nan
-    both = SplatCloud(**{n: torch.cat([t, getattr(others, n)]) for n, t in cloud.tensors().items()})
+    both = joined(cloud, others)
     assert framing_distance(both, 15) == pytest.approx(expected)
     with pytest.raises(InputError, match="no splat that can be seen"):
         framing_distance(others, 15)
@@ -180,8 +184,7 @@ def test_a_run_leaves_a_path_and_a_video(tmp_path, monkeypatch, capsys):
 def test_the_object_alone_is_shown_of_a_larger_scene_and_no_video_of_many_splats(tmp_path):
     cloud = to_object_frame(make_cloud(80))[0]
     far = cloud_of(torch.tensor([[4.0, 0, 0], [0, 5, 0], [0, 0, 9.0]]), scale=1.0)
-    both = SplatCloud(**{n: torch.cat([t, getattr(far, n)]) for n, t in cloud.tensors().items()})
-    write_turn(tmp_path, both)
+    write_turn(tmp_path, joined(cloud, far))
     path = json.loads((tmp_path / CAMERA_PATH).read_text())
     alone = Turntable().poses(cloud)
     torch.testing.assert_close(torch.tensor(path["camera_path"][3]["camera_to_world"]), alone[3].flatten())
