@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -79,7 +81,8 @@ class Method:
         from invert3d_ns.editing.edit import Edit
 
         text = METHODS.get(name, name)
-        fields = {field.name: str(field.type) for field in dataclasses.fields(Edit)}
+        # Types are text there; a number may say its range beside its type.
+        fields = {field.name: re.findall(r"\w+", str(field.type)) for field in dataclasses.fields(Edit)}
         settings: dict[str, Any] = {}
         special: dict[str, Any] = {}
         for part in filter(None, text.split(",")):
@@ -93,13 +96,15 @@ class Method:
                     special[key] = {"class": "class", "full": "full"}[value]
                 elif key == "originals":
                     special[key] = {"yes": True, "no": False}[value]
-                elif fields.get(key) == "bool":
+                elif "bool" in fields.get(key, ()):
                     settings[key] = {"yes": True, "no": False}[value]
                 elif key == "weights":
                     special["weight"] = float(value)
+                    if not math.isfinite(special["weight"]):
+                        raise ValueError(value)
                 else:
                     kind = fields[key]
-                    settings[key] = int(value) if kind == "int" else float(value) if "float" in kind else value
+                    settings[key] = int(value) if "int" in kind else float(value) if "float" in kind else value
             except (KeyError, ValueError) as error:
                 raise InputError(f"method {name!r}: {key} cannot be {value!r}") from error
         Edit(target="blue", **settings).check()
