@@ -206,6 +206,7 @@ def test_methods_are_names_or_settings() -> None:
         ("amount=lots", "amount cannot be"),
         ("originals=maybe", "originals cannot be"),
         ("noun=yes", "noun cannot be"),
+        ("weights=nan", "weights cannot be"),
         ("amount=nan", "amount is nan"),
         ("space=outer", "unknown space"),
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -80,7 +81,8 @@ class Method:
         from invert3d_ns.editing.edit import Edit
 
         text = METHODS.get(name, name)
-        fields = {field.name: str(field.type) for field in dataclasses.fields(Edit)}
+        # Types are text there; a number may say its range beside its type.
+        fields = {field.name: re.findall(r"\w+", str(field.type)) for field in dataclasses.fields(Edit)}
         settings: dict[str, Any] = {}
         special: dict[str, Any] = {}
         for part in filter(None, text.split(",")):
@@ -94,10 +96,12 @@ class Method:
                     special[key] = {"class": "class", "full": "full"}[value]
                 elif key == "originals":
                     special[key] = {"yes": True, "no": False}[value]
-                elif fields.get(key) == "bool":
+                elif "bool" in fields.get(key, ()):
                     settings[key] = {"yes": True, "no": False}[value]
                 elif key == "weights":
                     special["weight"] = float(value)
+                    if not math.isfinite(special["weight"]):
+                        raise ValueError(value)
                 else:
                     kind = fields[key]
                     number = int if re.search(r"\bint\b", kind) else float if re.search(r"\bfloat\b", kind) else str

@@ -214,11 +214,8 @@ class Judge(nn.Module):
                 "run `invert3d train judge` and use what it writes"
             )
         try:
-            if (
-                not isinstance(widths, list)
-                or len(widths) != len(WIDTHS)
-                or not all(w in range(1, 1025) for w in widths)
-            ):
+            possible = isinstance(widths, list) and len(widths) == len(WIDTHS)
+            if not possible or any(width not in range(1, 1025) for width in widths):
                 raise ValueError(f"widths {widths}")
             judge = cls(names, widths)
             judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})

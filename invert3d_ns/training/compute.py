@@ -12,8 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 def working_dtype(device: torch.device | str) -> torch.dtype:
     """bfloat16 where the device computes in it; float32 on a CPU that would only imitate it.
 
-    Imitated it is no faster and no more exact: on an EPYC without AVX-512 BF16 a step of the denoiser takes 40 s in
-    bfloat16 and 1.6 s in float32 (one core, 32 views).
+    Imitated it is less exact and slower: on an EPYC without AVX-512 BF16 a step of the denoiser took more than ten
+    times as long in bfloat16 as in float32 (1.6 s on one core, 32 views).
     """
     imitated = torch.device(device).type == "cpu" and not torch.cpu._is_avx512_bf16_supported()
     return torch.float32 if imitated else torch.bfloat16
