@@ -35,9 +35,11 @@ _HOMES = {
     "parse_edit": "editing.edit",
     "read_object": "scenes.assets",
     "read_run": "scenes.runs",
+    "read_splat_file": "scenes.splat_files",
     "render_orbit": "scenes.rendering",
     "render_splats": "scenes.rendering",
     "save_edits": "editing.edit",
+    "write_splat_file": "scenes.splat_files",
     "write_splats": "scenes.ply",
 }
 """Public names and the modules of this package that they live in."""
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
     from invert3d_ns.scenes.ply import write_splats
     from invert3d_ns.scenes.rendering import render_orbit, render_splats
     from invert3d_ns.scenes.runs import read_run
+    from invert3d_ns.scenes.splat_files import read_splat_file, write_splat_file
     from invert3d_ns.words.embedding import ObjectEmbedding
     from invert3d_ns.words.views import generate_views
 

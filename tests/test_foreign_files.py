@@ -15,6 +15,7 @@ from synthetic import make_cloud
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.commands.export import ExportSplats
+from invert3d_ns.editing.sources import read_scene
 from invert3d_ns.scenes.assets import SceneDataParserConfig, read_object
 from invert3d_ns.scenes.ply import write_splats
 from invert3d_ns.scenes.splat_files import write_splat_file
@@ -76,6 +77,7 @@ def test_other_files_are_named_with_what_to_do(tmp_path, name):
     uses = [
         lambda: SceneDataParserConfig(data=path).setup().get_dataparser_outputs("train"),
         lambda: read_object(path),
+        lambda: read_scene(path),
         ExportSplats(path, out=tmp_path / "out.ply").run,
         ExportSplats(path, posed_images=tmp_path / "out", frame="input").run,
     ]

@@ -14,7 +14,6 @@ from synthetic import make_cloud
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.scenes.assets import DEMO_SCENE
 from invert3d_ns.scenes.cameras import OBJECT_RADIUS, orbit_camera_to_world
-from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.scenes.normalization import (
     robust_sphere,
     rotate_harmonics,
@@ -114,7 +113,7 @@ def stretched(cloud, factor: float):
 
 
 def join(a, b):
-    return SplatCloud(**{name: torch.cat([tensor, b.tensors()[name]]) for name, tensor in a.tensors().items()})
+    return replace(a, **{name: torch.cat([tensor, b.tensors()[name]]) for name, tensor in a.tensors().items()})
 
 
 @pytest.mark.parametrize(

@@ -134,3 +134,12 @@ def test_nothing_is_left_of_a_file_that_could_not_be_written(tmp_path, demo, mon
     assert not list(tmp_path.iterdir())
     with pytest.raises(InputError, match=r"does not end in \.ply, \.compressed\.ply, \.spz"):
         check_ending(tmp_path / "a.glb")
+
+
+def test_numbers_that_look_like_another_file_by_chance_are_splats_still(tmp_path, demo):
+    path = tmp_path / "a.splat"
+    write_splat_file(path, demo)
+    content = path.read_bytes()
+    for start in (b"\x80\x02", b"\x1f\x8b", b"BM"):
+        path.write_bytes(start + content[2:])
+        assert len(read_splat_file(path)[0]) == len(demo)

@@ -15,7 +15,7 @@ from invert3d_ns.scenes.ply import read_splats
 from invert3d_ns.scenes.splat_values import checked
 
 
-def changed(cloud, name, rows, value, column=slice(None)):
+def changed(cloud, name, rows, value, column: int | slice = slice(None)):
     tensor = getattr(cloud, name).clone()
     tensor[rows, column] = value
     return replace(cloud, **{name: tensor})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -56,31 +57,36 @@ class ExportSplats:
             check_folder(self.posed_images, "--posed-images")
             check_empty(self.posed_images)
         if self.out is not None:
-            cloud, up = self._in_frame()
+            cloud, up = self._as_input() if self.frame == "input" else self._as_object()
             write_splat_file(self.out, cloud, up)
             print(f"{len(cloud)} splats: {self.out}")
             if missing := left_out(cloud, ending, up):
                 warn(f"{self.out} cannot say {' nor '.join(missing)}; a .ply can")
         if self.posed_images is not None:
-            write_posed_images(self._object(), self.posed_images, self.count, self.size)
+            write_posed_images(self._centered, self.posed_images, self.count, self.size)
             print(f"{self.count} posed images: {self.posed_images}")
         return 0
 
-    def _object(self) -> SplatCloud:
+    @cached_property
+    def _centered(self) -> SplatCloud:
+        """The splats in the object frame."""
         from invert3d_ns.scenes.assets import read_object
         from invert3d_ns.scenes.runs import is_run, read_run_object
 
         return read_run_object(self.source) if is_run(self.source) else read_object(self.source)[0]
 
-    def _in_frame(self) -> tuple[SplatCloud, UpAxis | None]:
-        """The splats where they are to lie, and the axis that points up there, if it is known."""
-        from invert3d_ns.scenes.assets import read_as_placed
+    def _as_object(self) -> tuple[SplatCloud, UpAxis | None]:
+        """The splats centered, and the axis that points up there."""
         from invert3d_ns.scenes.normalization import from_object_frame
+
+        return from_object_frame(self._centered, self.up), self.up
+
+    def _as_input(self) -> tuple[SplatCloud, UpAxis | None]:
+        """The splats where the input has them, and the axis that points up there, if it is known."""
+        from invert3d_ns.scenes.assets import read_as_placed
         from invert3d_ns.scenes.placement import placement_of_run
         from invert3d_ns.scenes.runs import is_run, read_run
 
-        if self.frame == "object":
-            return from_object_frame(self._object(), self.up), self.up
         if not is_run(self.source):
             return read_as_placed(self.source)
         placement = placement_of_run(self.source)

@@ -124,7 +124,7 @@ def scene_edits(path: Path | None, embedding: ObjectEmbedding | None = None) -> 
 
 
 def read_scene(path: Path, up: Literal["auto"] | UpAxis = "auto") -> SplatCloud:
-    """The splats of a run or of a .ply file, in the object frame; without what surrounds the object.
+    """The splats of a run or of a splat file, in the object frame; without what surrounds the object.
 
     Args:
         up: see :func:`~invert3d_ns.scenes.assets.read_object`.
@@ -138,10 +138,6 @@ def read_scene(path: Path, up: Literal["auto"] | UpAxis = "auto") -> SplatCloud:
         cloud = read_run_object(path)
         keep = object_splats(cloud)
         return cloud if keep is None else cloud.select(keep)
-    if path.exists() and path.suffix.lower() != ".ply":
-        raise InputError(
-            f"{path} is {describe_file(path)} and holds no splats; give a run (its folder or config.yml) or a .ply file"
-        )
     return read_object(path, up)[0]
 
 

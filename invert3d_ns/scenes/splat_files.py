@@ -19,13 +19,15 @@ LISTED = ".ply, .compressed.ply, .spz, .splat, .ksplat or .sog"
 """The same, for messages."""
 
 _PLY = ("a .ply", "a compressed splat .ply")
+_NUMBERS = ("a binary file", "a Python pickle", "a file packed", "a JPEG")
+"""What plain numbers, of files that begin with no signature, may look like by chance."""
 _CONTENTS = {
     ".ply": _PLY,
     ".compressed.ply": _PLY,
     ".spz": "splats in an .spz",
     ".sog": "splats in a .sog",
-    ".splat": "a binary file",
-    ".ksplat": "a binary file",
+    ".splat": _NUMBERS,
+    ".ksplat": _NUMBERS,
 }
 """How :func:`describe_file` begins of a file that is what its ending says."""
 _KINDS = {
