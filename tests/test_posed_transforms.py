@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from posed_folders import field_of_view, parse, rewrite, same_frame
+from posed_folders import field_of_view, parse, read_list, rewrite, same_frame
 from synthetic import make_cloud
 
 from invert3d_ns.base.errors import InputError
