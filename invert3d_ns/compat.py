@@ -25,8 +25,6 @@ from typing import Any, Literal
 
 import torch
 
-from invert3d_ns.base.errors import InputError
-
 
 def install_remedies() -> None:
     """Install every remedy. Cheap, and harmless when repeated."""
@@ -216,8 +214,8 @@ class _WrapLater(importlib.abc.MetaPathFinder):
         return spec
 
 
-def refuse_paths_through_one_camera() -> None:
-    """Let ``ns-render interpolate`` say in one line that a path leads through two cameras or more.
+def check_camera_paths(check: Callable[[int, int], None]) -> None:
+    """Let ``ns-render interpolate`` call ``check(cameras, steps)``, two numbers, before it makes a path of them.
 
     With a single held-out image it ends in "need at least one array to stack". Called when a datamanager is built, as
     :func:`allow_spiral_for_full_images` is.
@@ -229,10 +227,7 @@ def refuse_paths_through_one_camera() -> None:
 
     @functools.wraps(path)
     def get_interpolated_camera_path(cameras: Any, steps: int, order_poses: bool) -> Any:
-        if len(cameras) < 2:
-            raise InputError("a path leads through two cameras or more, and there is one; add --pose-source train")
-        if steps < 1:
-            raise InputError(f"--interpolation-steps is {steps}; give 1 or more")
+        check(len(cameras), steps)
         return path(cameras, steps=steps, order_poses=order_poses)
 
     get_interpolated_camera_path._invert3d = True  # type: ignore[attr-defined]

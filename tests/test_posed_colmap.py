@@ -17,7 +17,7 @@ from synthetic import make_cloud
 
 from invert3d_ns import compat
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.scenes.datasets import SceneDatamanagerConfig
+from invert3d_ns.scenes.datasets import SceneDatamanagerConfig, check_path
 from invert3d_ns.scenes.layouts.points import read_colmap_points, read_ply_points
 from invert3d_ns.scenes.normalization import to_object_frame
 from invert3d_ns.scenes.posed_images import write_posed_images
@@ -261,8 +261,8 @@ def test_a_path_through_one_camera_is_refused_in_one_line(posed, monkeypatch):
     from nerfstudio.scripts import render
 
     monkeypatch.setattr(render, "get_interpolated_camera_path", get_interpolated_camera_path)
-    compat.refuse_paths_through_one_camera()
-    compat.refuse_paths_through_one_camera()
+    compat.check_camera_paths(check_path)
+    compat.check_camera_paths(check_path)
     cameras = parse(posed, "test").cameras
     path = render.get_interpolated_camera_path(cameras=cameras, steps=2, order_poses=False)
     assert len(path) == 2

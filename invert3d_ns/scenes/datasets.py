@@ -15,6 +15,7 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 
 from invert3d_ns import compat
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.ranges import Range, at_least
 from invert3d_ns.scenes.assets import SceneDataParserConfig
 from invert3d_ns.scenes.images import read_image
@@ -88,6 +89,18 @@ class SceneDataset(InputDataset):
         return data
 
 
+def check_path(cameras: int, steps: int) -> None:
+    """Refuse a camera path that cannot be made: through fewer than two cameras, or without a picture.
+
+    Raises:
+        InputError: by the flag of ``ns-render interpolate`` that helps.
+    """
+    if cameras < 2:
+        raise InputError("a path leads through two cameras or more, and there is one; add --pose-source train")
+    if steps < 1:
+        raise InputError(f"--interpolation-steps is {steps}; give 1 or more")
+
+
 @dataclass
 class SceneDatamanagerConfig(FullImageDatamanagerConfig):
     """Full images and cameras of one object."""
@@ -117,7 +130,7 @@ class SceneDatamanager(FullImageDatamanager[SceneDataset]):
 
     def __init__(self, config: SceneDatamanagerConfig, **kwargs: Any) -> None:
         compat.allow_spiral_for_full_images()
-        compat.refuse_paths_through_one_camera()
+        compat.check_camera_paths(check_path)
         super().__init__(config, **kwargs)
 
     @property
