@@ -152,7 +152,8 @@ def _pipeline_state(pipeline: InversionPipeline, version: Version, folder: Path)
         state = {key: value.clone() if torch.is_tensor(value) else value for key, value in held.items()}
         pipeline.set_splats(shown)
     edits = [edit.to_dict() for edit in version.edits]
-    return {**state, "_extra_state": {**state["_extra_state"], "edits": edits, "folder": str(folder.absolute())}}
+    extra: dict[str, Any] = held["_extra_state"]
+    return {**state, "_extra_state": {**extra, "edits": edits, "folder": str(folder.absolute())}}
 
 
 def _experiment(run: Path) -> Path:

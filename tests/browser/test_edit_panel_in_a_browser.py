@@ -107,7 +107,6 @@ def _edit(page: driver.Page, url: str, run: Path, pictures: Path) -> None:
         second.fill("Words", "in van gogh style")
         second.toggle("More")
         second.fill("Weights", "van gogh=2")
-        second.screenshot("6-second-window")
         assert page.field("Words").get_attribute("value") == "in van gogh style"
         # Closing a browser in the middle harms nothing.
         second.click("Apply")
