@@ -119,11 +119,7 @@ def test_the_help_names_what_an_edit_has(capsys: pytest.CaptureFixture[str]) -> 
         ({"options": {"guidance_scale": float("nan")}}, "guidance-scale is nan"),
         ({"embedding": Path("nowhere.safetensors")}, "does not exist"),
         ({"scene": Path("nowhere.ply")}, "nowhere.ply"),
-<<<<<<< HEAD
-        ({"scene": Path(__file__)}, "is a text file and holds no splats"),
-=======
         ({"scene": Path("picture.png")}, "does not exist; give a splat file"),
->>>>>>> splatfiles
         ({"prior": None}, "--prior"),
         ({"count": 0}, "--count"),
         ({"azimuths": ()}, "azimuth"),

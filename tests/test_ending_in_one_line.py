@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from types import ModuleType
 
@@ -78,9 +79,7 @@ def test_a_function_is_wrapped_before_its_module_is_complete_and_after(monkeypat
         monkeypatch.delitem(sys.modules, name, raising=False)
     for _ in range(2):
         compat.wrap_function("not_begun", "work", lambda function: lambda: function() + 1)
-    from half_done import work as half  # pyright: ignore[reportMissingImports]
-    from not_begun import work as late  # pyright: ignore[reportMissingImports]
-
+    half, late = (importlib.import_module(name).work for name in ("half_done", "not_begun"))
     assert half() == 2 and late() == 2
     module: ModuleType = sys.modules["half_done"]
     monkeypatch.setattr(module, "work", lambda: 5)

@@ -69,11 +69,12 @@ def test_spherical_harmonics():
     cameras = orbit(2, 8, 8)["viewmats"]
     coefficients = torch.zeros(2, 4, 3)
     coefficients[:, 0] = torch.tensor([1.0, 0.0, -9.0])
-    constant = evaluate_sh(0, means, coefficients, cameras)
+    all_seen = torch.ones(2, 2, dtype=torch.bool)
+    constant = evaluate_sh(0, means, coefficients, cameras, visible=all_seen)
     torch.testing.assert_close(constant, torch.tensor([0.5 + 0.28209479, 0.5, 0.0]).expand(2, 2, 3))
     coefficients[:, 2, 1] = 0.5  # the basis function of direction z
     directions = means - cameras.inverse()[:, None, :3, 3]
     expected = 0.5 + 0.5 * 0.48860251 * directions[..., 2] / directions.norm(dim=-1)
-    torch.testing.assert_close(evaluate_sh(1, means, coefficients, cameras)[..., 1], expected)
+    torch.testing.assert_close(evaluate_sh(1, means, coefficients, cameras, visible=all_seen)[..., 1], expected)
     scene = {**world_scene(sh_bases=16), **orbit(1, 24, 24)}
     assert not torch.equal(rasterization(**scene, sh_degree=3)[0], rasterization(**scene, sh_degree=1)[0])

@@ -104,7 +104,7 @@ class Method:
                         raise ValueError(value)
                 else:
                     kind = fields[key]
-                    number = int if re.search(r"\bint\b", kind) else float if re.search(r"\bfloat\b", kind) else str
+                    number = int if "int" in kind else float if "float" in kind else str
                     settings[key] = number(value)
             except (KeyError, ValueError) as error:
                 raise InputError(f"method {name!r}: {key} cannot be {value!r}") from error

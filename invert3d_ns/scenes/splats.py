@@ -193,7 +193,8 @@ class ObjectSplatModel(SplatfactoModel):
     def _as_cloud(self, groups: dict[str, Tensor]) -> SplatCloud:
         """Tensors of all groups as splats that are drawn as this model's."""
         rest = groups["features_rest"][:, : (self.active_sh_degree + 1) ** 2 - 1]
-        return SplatCloud(**{**groups, "features_rest": rest}, rasterize_mode=self.rasterize_mode)
+        tensors: dict[str, Any] = {**groups, "features_rest": rest}
+        return SplatCloud(**tensors, rasterize_mode=self.rasterize_mode)
 
     def freeze(self, *names: str) -> None:
         """Stop training the named groups (``"means"``, ``"opacities"``, ...), or all; once all are frozen,
