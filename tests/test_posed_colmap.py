@@ -146,6 +146,17 @@ def test_lenses_are_read(posed, tmp_path, camera, kind, distortion):
     assert int(cameras.camera_type[0]) == kind.value and abs(float(cameras.fx[0]) - 35) < 1e-4
 
 
+@pytest.mark.parametrize(
+    "camera", ["OPENCV 32 32 35 35 16 16 0.05 0.01 0.001 0.002", "OPENCV_FISHEYE 32 32 35 35 16 16 0.05 0.01 0.01 0.02"]
+)
+def test_pictures_are_undistorted_with_their_alpha(posed, tmp_path, camera):
+    manager = SceneDatamanagerConfig(data=write_colmap(posed, tmp_path / "a", camera=camera)).setup(device="cpu")
+    cameras = manager.train_dataset.cameras
+    for index, data in enumerate(manager.cached_train):
+        assert data["image"].shape == (int(cameras.height[index]), int(cameras.width[index]), 4)
+        assert 0.05 < (data["image"][..., 3] > 127).float().mean() < 0.9
+
+
 def spoil(kind: str, folder: Path) -> None:
     model = folder / "sparse/0"
     if kind in ("truncated cameras", "truncated images", "unknown model in binary"):

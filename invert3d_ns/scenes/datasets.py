@@ -16,7 +16,7 @@ from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 
 from invert3d_ns import compat
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.base.ranges import Range, at_least
+from invert3d_ns.base.ranges import Range, above, at_least
 from invert3d_ns.scenes.assets import SceneDataParserConfig
 from invert3d_ns.scenes.images import read_image
 
@@ -105,13 +105,8 @@ def check_path(cameras: int, steps: int) -> None:
 class SceneDatamanagerConfig(FullImageDatamanagerConfig):
     """Full images and cameras of one object."""
 
-    _target: type = field(default_factory=lambda: SceneDatamanager)
-    dataparser: SceneDataParserConfig = field(default_factory=SceneDataParserConfig)  # type: ignore[assignment]
-    """How the scene is read and brought into the object frame."""
-    cache_images_type: Literal["uint8", "float32"] = "uint8"
-    """The image type returned from manager, caching images in uint8 saves memory"""
     number_ranges: ClassVar[dict[str, Range]] = {
-        "camera_res_scale_factor": at_least(0.05, 4),
+        "camera_res_scale_factor": above(0),
         "eval_num_images_to_sample_from": at_least(-1),
         "eval_num_times_to_repeat_images": at_least(-1),
         "eval_image_indices": at_least(0),
@@ -119,6 +114,11 @@ class SceneDatamanagerConfig(FullImageDatamanagerConfig):
         "train_cameras_sampling_seed": at_least(0, 2**32 - 1),
         "fps_reset_every": at_least(1),
     }
+    _target: type = field(default_factory=lambda: SceneDatamanager)
+    dataparser: SceneDataParserConfig = field(default_factory=SceneDataParserConfig)  # type: ignore[assignment]
+    """How the scene is read and brought into the object frame."""
+    cache_images_type: Literal["uint8", "float32"] = "uint8"
+    """The image type returned from manager, caching images in uint8 saves memory"""
 
 
 class SceneDatamanager(FullImageDatamanager[SceneDataset]):
