@@ -274,8 +274,9 @@ class SceneEditor:
     def _fit(self, current: SplatCloud) -> dict[str, Tensor]:
         targets, poses = self._tensors["targets"], self._poses.flatten(0, 1)
         order = torch.randperm(len(targets), generator=random_stream("edit fit", self.seed, self.done))
-        picks = order[: self.config.batch].to(self.device)
-        drawn, alphas = render_splats(current, poses[picks.cpu()], self._size, supersampling=self.config.supersampling)
+        chosen = order[: self.config.batch]
+        picks = chosen.to(self.device)
+        drawn, alphas = render_splats(current, poses[chosen], self._size, supersampling=self.config.supersampling)
         weight = self._tensors["confidence"][picks][:, None, None, None]
         terms = {"colors": (weight * self._tensors["trust"][picks] * (drawn - targets[picks]).abs()).mean()}
         if self._change == "geometry":

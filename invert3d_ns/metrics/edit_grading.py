@@ -20,7 +20,7 @@ def silhouettes(views: Float[Tensor, "F 3 H W"]) -> Bool[Tensor, "F H W"]:
     """Find the object's pixels: what is not white, with its holes filled."""
     from scipy.ndimage import binary_fill_holes
 
-    differs = ((1 - views).amax(1) > _WHITE).numpy()
+    differs = ((1 - views).amax(1) > _WHITE).cpu().numpy()
     return torch.from_numpy(np.stack([np.asarray(binary_fill_holes(one)) for one in differs]))
 
 
