@@ -68,6 +68,8 @@ class PretendCuda(TorchFunctionMode):
             return _mark(args[0], on_cuda(args[1]))
         if func in (torch.Tensor.numpy, torch.Tensor.__array__) and on_cuda(args[0]):
             raise TypeError("can't convert cuda:0 device type tensor to numpy")
+        if func is torch.Tensor.__deepcopy__:  # the memory of copies holds all kinds
+            return _mark(func(*args, **kwargs), on_cuda(args[0]))
         if func in (torch.Tensor.to, torch.Tensor.cuda, torch.Tensor.cpu, torch.as_tensor):
             return _converted(func, args, kwargs)
         device = kwargs.get("device")
