@@ -18,7 +18,6 @@ from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing import sources
 from invert3d_ns.editing.change import HARDLY
 from invert3d_ns.editing.edit import Edit, Region, load_edits, save_edits
-from invert3d_ns.editing.scene_edit_config import SceneEditConfig
 from invert3d_ns.editing.sources import read_scene
 from invert3d_ns.live.editable_scene import EditableScene
 from invert3d_ns.methods.edit_phase import EditPhase
@@ -231,7 +230,7 @@ def test_a_run_is_looked_at_with_its_words_and_edits(edited, material, monkeypat
     assert all(torch.equal(now[name], raw[name]) for name in SAME)
 
 
-def test_a_finished_run_is_edited_by_those_who_look_at_it(edited, tmp_path, monkeypatch):
+def test_a_finished_run_is_edited_by_those_who_look_at_it(edited, monkeypatch):
     from live_stage import Watcher
     from nerfstudio.utils.eval_utils import all_methods, eval_setup
 
@@ -240,11 +239,10 @@ def test_a_finished_run_is_edited_by_those_who_look_at_it(edited, tmp_path, monk
     monkeypatch.setitem(all_methods, "invert3d-edit", invert3d_edit.config)
     _, pipeline, _, _ = eval_setup(edited / "config.yml", test_mode="inference")
     assert isinstance(pipeline, InversionPipeline)
-    pipeline.output_folder = tmp_path
+    pipeline.output_folder = edited
     queue, actions, watcher = pipeline.queue, pipeline.edit_panel.actions, Watcher(pipeline.queue)
     box = (-1.0, -1.0, 0.0, 1.0, 1.0, 1.0)
-    actions.config = SceneEditConfig(orbits=1, fit_steps=2, supersampling=1)
-    cube = Edit(target="a cube", region=Region(box))
+    cube = Edit(target="a cube", region=Region(box), steps=2)
     found = pipeline.splats()
     queue.start()
     try:
@@ -256,7 +254,12 @@ def test_a_finished_run_is_edited_by_those_who_look_at_it(edited, tmp_path, monk
         changed = differs(found, pipeline.splats())
         assert changed.any() and (found.means[changed, 2] >= 0).all()
         assert [e.label for e in pipeline.edits] == ["red -> blue", "a cube"] == list(actions.versions.labels)
-        queue.ask(actions.versions.undo())
+        queue.ask(actions.save)
+        watcher.until(lambda state: "Saved as the run" in state.message or state.error)
+        (saved,) = (run.folder for run in actions.runs)
+        assert load_edits(saved / "edits.json") == pipeline.edits
+        assert not differs(read_scene(saved), pipeline.splats()).any()
+        queue.ask(actions.versions.undo)
         watcher.until(lambda state: "Undid 'a cube'" in state.message or state.error)
         assert not differs(found, pipeline.splats()).any() and len(pipeline.edits) == 1
     finally:
