@@ -42,8 +42,6 @@ class Case:
     """1: refused in one line. 2: no such flag, or no value for it. 0: carried out."""
     writes: tuple[str, ...] = ()
     """What a command that is right leaves behind, by path or pattern."""
-    room: str = ""
-    """Who has yet to mend it, if it fails today."""
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ _OF_EDITS = [
 CASES = [
     *_of_every_flag(),
     *(
-        case(f"train {flag} {value}", f"{_TRAIN} {flag} {value}", f"{flag[2:].split('.')[-1]} is {value}", room="runs")
+        case(f"train {flag} {value}", f"{_TRAIN} {flag} {value}", f"{flag[2:].split('.')[-1]} is {value}")
         for flag, value in _OF_TRAINING
     ),
     *(

@@ -164,12 +164,11 @@ CASES = [
         "holds no splats",
     ),
     case("train with an unknown prior", "ns-train invert3d --data ball.ply --pipeline.prior midas", "midas"),
-    case("go on with nothing", "ns-train invert3d --load-config none.yml", "none.yml", room="runs"),
-    case("go on with text", "ns-train invert3d --load-config notes.txt", "notes.txt", room="runs"),
+    case("go on with nothing", "ns-train invert3d --load-config none.yml", "none.yml"),
+    case("go on with text", "ns-train invert3d --load-config notes.txt", "notes.txt"),
     case(
         "leave the output folder",
         "ns-train invert3d --data ball.ply --experiment-name ../../x",
         "experiment-name",
-        room="runs",
     ),
 ]

@@ -17,8 +17,7 @@ def material(tiny_v_prior, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _parameters() -> list:
-    known = {room: [pytest.mark.xfail(reason=f"for {room} to mend", run=False)] for room in ("runs", "prior")}
-    return [pytest.param(entry, id=entry.name, marks=known.get(entry.room, [])) for entry in all_cases()]
+    return [pytest.param(entry, id=entry.name) for entry in all_cases()]
 
 
 @pytest.mark.parametrize("entry", _parameters())

@@ -13,6 +13,7 @@ from posed_folders import field_of_view, parse, read_list, rewrite, same_frame
 from synthetic import make_cloud
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.scenes.assets import scene_name
 from invert3d_ns.scenes.datasets import SceneDataset
 from invert3d_ns.scenes.normalization import to_object_frame, transform_splats
 from invert3d_ns.scenes.posed_images import write_posed_images
@@ -157,6 +158,11 @@ def test_a_byte_order_mark_is_no_content(posed, expected, tmp_path):
     path = folder / "transforms.json"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert torch.equal(parse(folder).cameras.camera_to_worlds, expected)
+
+
+def test_the_list_of_a_folder_stands_for_the_folder(posed, expected):
+    assert torch.equal(parse(posed / "transforms.json").cameras.camera_to_worlds, expected)
+    assert scene_name(posed / "transforms.json") == scene_name(posed) == posed.name
 
 
 def spoil(kind):

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.inputs import user_path
 from invert3d_ns.base.ranges import above, at_least, check_numbers
 from invert3d_ns.editing.composition import split_into_passes, with_context
 from invert3d_ns.editing.edit import Edit, Region
@@ -122,8 +123,8 @@ class InversionPipelineConfig(PhasedPipelineConfig):
         """Make the prior's path absolute, in place, if it is one."""
         from invert3d_ns.prior.checkpoints import PRIORS
 
-        if self.prior not in PRIORS and Path(self.prior).expanduser().exists():
-            self.prior = str(Path(self.prior).expanduser().absolute())
+        if self.prior not in PRIORS and (path := user_path(self.prior)).exists():
+            self.prior = str(path.absolute())
 
     def edits(self, embedding: ObjectEmbedding | None = None) -> list[Edit]:
         """The edits that --prompt and its companions ask for; none if nothing does.

@@ -122,10 +122,16 @@ def _read_placed(
     return moved, transform, cloud.origin
 
 
+def _whole_scene(data: Path) -> Path:
+    """The scene that a path is about: its folder if it is the list of that folder's images, else the path itself."""
+    return data.parent if data.name.startswith("transforms") and data.suffix == ".json" and data.is_file() else data
+
+
 def scene_name(data: Path | None) -> str:
     """What runs on a scene are called: the demo, the splat file, the folder, or what the run was called."""
     if data is None:
         return "demo"
+    data = _whole_scene(data)
     name = run_settings(data).get("experiment_name") if is_run(data) else None
     if name:
         return str(name)
@@ -153,7 +159,7 @@ class SceneDataParser(DataParser):
     def __init__(self, config: SceneDataParserConfig) -> None:
         super().__init__(config=config)
         self.config = config
-        self.path = Path(config.data) if config.data is not None else DEMO_SCENE
+        self.path = _whole_scene(Path(config.data)) if config.data is not None else DEMO_SCENE
         self._folder: FolderScene | None = None
         self._splats: tuple[str, SplatCloud, Placement] | None = None
 

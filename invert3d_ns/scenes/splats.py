@@ -35,7 +35,8 @@ class ObjectSplatModelConfig(SplatfactoModelConfig):
     number_ranges: ClassVar[dict[str, Range]] = {
         "sh_degree": at_least(0, 4),
         "num_downscales": at_least(0, 8),
-        **dict.fromkeys(("sh_degree_interval", "resolution_schedule", "refine_every", "num_random"), at_least(1)),
+        "num_random": at_least(4),
+        **dict.fromkeys(("sh_degree_interval", "resolution_schedule", "refine_every"), at_least(1)),
         **dict.fromkeys(("reset_alpha_every", "max_splats", "n_split_samples", "grid_shape"), at_least(1)),
         **dict.fromkeys(("warmup_length", "stop_split_at", "stop_screen_size_at"), at_least(0)),
         **dict.fromkeys(("cull_alpha_thresh", "ssim_lambda"), at_least(0, 1)),
