@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 from dataclasses import replace
 from datetime import datetime
@@ -32,6 +31,8 @@ from invert3d_ns.runs.checkpoints import (
 )
 from invert3d_ns.runs.report import METRICS, write_metrics
 from invert3d_ns.runs.resume import require_plain, scene_fingerprint
+from invert3d_ns.runs.run_folder import claim_folder
+from invert3d_ns.runs.turntable import write_turn
 from invert3d_ns.scenes.cloud import SplatCloud, unit_quaternions
 from invert3d_ns.scenes.runs import is_run, run_settings
 from invert3d_ns.words.embedding import EMBEDDING, ObjectEmbedding
@@ -78,7 +79,7 @@ def write_run(pipeline: InversionPipeline, version: Version, made: Any, *, unask
     if own is None or source is None or not (own / "config.yml").is_file():
         raise InputError("this scene belongs to no run with a config.yml, so there is no place to save it beside")
     parent = _experiment(own) / METHOD
-    folder = _claim(parent, datetime.now().strftime("%Y-%m-%d_%H%M%S"))
+    folder = parent / claim_folder(parent, datetime.now().strftime("%Y-%m-%d_%H%M%S"))
     try:
         with atomic_path(folder) as temporary:
             temporary.mkdir()
@@ -115,6 +116,7 @@ def _write(pipeline: InversionPipeline, config: Any, version: Version, made: Any
             "version": FORMAT_VERSION,
             "phase": phase.name,
             "done": phase.steps,
+            "finished": True,
             "settings": require_plain(settings),
             "seconds": {},
             "state": phase.state_dict(),
@@ -122,6 +124,7 @@ def _write(pipeline: InversionPipeline, config: Any, version: Version, made: Any
     }
     write_checkpoint(state, checkpoint_path(into / _CHECKPOINTS, phase.steps - 1))
     edit_report.write_outputs(pipeline, phase, cast(Any, SimpleNamespace(folder=into, seconds={}, seed=0)))
+    write_turn(into, version.snapshot.to(pipeline.device), aloud=False)
     if origin.edits:
         save_edits(new, into / _NEW_EDITS, pipeline.embedding())
 
@@ -161,20 +164,6 @@ def _experiment(run: Path) -> Path:
     run = run.absolute()
     is_in_place = run_settings(run).get("method_name") == run.parent.name
     return run.parent.parent if is_in_place else run.parent
-
-
-def _claim(parent: Path, name: str) -> Path:
-    """Make a folder that nobody else has, even where two are made in one second."""
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        for number in itertools.count(1):
-            folder = parent / (name if number == 1 else f"{name}-{number}")
-            with contextlib.suppress(FileExistsError):
-                folder.mkdir()
-                return folder
-    except OSError as error:
-        raise InputError(f"cannot write into {parent}: {error.strerror or error}; free some space there") from error
-    raise AssertionError("numbers do not end")
 
 
 def find_runs(pipeline: InversionPipeline) -> list[SavedRun]:

@@ -19,14 +19,15 @@ MOST_SPLATS = 25_000
 """On a CPU no video is drawn of more splats than this: that would take more than three seconds."""
 
 
-def write_turn(folder: Path, cloud: SplatCloud) -> None:
-    """Write ``camera_path.json`` and, where it takes a moment, ``turntable.mp4`` of a scene, and say where they are.
+def write_turn(folder: Path, cloud: SplatCloud, *, aloud: bool = True) -> None:
+    """Write ``camera_path.json`` and, where it takes a moment, ``turntable.mp4`` of a scene.
 
     Where the scene shows more than an object, both are of the object.
 
     Args:
         folder: the run's.
         cloud: the scene in the object frame, on the device that draws.
+        aloud: say where they are.
 
     Raises:
         InputError: a file cannot be written.
@@ -40,7 +41,8 @@ def write_turn(folder: Path, cloud: SplatCloud) -> None:
     try:
         poses = turn.poses(shown)
     except InputError as error:
-        print_lines(f"[yellow]There is no turntable: {escape(str(error))}[/yellow]")
+        if aloud:
+            print_lines(f"[yellow]There is no turntable: {escape(str(error))}[/yellow]")
         return
     path, lines = folder / CAMERA_PATH, []
     turn.write_camera_path(path, poses, crop=keep is not None)
@@ -48,4 +50,5 @@ def write_turn(folder: Path, cloud: SplatCloud) -> None:
         video = folder / VIDEO
         write_frames(video, Turntable(size=VIDEO_SIZE).frames(shown, poses), fps=turn.fps)
         lines = [f"  turntable  {escape(str(video))}"]
-    print_lines(*lines, f"  cameras    {escape(str(path))}   (that turn, for ns-render camera-path)")
+    if aloud:
+        print_lines(*lines, f"  cameras    {escape(str(path))}   (that turn, for ns-render camera-path)")
