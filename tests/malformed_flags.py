@@ -69,7 +69,7 @@ CASES = [
     _prompt("too long", "<object> " + "red " * 90, "would be cut"),
     _prompt("very long", "red " * 20_000, "would be cut"),
     _prompt("of two lines", "a red\ncube", status=0, writes=("case/out.png",)),
-    _prompt("in other letters", "在海边的 <object> ☂", status=0, writes=("case/out.png",)),
+    _prompt("in other letters", "在海边的 <object> ☂", "vocabulary cannot write '在海边的'"),
     _prompt("like a flag", "a [bold]red[/bold] {cube} %s", status=0, writes=("case/out.png",)),
     case("only an amount", f"{_EDIT} --amount 2", "edit is empty"),
     case(

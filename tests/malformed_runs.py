@@ -114,7 +114,7 @@ CASES = [
     case(
         "scene is text",
         "invert3d edit words.safetensors --prompt blue --scene notes.txt --out case/out.png",
-        "notes.txt is a text file and holds no splats",
+        "notes.txt is neither a splat file",
     ),
     case(
         "damaged words in a run",

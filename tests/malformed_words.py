@@ -102,7 +102,7 @@ _NOTHING_HERE = [
         "not an object embedding",
     ),
     ("newer", "words.safetensors", _tensors({**_META, "version": "99"}, a=torch.zeros(1, 4)), "update invert3d-ns"),
-    ("no version", "words.safetensors", _tensors({**_META, "version": "x"}, a=torch.zeros(1, 4)), "version x"),
+    ("no version", "words.safetensors", _tensors({**_META, "version": "x"}, a=torch.zeros(1, 4)), "number of version"),
     ("one row", "words.safetensors", _tensors(_META, a=torch.zeros(4)), "damaged"),
     ("nan", "words.safetensors", _embedding(torch.full((2, 4), torch.nan), prior="prior"), "damaged"),
     ("no steps", "words.safetensors", _tensors({**_META, "steps": "-1"}, a=torch.zeros(1, 4)), "damaged"),

@@ -146,6 +146,7 @@ def pretend_cuda() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gsplat.rendering, "rasterization", _pretend_gsplat)
+        patch.setattr("invert3d_ns.compat.device_type", lambda: "cuda")
         patch.setattr(torch.Tensor, "_make_subclass", make_subclass)
         patch.setattr(torch.cuda, "get_rng_state", lambda device=None: torch.zeros(16, dtype=torch.uint8))
         patch.setattr(torch.cuda, "set_rng_state", lambda state, device=None: None)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from invert3d_ns.alignment import checkpoints
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.cli import run_command
 from invert3d_ns.commands.evaluate import EvaluateClip
 from invert3d_ns.metrics import clip_quality
 from invert3d_ns.metrics.clip_quality import among_best, evaluate_clip, held_out_objects, measure_clip
@@ -108,7 +109,7 @@ def test_nothing_to_measure_and_nowhere_to_write(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least one seed"):
         EvaluateClip(out=tmp_path, seeds=()).run()
     with pytest.raises(InputError, match="--seeds is -1; give 0 to 2147483647"):
-        EvaluateClip(out=tmp_path, seeds=(0, -1)).run()
+        run_command(EvaluateClip(out=tmp_path, seeds=(0, -1)))
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file"):
         EvaluateClip(out=tmp_path / "file").run()

@@ -14,7 +14,7 @@ from plain_mvdream import FIXTURE
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.pictures import to_pixels, write_grid
-from invert3d_ns.cli import main
+from invert3d_ns.cli import main, run_command
 from invert3d_ns.commands.prior import Prior, PriorCheck, PriorConvert, PriorList
 from invert3d_ns.commands.views import GenerateViews
 from invert3d_ns.prior.checkpoints import PRIORS, load_prior, save_prior
@@ -165,7 +165,7 @@ def test_views_writes_a_grid_and_a_video(inverted: tuple[Path, Path], capsys: py
 def test_views_bad_input_writes_nothing(inverted: tuple[Path, Path], changes: dict, says: str) -> None:
     path, prior = inverted
     with pytest.raises(InputError) as error:
-        GenerateViews(**{"embedding": path, "prior": str(prior), "steps": 1, **changes}).run()
+        run_command(GenerateViews(**{"embedding": path, "prior": str(prior), "steps": 1, **changes}))
     assert says in str(error.value) and "\n" not in str(error.value)
     assert list(path.parent.iterdir()) == [path]
 

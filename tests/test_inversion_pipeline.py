@@ -77,6 +77,7 @@ def test_a_run_leaves_embedding_picture_and_figures(name, request, tiny_v_prior)
 def test_a_run_folder_holds_nothing_unexpected(posed_run):
     names = sorted(path.name for path in posed_run[1].iterdir() if not path.name.startswith("events.out"))
     assert names == [
+        "camera_path.json",
         "config.yml",
         "dataparser_transforms.json",
         "embedding.safetensors",

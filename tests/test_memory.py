@@ -323,7 +323,7 @@ def test_precision_is_chosen_for_where_the_prior_will_compute(monkeypatch: pytes
 def test_ns_train_and_invert3d_views_take_every_option() -> None:
     import tyro
 
-    from invert3d_ns.commands.views import GenerateViews
+    from invert3d_ns.cli import _parse
     from invert3d_ns.configs import invert3d
 
     given = PriorOptions("bf16", "sliced", True, True, "model", True, False)
@@ -332,7 +332,7 @@ def test_ns_train_and_invert3d_views_take_every_option() -> None:
         for field in fields(PriorOptions)
         for text in (f"prior-options.{field.name.replace('_', '-')}", str(getattr(given, field.name)))
     ]
-    views = tyro.cli(GenerateViews, args=["e.safetensors", *_flags("--", arguments)])
+    views = _parse(["views", "e.safetensors", *_flags("--", arguments)])
     assert views.prior_options == given
     config = tyro.cli(
         tyro.conf.FlagConversionOff[type(invert3d.config)],

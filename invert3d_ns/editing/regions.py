@@ -11,9 +11,9 @@ from torch.nn import functional
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing.edit import check_box
-from invert3d_ns.scenes.cameras import FOV_Y, OBJECT_RADIUS
+from invert3d_ns.scenes.cameras import FOV_Y
 from invert3d_ns.scenes.cloud import SplatCloud
-from invert3d_ns.scenes.normalization import robust_sphere, similarity
+from invert3d_ns.scenes.normalization import to_object_frame
 from invert3d_ns.scenes.rendering import render_channels
 
 
@@ -36,8 +36,7 @@ def inside_box(cloud: SplatCloud, box: Sequence[float]) -> Bool[Tensor, " N"]:
 
 def to_frame(cloud: SplatCloud) -> Float[Tensor, "4 4"]:
     """The similarity, without a turn, that centers splats and scales them to the object frame's radius."""
-    center, extent = robust_sphere(cloud.means, cloud.opacities[:, 0].sigmoid())
-    return similarity(torch.eye(3), center, OBJECT_RADIUS / extent)
+    return to_object_frame(cloud, "z")[1]
 
 
 @torch.no_grad()

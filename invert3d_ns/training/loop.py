@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,7 +46,9 @@ def layers_stream(name: str, seed: int, step: int, device: torch.device) -> Iter
 
     The global generators are afterwards as they were before.
     """
-    number = int(torch.randint(2**62, (), generator=random_stream(f"{name} layers", seed, step)))
+    number = int(
+        torch.randint(2**62, (), generator=random_stream("layers of a stage", seed, step, zlib.crc32(name.encode())))
+    )
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.random.default_generator.manual_seed(number)
         if device.type == "cuda":

@@ -185,6 +185,7 @@ class Page:
         field.send_keys(Keys.DELETE)
         field.send_keys(text)
         self.wait(lambda: field.get_attribute("value") == text, f"the field {label} to hold {text!r}")
+        time.sleep(1.0)  # the page sends what is typed a moment later, and nobody clicks in the same instant
 
     def picture_sources(self) -> list[str]:
         """The URLs of the pictures that the panel shows; those of other tabs are not among them."""
@@ -208,14 +209,14 @@ class Page:
 
     def scene(self, name: str) -> np.ndarray:
         """The part of a screenshot that shows nothing but the 3D view, once it stays the same."""
-        previous, last = None, self.screenshot(name)
+        views = [self._view(self.screenshot(name))]
         end = time.monotonic() + PATIENCE
-        while previous is None or not np.array_equal(previous, last):
+        while len(views) < 3 or not all(np.array_equal(view, views[-1]) for view in views[-3:]):
             assert time.monotonic() < end, "the 3D view does not come to rest"
-            # The viewer renders in steps of resolution, 0.2 s apart.
+            # The viewer renders in steps of resolution, 0.2 s apart, more on a machine that has other work.
             time.sleep(1.5)
-            previous, last = last, self._view(self.screenshot(name))
-        return last
+            views.append(self._view(self.screenshot(name)))
+        return views[-1]
 
     @staticmethod
     def _view(screenshot: np.ndarray) -> np.ndarray:

@@ -120,7 +120,8 @@ def _edit(page: driver.Page, url: str, run: Path, pictures: Path) -> None:
     page.wait_for_text("Saved as the run")
     (saved,) = (run.parents[1] / "invert3d-edit").iterdir()
     assert {path.name for path in saved.iterdir()} == {
-        *("config.yml", "dataparser_transforms.json", "edited.png", "edits.json", "embedding.safetensors"),
+        *("camera_path.json", "config.yml", "dataparser_transforms.json", "edited.png", "edits.json"),
+        "embedding.safetensors",
         *("metrics.json", "nerfstudio_models"),
     }
     page.click("Undo")
