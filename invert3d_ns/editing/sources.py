@@ -59,10 +59,11 @@ def find_words(path: Path) -> Path:
         advice = f"invert it first: {quoted_command('ns-train', 'invert3d', '--data', path)}"
     elif kind.endswith(" image"):
         advice = f"invert it first: {quoted_command('invert3d', 'image', path)}"
-    elif kind.endswith((" checkpoint", _SAFETENSORS)) or "pickle" in kind:
-        from invert3d_ns.words.foreign_embeddings import not_an_embedding
+    elif "checkpoint" in kind:
+        from invert3d_ns.words.foreign_embeddings import describe_inversion, not_an_embedding
 
-        raise not_an_embedding(path)
+        if describe_inversion(path) is not None:
+            raise not_an_embedding(path)
     raise InputError(f"{path} is {kind}, not words; {advice}")
 
 

@@ -25,7 +25,7 @@ _LARGEST = 64 << 20
 
 def not_an_embedding(path: Path) -> InputError:
     """The error, in one line, for a file that was given as an object's words and is something else."""
-    named = _describe_inversion(path)
+    named = describe_inversion(path)
     if named is not None:
         return InputError(
             f"{path} is {named}: words of a text-to-image model, which knows no cameras; find the object's words with "
@@ -36,7 +36,7 @@ def not_an_embedding(path: Path) -> InputError:
     return InputError(f"{path} is {kind}, not an object embedding; {advice}")
 
 
-def _describe_inversion(path: Path) -> str | None:
+def describe_inversion(path: Path) -> str | None:
     """What a textual inversion of another program is, with its article; None for any other file."""
     try:
         if path.stat().st_size > _LARGEST:
