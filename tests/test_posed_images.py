@@ -179,6 +179,28 @@ def test_folders_of_masks_are_used_and_said(posed, cloud, tmp_path, capsys, plac
     assert outputs.metadata["has_alpha"] and f"masks are taken from {folder / place}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("nested", "used"), [(True, True), (False, False)])
+def test_masks_in_folders_as_the_images(posed, cloud, tmp_path, capsys, nested, used):
+    """The masks of two cameras, whose images have the same names; one mask without a folder could mean either."""
+    folder = masked(posed, tmp_path / "a")
+    meta = json.loads((folder / "transforms.json").read_text())
+    for index, frame in enumerate(meta["frames"]):
+        old, place = Path(frame["file_path"]), f"{'ab'[index % 2]}/{index // 2}.png"
+        for kind in ("images", "masks"):
+            (folder / kind / place).parent.mkdir(exist_ok=True)
+            (folder / kind / old.name).rename(folder / kind / (place if nested or kind == "images" else place[2:]))
+        frame["file_path"] = f"images/{place}"
+    (folder / "transforms.json").write_text(json.dumps(meta))
+    outputs = parse(folder)
+    assert outputs.metadata["has_alpha"] == used
+    assert ("fit 0 of 12 images; they are ignored" in capsys.readouterr().err) != used
+    if used:
+        same_frame(outputs, cloud, tolerance=0.1)
+        masks = outputs.metadata["alpha_filenames"]
+        pairs = zip(masks, outputs.image_filenames, strict=True)
+        assert all(mask.parts[-2:] == image.parts[-2:] for mask, image in pairs)
+
+
 def test_masks_that_do_not_fit_are_said(posed, tmp_path, capsys):
     assert parse(masked(posed, tmp_path / "a", name="other_{}.png")).metadata["surroundings"]
     assert "fit 0 of 12 images; they are ignored" in capsys.readouterr().err
