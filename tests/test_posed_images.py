@@ -245,6 +245,18 @@ def test_opaque_pictures_among_transparent_ones_keep_their_object(posed, tmp_pat
     assert {image.shape for image in images} == {(48, 48, 4)}
 
 
+def test_points_are_read_where_there_is_no_silhouette_to_start_from(posed, tmp_path, capsys):
+    def change(meta):
+        meta["ply_file_path"] = "none.ply"
+        noise = np.random.default_rng(0).integers(0, 255, (48, 48, 3), dtype=np.uint8)
+        for frame in meta["frames"]:
+            Image.fromarray(noise).save(folder / frame["file_path"])
+
+    folder = tmp_path / "a"
+    assert parse(rewrite(posed, folder, change)).metadata["surroundings"]
+    assert "none.ply is missing" in capsys.readouterr().err
+
+
 def test_an_empty_picture_is_said(posed, tmp_path, capsys):
     def change(meta):
         Image.new("RGBA", (48, 48)).save(folder / meta["frames"][0]["file_path"])

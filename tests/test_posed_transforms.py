@@ -160,18 +160,6 @@ def test_a_byte_order_mark_is_no_content(posed, expected, tmp_path):
     assert torch.equal(parse(folder).cameras.camera_to_worlds, expected)
 
 
-def test_points_are_read_where_there_is_no_silhouette_to_start_from(posed, tmp_path, capsys):
-    def change(meta):
-        meta["ply_file_path"] = "none.ply"
-        noise = np.random.default_rng(0).integers(0, 255, (48, 48, 3), dtype=np.uint8)
-        for frame in meta["frames"]:
-            Image.fromarray(noise).save(folder / frame["file_path"])
-
-    folder = tmp_path / "a"
-    assert parse(rewrite(posed, folder, change)).metadata["surroundings"]
-    assert "none.ply is missing" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("kind", ["size", "angle", "pixels"])
 def test_smaller_copies_are_taken_where_the_camera_means_them_too(posed, tmp_path, monkeypatch, kind):
     """Without a size, focal lengths in pixels are those of the images that are listed."""
