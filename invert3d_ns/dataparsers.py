@@ -10,5 +10,5 @@ from invert3d_ns.scenes.assets import SceneDataParserConfig
 
 scene_dataparser = DataParserSpecification(
     config=SceneDataParserConfig(),
-    description="An object: splats in a .ply file, or a folder of posed images, brought into the object frame.",
+    description="An object: splats (a file or a run), or a folder of posed images, brought into the object frame.",
 )

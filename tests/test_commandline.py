@@ -32,6 +32,19 @@ def test_words_without_quotes_are_told_apart(line: str, sentence: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "perhaps"),
+    [
+        ("edit --prompt blue my_run --amout 2", True),
+        ("edit run --prompt in van gogh style", False),
+        (f"edit --prompt blue {'x' * 300} --amout 2", True),
+    ],
+)
+def test_a_guess_is_called_so_where_another_flag_may_be_the_fault(line: str, perhaps: bool) -> None:
+    hint = stray_words_hint(line.split())
+    assert hint is not None and hint.startswith("perhaps ") == perhaps
+
+
+@pytest.mark.parametrize(
     "line",
     [
         ["edit", "run", "--prompt", "in van gogh style"],

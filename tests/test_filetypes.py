@@ -30,6 +30,13 @@ def archive(path, *names):
             file.writestr(name, "x")
 
 
+def archive_of_version(path, version):
+    archive(path, "a.txt")
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\1\2") + 6] = version
+    path.write_bytes(content)
+
+
 MADE = {
     "a PNG image": lambda path: Image.new("RGB", (2, 2)).save(path, format="PNG"),
     "a JPEG image": lambda path: Image.new("RGB", (2, 2)).save(path, format="JPEG"),
@@ -59,6 +66,9 @@ MADE = {
     "an MP4 video": lambda path: path.write_bytes(b"\0\0\0\x20ftypisom" + bytes(16)),
     "a text file": lambda path: path.write_text("f\u00fcr alle", encoding="utf-8"),
     "a binary file of unknown kind": lambda path: path.write_bytes(bytes(range(256))),
+    "a binary file of unknown kind ": lambda path: path.write_bytes(b"\0\0\0\1\0\0\0\0{\x14\xae\x3d" + bytes(20)),
+    "a zip archive ": lambda path: path.write_bytes(b"PK\3\4" + bytes(60) + b"PK\5\6" + bytes(18)),
+    "a zip archive  ": lambda path: archive_of_version(path, 99),
     "an empty file": lambda path: path.write_bytes(b""),
     "a folder": lambda path: path.mkdir(),
     "a missing file": lambda path: None,
@@ -69,7 +79,7 @@ MADE = {
 def test_files_are_named_by_their_content_whatever_they_are_called(tmp_path, name):
     path = tmp_path / "cat.ply"
     MADE[name](path)
-    assert describe_file(path) == name
+    assert describe_file(path) == name.rstrip()
 
 
 def test_a_damaged_archive_is_still_named(tmp_path):

@@ -50,7 +50,7 @@ FILES = {
     "cat.mp4": (lambda path: path.write_bytes(b"\0\0\0\x20ftypisom"), "is a video", "ns-process-data video"),
     "cat.zip": (as_zip, "is an archive", "unpack it"),
     "cat.pt": (lambda path: torch.save({}, path), "is a checkpoint", "give the folder of the run"),
-    "transforms.json": (lambda path: path.write_text("{}"), "is a list of cameras", "give the folder"),
+    "cameras.json": (lambda path: path.write_text("{}"), "is a list of cameras", "give the folder"),
     "cat.dat": (lambda path: path.write_bytes(bytes(9)), "neither a splat file nor a run", r"splats as \.ply"),
     "cat": (lambda path: path.write_text("hello"), "but a text file", r"splats as \.ply"),
     "cat.txt": (lambda path: write_splats(path, make_cloud(9)), r"is a \.ply of Gaussian splats", "rename it"),

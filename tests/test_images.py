@@ -207,10 +207,10 @@ def mask_of(kind: str, folder: Path) -> tuple[Path, np.ndarray]:
     inside = pixels(alpha=True)[..., 3] > 0
     white = inside.astype(np.uint8) * 255
     path = folder / "a.png"
-    if kind == "0 and 1":
-        Image.fromarray(inside.astype(np.uint8)).save(path)
-    elif kind == "labels":
-        Image.fromarray(inside.astype(np.uint8) * 38).save(path)
+    if kind.startswith("0 and "):
+        Image.fromarray(inside.astype(np.uint8) * int(kind.removeprefix("0 and "))).save(path)
+    elif kind == "16-bit 0 and 40000":
+        Image.fromarray(inside.astype(np.uint16) * 40000).save(path)
     elif kind == "palette of labels":
         image = Image.fromarray(inside.astype(np.uint8), mode="P")
         image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
@@ -237,7 +237,8 @@ def mask_of(kind: str, folder: Path) -> tuple[Path, np.ndarray]:
 @pytest.mark.parametrize(
     "kind",
     [
-        *("0 and 1", "labels", "palette of labels", "1 bit", "16-bit", "16-bit 0 and 1", "float", "RGB", "cut-out"),
+        *("0 and 1", "0 and 38", "0 and 127", "0 and 128", "0 and 200", "16-bit 0 and 40000"),
+        *("palette of labels", "1 bit", "16-bit", "16-bit 0 and 1", "float", "RGB", "cut-out"),
         *("opaque RGBA", "JPEG"),
     ],
 )

@@ -148,6 +148,16 @@ def test_a_far_scene_in_double_precision_keeps_every_digit_and_goes_back_there(t
         assert np.abs(read_table(tmp_path / "again.ply")[axis] - far[axis]).max() < 1e-6
 
 
+@pytest.mark.parametrize("shift", [0.0, 4.1e6])
+def test_an_outlier_beyond_single_precision_is_left_out_as_others_are(tmp_path, recwarn, capsys, shift):
+    table = splat_table(tmp_path)
+    x = table["x"].astype("f8") + shift
+    x[7] = 1e300
+    cloud = read_splats(save(tmp_path / "a.ply", with_columns(table, x=x)))
+    assert len(cloud) == len(table) - 1 and not [w for w in recwarn if w.category is RuntimeWarning]
+    assert "in 1 of 200 splats" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["f4", "i4"])
 def test_scenes_near_their_origin_have_none_of_their_own(tmp_path, kind):
     table = splat_table(tmp_path)

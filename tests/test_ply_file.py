@@ -75,10 +75,12 @@ def test_comments_may_be_in_any_encoding(tmp_path, options, comment):
         [(b"ply\n", b"\xef\xbb\xbfply\n")],
         [(b"\n", b"\r\n")],
         [(b"\n", b"\r")],
+        [(b"\n", b"\r\n"), (b"ply\r\n", b"ply\n")],
+        [(b"end_header\n", b"end_header\r\n")],
         [(b"end_header\n", b"end_header  \n")],
         [(b"property float x\n", b"\nproperty  float32\tx \n"), (b"format", b"obj_info made at home\nformat")],
     ],
-    ids=["byte-order mark", "CRLF", "CR", "blanks at the end", "blank lines and tabs"],
+    ids=["byte-order mark", "CRLF", "CR", "first LF", "last CRLF", "blanks at the end", "blank lines and tabs"],
 )
 def test_headers_as_tools_write_them(tmp_path, options, changes):
     save(tmp_path / "a.ply", splat_table(tmp_path), **options)

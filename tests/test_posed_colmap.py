@@ -129,6 +129,24 @@ def test_lists_of_splits_are_kept(posed, tmp_path):
     assert len(parse(folder).cameras) == 10
 
 
+@pytest.mark.parametrize("listed", ["images/{}", "{}", "./images\\{}"])
+@pytest.mark.parametrize("called", ["{}", "images/{}"])
+def test_names_in_lists_of_splits_may_begin_with_the_folder_or_not(posed, tmp_path, listed, called):
+    folder = write_colmap(posed, tmp_path / "a", images=".", name=called.format)
+    names = [f"view_{index:04d}.png" for index in range(12)]
+    (folder / "train_list.txt").write_text("\n".join(listed.format(name) for name in names[2:]))
+    (folder / "test_list.txt").write_text("\n".join(listed.format(name) for name in names[:2]))
+    assert sorted(path.name for path in parse(folder).image_filenames) == names[2:]
+    assert sorted(path.name for path in parse(folder, "test").image_filenames) == names[:2]
+
+
+def test_a_list_of_other_images_is_said(posed, tmp_path):
+    folder = write_colmap(posed, tmp_path / "a")
+    (folder / "train_list.txt").write_text("other.png\n")
+    with pytest.raises(InputError, match=r"train_list.txt names none of the images of the model; name"):
+        parse(folder)
+
+
 @pytest.mark.parametrize(
     ("camera", "kind", "distortion"),
     [
@@ -237,7 +255,9 @@ def test_points_are_optional(tmp_path, capsys, content, says, count):
     assert says in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("kind", "full"), [("u1", 255), ("u2", 65535), ("f4", 1.0), ("f4", 255.0)])
+@pytest.mark.parametrize(
+    ("kind", "full"), [("u1", 255), ("u2", 65535), ("i4", 255), ("i4", 65535), ("f4", 1.0), ("f4", 255.0)]
+)
 def test_colors_of_points_are_scaled_by_their_type(tmp_path, kind, full):
     from plyfile import PlyData, PlyElement
 

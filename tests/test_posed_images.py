@@ -179,6 +179,28 @@ def test_folders_of_masks_are_used_and_said(posed, cloud, tmp_path, capsys, plac
     assert outputs.metadata["has_alpha"] and f"masks are taken from {folder / place}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("nested", "used"), [(True, True), (False, False)])
+def test_masks_in_folders_as_the_images(posed, cloud, tmp_path, capsys, nested, used):
+    """The masks of two cameras, whose images have the same names; one mask without a folder could mean either."""
+    folder = masked(posed, tmp_path / "a")
+    meta = json.loads((folder / "transforms.json").read_text())
+    for index, frame in enumerate(meta["frames"]):
+        old, place = Path(frame["file_path"]), f"{'ab'[index % 2]}/{index // 2}.png"
+        for kind in ("images", "masks"):
+            (folder / kind / place).parent.mkdir(exist_ok=True)
+            (folder / kind / old.name).rename(folder / kind / (place if nested or kind == "images" else place[2:]))
+        frame["file_path"] = f"images/{place}"
+    (folder / "transforms.json").write_text(json.dumps(meta))
+    outputs = parse(folder)
+    assert outputs.metadata["has_alpha"] == used
+    assert ("fit 0 of 12 images; they are ignored" in capsys.readouterr().err) != used
+    if used:
+        same_frame(outputs, cloud, tolerance=0.1)
+        masks = outputs.metadata["alpha_filenames"]
+        pairs = zip(masks, outputs.image_filenames, strict=True)
+        assert all(mask.parts[-2:] == image.parts[-2:] for mask, image in pairs)
+
+
 def test_masks_that_do_not_fit_are_said(posed, tmp_path, capsys):
     assert parse(masked(posed, tmp_path / "a", name="other_{}.png")).metadata["surroundings"]
     assert "fit 0 of 12 images; they are ignored" in capsys.readouterr().err
@@ -221,6 +243,18 @@ def test_opaque_pictures_among_transparent_ones_keep_their_object(posed, tmp_pat
     assert outputs.metadata["has_alpha"]
     images = [SceneDataset(outputs).get_data(index)["image"] for index in range(len(outputs.cameras))]
     assert {image.shape for image in images} == {(48, 48, 4)}
+
+
+def test_points_are_read_where_there_is_no_silhouette_to_start_from(posed, tmp_path, capsys):
+    def change(meta):
+        meta["ply_file_path"] = "none.ply"
+        noise = np.random.default_rng(0).integers(0, 255, (48, 48, 3), dtype=np.uint8)
+        for frame in meta["frames"]:
+            Image.fromarray(noise).save(folder / frame["file_path"])
+
+    folder = tmp_path / "a"
+    assert parse(rewrite(posed, folder, change)).metadata["surroundings"]
+    assert "none.ply is missing" in capsys.readouterr().err
 
 
 def test_an_empty_picture_is_said(posed, tmp_path, capsys):

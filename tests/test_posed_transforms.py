@@ -132,7 +132,7 @@ CHANGES = {
     "three rows": (three_rows, ""),
     "entries twice": (twice, "lists 2 of its images again"),
     "scales": (scale_rotations, "all 12 cameras have a scale (0.25 to 11.25)"),
-    "points missing": (without(ply_file_path="none.ply"), "none.ply is missing"),
+    "points missing": (without(ply_file_path="none.ply"), ""),
 }
 
 
@@ -158,6 +158,62 @@ def test_a_byte_order_mark_is_no_content(posed, expected, tmp_path):
     path = folder / "transforms.json"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert torch.equal(parse(folder).cameras.camera_to_worlds, expected)
+
+
+@pytest.mark.parametrize("kind", ["size", "angle", "pixels"])
+def test_smaller_copies_are_taken_where_the_camera_means_them_too(posed, tmp_path, monkeypatch, kind):
+    """Without a size, focal lengths in pixels are those of the images that are listed."""
+    monkeypatch.setattr("invert3d_ns.scenes.layouts.frames._LARGE", 24)
+
+    def change(meta):
+        shutil.copytree(folder / "images", folder / "images_2")
+        for path in (folder / "images_2").iterdir():
+            Image.open(path).resize((24, 24)).save(path)
+        if kind != "size":
+            without("w", "h", "cx", "cy")(meta, folder)
+        if kind == "angle":
+            meta["camera_angle_x"] = 2 * np.arctan(24 / meta.pop("fl_x"))
+            del meta["fl_y"]
+
+    folder = tmp_path / "a"
+    outputs = parse(rewrite(posed, folder, change))
+    assert outputs.image_filenames[0].parent.name == ("images" if kind == "pixels" else "images_2")
+    assert torch.allclose(outputs.cameras.fx / outputs.cameras.width, torch.tensor(52.5416 / 48), atol=1e-4)
+
+
+def test_perspective_and_fisheye_cameras_may_be_mixed(posed, tmp_path):
+    def change(meta):
+        meta["frames"][0]["camera_model"] = "OPENCV_FISHEYE"
+
+    assert parse(rewrite(posed, tmp_path / "a", change)).cameras.distortion_params.shape[-1] == 6
+
+
+@pytest.mark.parametrize(
+    ("lists", "given", "says"),
+    [
+        (
+            ["transforms.json", "transforms_train.json"],
+            "transforms_train.json",
+            "which is .*/transforms.json; give that",
+        ),
+        (["transforms.json", "transforms_2.json"], "transforms_2.json", "which is .*/transforms.json; give that"),
+        (["transforms_train.json", "transforms_old.json"], "transforms_old.json", "which is .*/transforms_train.json"),
+        (["transforms_2.json"], "transforms_2.json", "rename it to transforms.json"),
+        (["transforms_train.json", "transforms_val.json"], "transforms_val.json", ""),
+        (["transforms_train.json", "transforms_test.json"], "transforms_train.json", ""),
+    ],
+)
+def test_a_list_that_would_not_be_read_is_refused(posed, tmp_path, lists, given, says):
+    folder = rewrite(posed, tmp_path / "a", lambda meta: None)
+    text = (folder / "transforms.json").read_text()
+    (folder / "transforms.json").unlink()
+    for name in lists:
+        (folder / name).write_text(text)
+    if not says:
+        assert scene_name(folder / given) == "a"
+        return
+    with pytest.raises(InputError, match=says):
+        parse(folder / given)
 
 
 def test_the_list_of_a_folder_stands_for_the_folder(posed, expected):
@@ -203,6 +259,8 @@ def spoil(kind):
             meta["fl_x"] = -50.0
         elif kind == "unknown model":
             meta["camera_model"] = "BROWN"
+        elif kind == "sixteen numbers":
+            frame.update(camera_model="FISHEYE624", distortion_params=[0.0] * 16, fisheye_crop_radius=20)
         elif kind == "fourth radial":
             meta["k4"] = 0.1
         elif kind == "other shape":
@@ -247,6 +305,7 @@ REFUSED = {
     "text for a number": "finite number",
     "negative focal": "focal length of -50",
     "unknown model": "undistort the images, or give one of",
+    "sixteen numbers": "camera_model 'FISHEYE624'; undistort the images",
     "fourth radial": "k4",
     "other shape": "48x40 pixels and its camera 48x48",
     "contradiction": "twice, with different cameras",

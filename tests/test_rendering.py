@@ -67,6 +67,20 @@ def test_views_with_harmonics_are_what_the_rasterizer_draws() -> None:
     assert (without - drawn[:, :3]).abs().max() > 0.02
 
 
+def test_splats_that_are_not_numbers_are_looked_for_once_a_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    monkeypatch.setattr(rendering, "drawable", lambda cloud: looks.append(1) or cloud)
+    cloud = scene()
+    for draw in (
+        lambda: render_splats(cloud, POSES, 32),
+        lambda: render_channels(cloud, cloud.base_colors, POSES, 32),
+        lambda: rasterize_splats(cloud, pinhole_cameras(POSES, 32)),
+    ):
+        looks.clear()
+        draw()
+        assert len(looks) == 1
+
+
 @pytest.mark.parametrize("background", [0.0, 0.5, torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5])])
 def test_any_channels_are_drawn_over_any_background(background) -> None:
     cloud, channels = scene(), torch.randn(200, 5, generator=torch.Generator().manual_seed(0))

@@ -13,7 +13,9 @@ from invert3d_ns.editing.sources import find_words, own_prior, read_scene, scene
 from invert3d_ns.scenes.assets import SceneDataParserConfig, object_splats, scene_name
 from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.scenes.normalization import to_object_frame
-from invert3d_ns.scenes.runs import CLASS, is_run, run_settings
+from invert3d_ns.scenes.ply import read_splats, write_splats
+from invert3d_ns.scenes.runs import CLASS, is_run, read_run, run_settings
+from invert3d_ns.scenes.splats import ObjectSplatModelConfig
 
 OWN = "invert3d_ns.runs.trainer.PhasedTrainerConfig"
 FOREIGN = "nerfstudio.engine.trainer.TrainerConfig"
@@ -89,6 +91,40 @@ def test_runs_are_named_after_what_their_scene_was_called(tmp_path):
     assert scene_name(run) == scene_name(run / "config.yml") == "cat"
     assert (scene_name(None), scene_name(Path("some/dog.ply"))) == ("demo", "dog")
     assert is_run(run) and not is_run(tmp_path) and not is_run(tmp_path / "nowhere")
+
+
+def test_settings_of_another_program_make_no_run(tmp_path):
+    (tmp_path / "config.yml").write_text("theme: jekyll\n")
+    write_splats(tmp_path / "cat.ply", to_object_frame(make_cloud(150))[0])
+    assert not is_run(tmp_path) and not is_run(tmp_path / "config.yml")
+    assert len(parse(tmp_path).cameras) == 3
+    (tmp_path / "config.yml").write_text(f"!!python/object:{OWN}\nmethod_name: invert3d\n")  # before a checkpoint
+    assert is_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "data: !!python/object/apply:pathlib.PosixPath [[1], 2]",
+        "data: &a [*a]\nb: !!python/object/apply:pathlib.PosixPath [*a]",
+        "a: " + "[" * 3000,
+        "a: !!int ''",
+        "a: !!timestamp x",
+        "? [a]\n: b",
+    ],
+)
+def test_foreign_settings_end_in_no_traceback(tmp_path, text):
+    (tmp_path / "config.yml").write_text(f"{text}\n")
+    assert isinstance(run_settings(tmp_path), dict)
+
+
+def test_harmonics_that_no_file_holds_are_left_out(tmp_path, capsys):
+    cloud = make_cloud(20, sh_degree=4)
+    again = read_run(make_run(tmp_path / "run", cloud))
+    assert torch.equal(again.features_rest, cloud.features_rest[:, :15]) and "above 3" in capsys.readouterr().err
+    write_splats(tmp_path / "cat.ply", again)
+    assert read_splats(tmp_path / "cat.ply").sh_degree == 3
+    assert 4 not in ObjectSplatModelConfig.number_ranges["sh_degree"]
 
 
 def test_words_edits_and_prior_of_a_run(tmp_path):

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import gzip
+import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -125,6 +128,25 @@ def test_what_the_converter_cannot_survive_ends_its_own_process_only(tmp_path, m
     path.write_bytes(bytes([0, 1, 0, 0, 1, 0, 0, 0]) + b"\1\0\0\0" * 1022 + b"\xff" * 1200)
     with pytest.raises(InputError, match="is damaged"):
         read_splat_file(path)
+
+
+def test_the_converter_finds_what_is_found_here(tmp_path, monkeypatch):
+    """Also a package in the current folder; what it cannot import is not the file's fault."""
+    (tmp_path / "a.splat").write_bytes(bytes(32))
+    jobs = []
+
+    def run(command, **_):
+        jobs.append(json.loads(command[-1]))
+        return subprocess.CompletedProcess(
+            command, 1, b"", b"Traceback:\nModuleNotFoundError: No module named 'numpy'\n"
+        )
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", "made", *sys.path])
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(InputError, match=r"cannot be run \(ModuleNotFoundError: No module named 'numpy'\); install"):
+        read_splat_file(tmp_path / "a.splat")
+    assert jobs[0][-1][:2] == [str(tmp_path), str(tmp_path / "made")]
 
 
 def test_nothing_is_left_of_a_file_that_could_not_be_written(tmp_path, demo, monkeypatch):

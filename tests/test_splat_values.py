@@ -91,6 +91,30 @@ def test_logarithms_of_huge_scenes_stay_logarithms(capsys, unit):
     assert not capsys.readouterr().err
 
 
+@pytest.mark.parametrize("spread", [5.0, 10.0, 50.0])
+@pytest.mark.parametrize("differ", [0.3, 0.8])
+def test_small_lengths_in_large_scenes_are_lengths(capsys, spread, differ):
+    """As logarithms they would make every splat as wide as one unit, which does not fill the scene."""
+    cloud = make_cloud(2000)
+    generator = torch.Generator().manual_seed(0)
+    lengths = 0.02 * torch.exp(differ * torch.randn(2000, 3, generator=generator))
+    again = checked(replace(cloud, means=spread * torch.randn(2000, 3, generator=generator), scales=lengths), "a.ply")
+    assert torch.allclose(again.scales.exp(), lengths, atol=1e-6)
+    assert "about one unit wide): they are read as lengths" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("middle", "differ"), [(math.log(1.02), 0.0), (math.log(1.3), 0.02), (0.0, 0.0), (1.5, 0.3), (1.5, 0.8), (4.0, 0.8)]
+)
+def test_logarithms_of_sizes_in_large_scenes_are_logarithms(capsys, middle, differ):
+    """Sizes of one unit that are all the same, and sizes that differ as those of scenes do."""
+    cloud = make_cloud(2000)
+    generator = torch.Generator().manual_seed(0)
+    scales = middle + differ * torch.randn(2000, 3, generator=generator)
+    large = replace(cloud, means=20000 * cloud.means, scales=scales)
+    assert torch.equal(checked(large, "a.ply").scales, scales) and not capsys.readouterr().err
+
+
 def test_a_length_of_zero_is_a_flat_splat():
     cloud = make_cloud(500)
     again = checked(changed(replace(cloud, scales=cloud.scales.exp()), "scales", slice(None), 0.0, 2), "a.ply")

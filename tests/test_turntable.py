@@ -22,6 +22,7 @@ from invert3d_ns.scenes.extent import framing_distance
 from invert3d_ns.scenes.normalization import to_object_frame
 from invert3d_ns.scenes.ply import write_splats
 from invert3d_ns.scenes.rendering import render_splats
+from invert3d_ns.scenes.splat_files import write_splat_file
 from invert3d_ns.scenes.turntable import CAMERA_PATH, Turntable
 
 
@@ -155,6 +156,43 @@ def test_mistakes_are_named_before_anything_is_drawn(flags, says, tmp_path, monk
     status, error = typed("turntable", saved(tmp_path), *flags), capsys.readouterr().err
     assert status == 1 and says in error and error.count("\n") == 1
     assert [file.name for file in tmp_path.iterdir()] == ["ball.ply"]
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("cat.v2.ply", "cat.v2_turntable.mp4"),
+        ("cat.compressed.ply", "cat_turntable.mp4"),
+        ("cat.splat", "cat_turntable.mp4"),
+        ("my.scene", "my.scene_turntable.mp4"),
+    ],
+)
+def test_the_video_of_a_file_is_called_as_its_scene_is(source, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if source == "my.scene":
+        Path(source).mkdir()
+    write_splat_file(Path(source) / "ball.ply" if source == "my.scene" else source, make_cloud(80))
+    made = []
+    monkeypatch.setattr("invert3d_ns.base.pictures.write_frames", lambda out, frames, fps: made.append(out))
+    assert typed("turntable", source) == 0 and made == [Path(name)]
+
+
+def test_what_keeps_a_video_from_being_written_is_said(tmp_path, monkeypatch):
+    frames = [np.zeros((32, 32, 3), np.uint8)]
+    (tmp_path / "a.mp4").mkdir()
+    with pytest.raises(InputError, match=r"a\.mp4 is a folder; choose"):
+        write_frames(tmp_path / "a.mp4", frames, fps=5)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "none"))
+    with pytest.raises(InputError, match=r"cannot write .*b\.mp4: ffmpeg did not finish it \(.*No such file.*\); see"):
+        write_frames(tmp_path / "b.mp4", frames, fps=5)
+
+    def missing():
+        raise RuntimeError("No ffmpeg exe could be found")
+
+    monkeypatch.setattr("imageio_ffmpeg.get_ffmpeg_exe", missing)
+    with pytest.raises(InputError, match=r"cannot write .*b\.mp4: there is no ffmpeg; run `pip install"):
+        write_frames(tmp_path / "b.mp4", frames, fps=5)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
 @pytest.mark.parametrize("source", ["nothing", "notes.txt", "unfinished"])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
 _SENTENCES = ("prompt", "negative-prompt", "noun", "source", "target", "relevance", "init-word")
 """Flags that take words of a language, by the last part of their name."""
@@ -23,12 +23,14 @@ def quoted_command(*words: object) -> str:
 def stray_words_hint(arguments: Sequence[str]) -> str | None:
     """What to do about words that follow a flag of words without quotes, or None if there are none.
 
+    Where there are other flags, these may be the fault, and the words a path that is not there: a guess is called so.
+
     Args:
         arguments: of a command line that could not be read, without the program's name.
 
     Example:
         >>> stray_words_hint(["edit", "run", "--prompt", "in", "van", "gogh", "style", "--amount", "2"])
-        'words after --prompt are not in quotes; write --prompt "in van gogh style"'
+        'perhaps words after --prompt are not in quotes; then write --prompt "in van gogh style"'
     """
     for index, word in enumerate(arguments):
         if not word.startswith("--") or _last_part(word.partition("=")[0]) not in _SENTENCES:
@@ -41,7 +43,9 @@ def stray_words_hint(arguments: Sequence[str]) -> str | None:
             said.append(following)
         if len(said) > 1:
             sentence = " ".join(said).replace("\\", "\\\\").replace('"', '\\"')
-            return f'words after {flag} are not in quotes; write {flag} "{sentence}"'
+            alone = sum(other.startswith("--") for other in arguments) == 1
+            perhaps, then = ("", "") if alone else ("perhaps ", "then ")
+            return f'{perhaps}words after {flag} are not in quotes; {then}write {flag} "{sentence}"'
     return None
 
 
@@ -85,4 +89,4 @@ def _negated(flag: str) -> str:
 
 
 def _is_path(word: str) -> bool:
-    return "/" in word or Path(word).exists()
+    return "/" in word or os.path.exists(word)  # False of what can be no name, where Path raises

@@ -79,7 +79,7 @@ def describe_file(path: Path | str) -> str:
         return _describe_gzip(path)
     if head.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")) and b"." in head:
         return "a Python pickle (perhaps an old torch checkpoint)"
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
+    if re.match(rb"\{\s*[\"}]", head[8:]) and int.from_bytes(head[:8], "little") < 1 << 32:
         return "a safetensors file"
     return _describe_text(head)
 
@@ -122,18 +122,20 @@ def _describe_ply(text: bytes) -> str:
 
 def _describe_zip(path: Path, head: bytes) -> str:
     """What a zip archive is for, by the names in it."""
+    import struct
     import zipfile
 
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (OSError, zipfile.BadZipFile):
-        names = [head[30:94].decode("ascii", "replace")]
+    except (LookupError, NotImplementedError, OSError, ValueError, struct.error, zipfile.BadZipFile):
+        names = []
+    names = names or [head[30:94].decode("ascii", "replace")]
     if any(name.endswith("data.pkl") for name in names) or "data.pkl" in names[0]:
         return "a torch checkpoint"
     if any(Path(name).name == "meta.json" for name in names) and any(name.endswith(".webp") for name in names):
         return "splats in a .sog file"
-    if names and all(name.endswith(".npy") for name in names):
+    if all(name.endswith(".npy") for name in names):
         return "NumPy arrays (.npz)"
     if any(name.lower().endswith((".usd", ".usda", ".usdc")) for name in names):
         return "a USD scene (.usdz)"

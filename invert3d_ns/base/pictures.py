@@ -79,12 +79,15 @@ def check_video_name(path: Path | str) -> None:
     """Refuse names that :func:`write_frames` cannot write to.
 
     Raises:
-        InputError: the ending is none of :data:`VIDEO_FORMATS`, or the folder for pictures has content already.
+        InputError: the ending is none of :data:`VIDEO_FORMATS`, a folder has the name of the video, or the folder for
+            pictures has content already.
     """
     path = Path(path)
     if path.suffix and path.suffix.lower() not in VIDEO_FORMATS:
         known = ", ".join(VIDEO_FORMATS)
         raise InputError(f"cannot write {path}; give a name that ends in {known}, or a folder for PNG files")
+    if path.suffix and path.is_dir():
+        raise InputError(f"{path} is a folder; choose another name for the video or remove it first")
     if not path.suffix and path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{path} exists already; choose another folder or remove it first")
 
@@ -102,14 +105,16 @@ def write_frames(path: Path | str, frames: Iterable[UInt8[np.ndarray, "h w 3"]],
         InputError: see :func:`check_video_name`; or the file cannot be written.
     """
     check_video_name(path)
+    if Path(path).suffix:
+        _check_ffmpeg(path)
     with atomic_path(path) as temporary:
         if temporary.suffix:
             try:
                 _write_video(temporary, iter(frames), fps)
-            except OSError as error:  # with ffmpeg's log, many lines of it, as its message
-                raise _no_video(path) from error
+            except OSError as error:  # its message begins with the reason; what ffmpeg says, it prints itself
+                raise _no_video(path, (str(error).splitlines() or [type(error).__name__])[0]) from error
             if not temporary.is_file() or temporary.stat().st_size == 0:
-                raise _no_video(path)
+                raise _no_video(path, "nothing was written")
         else:
             from PIL import Image
 
@@ -134,5 +139,18 @@ def _write_video(path: Path, frames: Iterator[UInt8[np.ndarray, "h w 3"]], fps: 
         writer.close()
 
 
-def _no_video(path: Path | str) -> InputError:
-    return InputError(f"cannot write {path}: ffmpeg did not finish it; free some space or choose another place")
+def _check_ffmpeg(path: Path | str) -> None:
+    import imageio_ffmpeg
+
+    try:
+        imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise InputError(
+            f"cannot write {path}: there is no ffmpeg; run `pip install imageio-ffmpeg`, or write a folder of PNG files"
+        ) from error
+
+
+def _no_video(path: Path | str, reason: str) -> InputError:
+    return InputError(
+        f"cannot write {path}: ffmpeg did not finish it ({reason}); see what it says above, and whether there is space"
+    )

@@ -43,10 +43,10 @@ class EditViews(EmbeddingPrior, OrbitOptions):
     options: Annotated[EditOptions, tyro.conf.arg(name="")] = field(default_factory=EditOptions)
     """More about what to change, and where; a region needs a scene."""
     scene: Path | None = None
-    """The object's splats: a run (its folder or config.yml) or a .ply file. Views then keep its structure, and are
+    """The object's splats: a run (its folder or config.yml) or a splat file. Views then keep its structure, and are
     shown below its own. Without, they are made from noise."""
     up: Literal["auto"] | UpAxis = "auto"
-    """The axis that points up in a .ply file. auto: what the file says, else y."""
+    """The axis that points up in a splat file. auto: what the file says, else y."""
     save_edits: Path | None = None
     """Write the edits to this file (.json), which --edits carries out again."""
     out: Path | None = None

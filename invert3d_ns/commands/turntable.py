@@ -24,12 +24,13 @@ class MakeTurntable(Turntable):
     """Write a video of a level turn around the splats of a run, or of a file, in which all of the object is seen."""
 
     source: tyro.conf.Positional[Path]
-    """What goes round: the splats of a run (its folder or config.yml) or of a .ply file."""
+    """What goes round: the splats of a run (its folder or config.yml) or of a splat file, or a folder with
+    nothing but one."""
     out: Path | None = None
     """The video (.mp4, .webm, .gif), or a folder for PNG files if the name has no ending. Default: turntable.mp4 in the
-    run's folder; of a .ply file, <its name>_turntable.mp4 in the current folder."""
+    run's folder; of a splat file, <its name>_turntable.mp4 in the current folder."""
     up: Literal["auto"] | UpAxis = "auto"
-    """Which axis of a .ply file points up. Left at auto, it is what the file's header says, or else y."""
+    """Which axis of a splat file points up. Left at auto, it is what the file says, or else y."""
 
     def run(self) -> int:
         """Draw the frames, write them, and say where they are."""
@@ -38,12 +39,14 @@ class MakeTurntable(Turntable):
         from invert3d_ns.base.pictures import check_video_name, write_frames
         from invert3d_ns.compat import device_type
         from invert3d_ns.editing.sources import read_scene, run_folder
+        from invert3d_ns.scenes.assets import scene_name
         from invert3d_ns.scenes.runs import is_run
 
         out = self.out
         if out is None:
-            is_file = not is_run(self.source)
-            out = Path(f"{self.source.stem}_turntable.mp4") if is_file else run_folder(self.source) / "turntable.mp4"
+            of_run = is_run(self.source)
+            name = "turntable.mp4" if of_run else f"{scene_name(self.source)}_turntable.mp4"
+            out = run_folder(self.source) / name if of_run else Path(name)
         check_video_name(out)
         cloud = read_scene(self.source, self.up).to(device_type())
         poses = self.poses(cloud)

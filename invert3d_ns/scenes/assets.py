@@ -24,6 +24,9 @@ from invert3d_ns.scenes.splat_files import LISTED, foreign_file, read_splat_file
 DEMO_SCENE = Path(__file__).parents[1] / "data" / "demo.ply"
 """The scene that is inverted when no data is given."""
 
+_HELD_OUT = ("transforms_val.json", "transforms_test.json")
+"""Lists that are read together with a transforms_train.json."""
+
 
 @dataclass
 class SceneDataParserConfig(DataParserConfig):
@@ -123,8 +126,23 @@ def _read_placed(
 
 
 def _whole_scene(data: Path) -> Path:
-    """The scene that a path is about: its folder if it is the list of that folder's images, else the path itself."""
-    return data.parent if data.name.startswith("transforms") and data.suffix == ".json" and data.is_file() else data
+    """The scene that a path is about: its folder if it is the list of that folder's images, else the path itself.
+
+    Raises:
+        InputError: it is a list of images, and not the one that is read of its folder.
+    """
+    if not (data.name.startswith("transforms") and data.suffix == ".json" and data.is_file()):
+        return data
+    layout = find_layout(data.parent)
+    if layout is None:
+        raise InputError(f"{data} is a list of images that is not read by this name; rename it to transforms.json")
+    kind, source = layout
+    if data.name != source.name and not (kind == "blender" and data.name in _HELD_OUT):
+        raise InputError(
+            f"{data} is not the list of images that is read of its folder, which is {source}; give that, or move"
+            f" {data.name} as transforms.json into a folder of its own with its images"
+        )
+    return data.parent
 
 
 def scene_name(data: Path | None) -> str:

@@ -154,8 +154,6 @@ class FolderScene:
         upright[:3, :3] = rotation
         poses = _to(cameras, upright, 1.0).camera_to_worlds
         views, extras = self._views(train, cameras, poses)
-        points, colors = self._sparse_points()
-        points = points @ rotation.T
         if views is not None:
             views, (hull, surface, spacing) = self._hull(train, cameras, poses, views)
             low, high = hull.amin(dim=0), hull.amax(dim=0)
@@ -172,6 +170,8 @@ class FolderScene:
             center, distance = silhouettes.common_focus(poses)
             fov = (0.5 * cameras.height / cameras.fy).median()
             extent = distance * math.sin(math.atan(float(fov))) * 0.9
+            points, colors = self._sparse_points()
+            points = points @ rotation.T
         self._say_orientation(judged=views is not None)
         transform = torch.eye(4)
         scale = OBJECT_RADIUS / extent

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 def coverage(mask: Image.Image) -> Image.Image:
     """Where a mask says that the object is, as an 8-bit picture (mode L) of the same size, 255 for the object.
 
-    A picture with transparency is its alpha. Values that stay in the lower half of their range, and palettes, are
-    labels: all but zero is the object. JPEG is cut at half, because compression leaves noise; anything else keeps its
-    soft edges.
+    A picture with transparency is its alpha. Values that stay in the lower half of their range, palettes, and one value
+    beside zero are labels: all but zero is the object. JPEG is cut at half, because compression leaves noise; anything
+    else keeps its soft edges.
     """
     from PIL import Image
 
@@ -31,7 +31,7 @@ def coverage(mask: Image.Image) -> Image.Image:
     else:
         values = np.asarray(mask.convert("L")).astype(np.float64)
     most = values.max(initial=0.0)
-    if mask.mode == "P" or most < 127.5:
+    if mask.mode == "P" or most < 127.5 or ((values == 0) | (values == most)).all():
         values = np.where(values > 0, 255.0, 0.0)
     elif mask.format in ("JPEG", "MPO"):
         values = np.where(values >= 127.5, 255.0, 0.0)

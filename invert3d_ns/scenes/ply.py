@@ -16,7 +16,7 @@ from invert3d_ns.base.files import atomic_path
 from invert3d_ns.base.notices import warn
 from invert3d_ns.scenes.axes import UpAxis
 from invert3d_ns.scenes.cloud import RasterizeMode, SplatCloud
-from invert3d_ns.scenes.ply_file import PlyHeader, read_columns, read_header
+from invert3d_ns.scenes.ply_file import PlyHeader, read_columns, read_header, white_of
 from invert3d_ns.scenes.rasterization import SH_C0
 from invert3d_ns.scenes.splat_values import checked
 
@@ -145,8 +145,7 @@ def _advice(header: PlyHeader) -> str:
 
 
 def _stacked(columns: dict[str, npt.NDArray], *names: str) -> Float[Tensor, "N c"]:
-    with np.errstate(over="ignore"):
-        return torch.from_numpy(np.stack([np.asarray(columns[name], dtype=np.float32) for name in names], axis=-1))
+    return torch.stack([_single(columns[name]) for name in names], dim=-1)
 
 
 def _positions(columns: dict[str, npt.NDArray]) -> tuple[Float[Tensor, "N 3"], tuple[float, float, float]]:
@@ -157,30 +156,29 @@ def _positions(columns: dict[str, npt.NDArray]) -> tuple[Float[Tensor, "N 3"], t
     finite = exact[np.isfinite(exact).all(axis=-1)]
     if len(finite):
         center = np.median(finite, axis=0)
-        extent = np.quantile(np.linalg.norm(finite - center, axis=-1), 0.9)
+        with np.errstate(over="ignore", invalid="ignore"):  # of outliers
+            extent = np.quantile(np.linalg.norm(finite - center, axis=-1), 0.9)
         if np.abs(center).max() > _FAR * extent:
             x, y, z = center.round().tolist()
-            return torch.from_numpy((exact - (x, y, z)).astype(np.float32)), (x, y, z)
+            return _single(exact - (x, y, z)), (x, y, z)
+    return _single(exact), (0.0, 0.0, 0.0)
+
+
+def _single(values: npt.NDArray) -> Tensor:
+    """In single precision; what is too large for it becomes infinite."""
     with np.errstate(over="ignore"):
-        return torch.from_numpy(exact.astype(np.float32)), (0.0, 0.0, 0.0)
+        return torch.from_numpy(values.astype(np.float32))
 
 
 def _colors(path: Path, columns: dict[str, npt.NDArray]) -> Float[Tensor, "N 3"]:
     """Harmonics of degree 0, also of a file that has plain colors: their type says what is white."""
     if "f_dc_0" in columns:
         return _stacked(columns, *(f"f_dc_{i}" for i in range(3)))
-    kinds = {columns[name].dtype.newbyteorder("=").str[1:] for name in _RGB}
     colors = _stacked(columns, *_RGB)
-    if kinds == {"u1"}:
-        white = 255.0
-    elif kinds == {"u2"}:
-        white = 65535.0
-    else:
-        brightest = float(colors[colors.isfinite()].max()) if colors.isfinite().any() else 1.0
-        integers = not any(kind.startswith("f") for kind in kinds)
-        white = 65535.0 if brightest > 255 else 255.0 if integers or brightest > 2 else 1.0
-        if white > 1:
-            warn(f"the colors of {path} go up to {brightest:g}: {white:g} is taken for white")
+    white, guessed = white_of(colors.numpy(), [columns[name].dtype for name in _RGB])
+    if guessed and white > 1:
+        brightest = float(colors[colors.isfinite()].max())
+        warn(f"the colors of {path} go up to {brightest:g}: {white:g} is taken for white")
     return (colors / white - 0.5) / SH_C0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,7 +78,8 @@ def read_header(path: Path) -> PlyHeader:
         kind = describe_file(path)
         advice = "run `git lfs pull`" if kind == LFS_POINTER else "copy or export the file again"
         raise InputError(f"{path} is not a .ply file but {kind}; {advice}")
-    end = re.search(rb"[\r\n]end_header[ \t]*" + re.escape(first[1]), head)
+    # Lines may end in several ways; a row may begin with a line feed, so the way of the line before counts first.
+    end = re.search(rb"(\r\n|\n|\r)end_header[ \t]*(?:\1|\r\n|\n)", head)
     if end is None:
         raise InputError(f"{path} is truncated: its header does not end; copy or export the file again")
     lines = [_text(line).split() for line in _ENDINGS.split(head[start : end.start()])[1:]]
@@ -155,6 +157,22 @@ def read_columns(path: Path, header: PlyHeader, name: str = "vertex") -> dict[st
         raise _truncated(path)
     table = np.frombuffer(raw, kind, element.count, start)
     return {column: table[column] for column in element.types}
+
+
+def white_of(colors: npt.NDArray, types: Sequence[np.dtype]) -> tuple[float, bool]:
+    """What stands for white in plain colors, and whether that is a guess: what their type says if all are of 8 or 16
+    bits without sign, else 65535 (some exceed 255), 255 (whole numbers, or some exceed 2) or 1.
+
+    Args:
+        colors: of any shape; those that are not finite do not count.
+        types: of the columns that they were read from.
+    """
+    kinds = {kind.kind + str(kind.itemsize) for kind in types}
+    if kinds in ({"u1"}, {"u2"}):
+        return (255.0 if kinds == {"u1"} else 65535.0), False
+    brightest = float(colors[np.isfinite(colors)].max(initial=0.0))
+    whole = all(kind.kind in "iu" for kind in types)
+    return (65535.0 if brightest > 255 else 255.0 if whole or brightest > 2 else 1.0), True
 
 
 def _row_type(element: PlyElement, order: str) -> np.dtype:

@@ -66,7 +66,19 @@ def rasterize_splats(
         Images (C channels: K, or 3 of colors, and one of depth), premultiplied over the background; alphas in [0, 1];
         and the rasterizer's ``meta``, which densification reads.
     """
-    cloud = drawable(cloud)
+    return _rasterize(drawable(cloud), cameras, channels, sh_degree, background, with_depth, absgrad)
+
+
+def _rasterize(
+    cloud: SplatCloud,
+    cameras: PinholeCameras,
+    channels: Tensor | None = None,
+    sh_degree: int | None = None,
+    background: float | Tensor | None = None,
+    with_depth: bool = False,
+    absgrad: bool = False,
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """:func:`rasterize_splats` of splats that are :func:`drawable`."""
     cameras = cameras.to(cloud.means)
     degree = None
     if channels is None:
@@ -134,8 +146,21 @@ def render_channels(
         >>> heights.shape, alphas.shape
         (torch.Size([2, 1, 64, 64]), torch.Size([2, 1, 64, 64]))
     """
+    return _draw(drawable(cloud), channels, cameras, size, background, supersampling, fov_y)
+
+
+def _draw(
+    cloud: SplatCloud,
+    channels: Tensor,
+    cameras: Tensor | Cameras,
+    size: int | None,
+    background: float | Tensor,
+    supersampling: int,
+    fov_y: float,
+) -> tuple[Float[Tensor, "F K H W"], Float[Tensor, "F 1 H W"]]:
+    """:func:`render_channels` of splats that are :func:`drawable`."""
     fine = pinhole_cameras(cameras, size, fov_y=fov_y, supersampling=supersampling)
-    images, alphas, _ = rasterize_splats(cloud, fine, channels=channels, background=background)
+    images, alphas, _ = _rasterize(cloud, fine, channels, background=background)
     if supersampling == 1:
         return images.permute(0, 3, 1, 2), alphas.permute(0, 3, 1, 2)
     pooled = functional.avg_pool2d(torch.cat([images, alphas], dim=-1).permute(0, 3, 1, 2), supersampling)
@@ -168,7 +193,7 @@ def render_splats(
         coefficients = torch.cat([cloud.features_dc[:, None], cloud.features_rest], dim=1)
         colors = 0.5 + evaluate_harmonics(cloud.sh_degree, directions, coefficients.expand(len(poses), -1, -1, -1))
     shown = colors + (-colors).clamp_min(0).detach()
-    return render_channels(cloud, shown, cameras, size, background=background, supersampling=supersampling, fov_y=fov_y)
+    return _draw(cloud, shown, cameras, size, background, supersampling, fov_y)
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from invert3d_ns import compat
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.notices import warn
 from invert3d_ns.scenes.cloud import RasterizeMode, SplatCloud, unit_quaternions
 from invert3d_ns.scenes.normalization import to_object_frame
 from invert3d_ns.scenes.rasterization import SH_C0
@@ -22,14 +23,26 @@ from invert3d_ns.scenes.rasterization import SH_C0
 CHECKPOINTS = "nerfstudio_models"
 """The folder of checkpoints in a run's folder."""
 _PREFIX = "_model.gauss_params."
+_MOST_HARMONICS = 15
+"""Coefficients of degrees 1 to 3, the highest that splat files hold."""
+_UNREADABLE = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError)
+"""What PyYAML raises beside its own errors."""
 CLASS = "class"
 """The key under which :func:`run_settings` keeps the name of a configuration's class."""
 
 
 def is_run(path: Path) -> bool:
-    """Whether ``path`` is a run of nerfstudio: its folder, or the ``config.yml`` in it."""
+    """Whether ``path`` is a run of nerfstudio: its folder, or the ``config.yml`` in it.
+
+    It has checkpoints, or settings that name its method; other programs have files of that name, too.
+    """
     folder = path.parent if path.name == "config.yml" else path
-    return (folder / CHECKPOINTS).is_dir() or (folder.is_dir() and (folder / "config.yml").is_file())
+    if (folder / CHECKPOINTS).is_dir():
+        return True
+    try:
+        return re.search(rb"^method_name:", (folder / "config.yml").read_bytes(), re.MULTILINE) is not None
+    except OSError:
+        return False
 
 
 def list_checkpoints(folder: Path) -> dict[int, Path]:
@@ -65,7 +78,7 @@ def run_settings(path: Path | str) -> dict[str, Any]:
     try:
         text = (path / "config.yml" if path.is_dir() else path).read_text(encoding="utf-8")
         settings = yaml.load(text, Loader=_PlainLoader)
-    except (OSError, ValueError, yaml.YAMLError):
+    except (*_UNREADABLE, yaml.YAMLError):
         return {}
     return settings if isinstance(settings, dict) else {}
 
@@ -79,7 +92,7 @@ def _plain(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
         return {CLASS: suffix.partition(":")[2], **loader.construct_mapping(node, deep=True)}
     if isinstance(node, yaml.SequenceNode):
         items = loader.construct_sequence(node, deep=True)
-        return str(Path(*items)) if suffix.endswith("Path") and items else items
+        return str(Path(*map(str, items))) if suffix.endswith("Path") and items else items
     return loader.construct_scalar(node) if isinstance(node, yaml.ScalarNode) and node.value else suffix
 
 
@@ -120,17 +133,20 @@ def read_run(path: Path | str) -> SplatCloud:
     """
     path = Path(path)
     if not path.exists():
-        raise InputError(f"{path} does not exist; give a run's folder, its config.yml, or a .ply file")
+        raise InputError(f"{path} does not exist; give a run's folder, its config.yml, or a splat file")
     folder = path if path.is_dir() else path.parent
     state = _last_checkpoint(folder)["pipeline"]
     values = {key.split(_PREFIX)[1]: value.float() for key, value in state.items() if _PREFIX in key}
     if not {"means", "scales", "quats", "opacities", "features_dc", "features_rest"} <= values.keys():
-        raise InputError(f"{folder} is not a run of a splatting method; give one, or a .ply file")
+        raise InputError(f"{folder} is not a run of a splatting method; give one, or a splat file")
     if values["features_rest"].shape[1] == 0:
         # Splatfacto without harmonics keeps logits of colors.
         values["features_dc"] = (values["features_dc"].sigmoid() - 0.5) / SH_C0
     elif not values["features_rest"].any():
         values["features_rest"] = values["features_rest"][:, :0]
+    if values["features_rest"].shape[1] > _MOST_HARMONICS:
+        warn(f"{folder} has spherical harmonics of a degree above 3, which are left out")
+        values["features_rest"] = values["features_rest"][:, :_MOST_HARMONICS]
     values["quats"] = unit_quaternions(values["quats"])
     return SplatCloud(**values, rasterize_mode=_rasterize_mode(folder, state.get("_model._extra_state")))
 
@@ -155,7 +171,7 @@ def read_run_record(path: Path | str) -> RunRecord:
 def _last_checkpoint(folder: Path) -> dict[str, Any]:
     checkpoints = list_checkpoints(folder / CHECKPOINTS)
     if not checkpoints:
-        raise InputError(f"{folder} has no checkpoint in {CHECKPOINTS}; give the folder of a run, or a .ply file")
+        raise InputError(f"{folder} has no checkpoint in {CHECKPOINTS}; give the folder of a run, or a splat file")
     path = checkpoints[max(checkpoints)]
     compat.allow_numpy_scalars_in_checkpoints()
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -107,7 +108,8 @@ def left_out(cloud: SplatCloud, ending: str, up: UpAxis | None = None) -> list[s
 
 def _convert(source: Path, source_ending: str, target: Path, target_ending: str, patience: float | None = None) -> bool:
     """Convert a file; whether that went well, within so many seconds."""
-    job = [str(source), source_ending[1:], str(target), target_ending[1:], [entry for entry in sys.path if entry]]
+    path = [os.path.abspath(entry) for entry in sys.path]  # "" is the current folder
+    job = [str(source), source_ending[1:], str(target), target_ending[1:], path]
     command = [sys.executable, "-I", "-c", _CALL, json.dumps(job)]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=patience)
@@ -115,6 +117,9 @@ def _convert(source: Path, source_ending: str, target: Path, target_ending: str,
         return False
     if b"No module named 'gaussforge'" in done.stderr:
         raise InputError("GaussForge, which reads and writes such files, is missing; run `pip install gaussforge`")
+    if b"\nModuleNotFoundError: " in done.stderr:
+        reason = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1]
+        raise InputError(f"GaussForge, which reads and writes such files, cannot be run ({reason}); install it again")
     return done.returncode == 0 and target.is_file() and target.stat().st_size > 0
 
 

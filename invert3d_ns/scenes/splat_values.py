@@ -24,6 +24,8 @@ _THIN = 1e-3
 """Thickness of a splat that has none, as a share of its width."""
 _COARSE = 1e-3
 """Distance of neighboring numbers, as a share of the scene, from which on rounding is seen."""
+_CROWDED = 0.5
+"""Of logarithms of sizes none is negative and most are below this only if all splats are one unit wide, or nearly."""
 _LARGE = 0.1
 """A typical size of many splats, as a share of the scene, beyond which they show nothing but fog."""
 
@@ -85,7 +87,8 @@ def _with_logarithms(cloud: SplatCloud, path: Path | str) -> SplatCloud:
     """The cloud with scales that are logarithms, also where the file has lengths.
 
     Logarithms of sizes are negative wherever a splat is thinner than one unit, which in any scene some are, unless its
-    unit is tiny. So scales of which none is negative are lengths if as logarithms they would fill the scene with fog.
+    unit is tiny. So scales of which none is negative are lengths if as logarithms they would fill the scene with fog,
+    or would all be of one size, thin sides and thick, though the numbers differ several times.
     """
     usable = _usable(cloud)
     scales = cloud.scales[usable]
@@ -94,16 +97,18 @@ def _with_logarithms(cloud: SplatCloud, path: Path | str) -> SplatCloud:
     extent = _extent(cloud.means[usable])
     typical = float(scales.max(dim=-1).values.median())
     limit = extent * (_LARGE if len(scales) >= _MANY else 1.0)
-    if extent == 0 or math.exp(min(typical, 700.0)) <= limit:
+    crowded = len(scales) >= _MANY and 0 < typical < _CROWDED and float(scales.min()) < _CROWDED * typical
+    if extent == 0 or (math.exp(min(typical, 700.0)) <= limit and not crowded):
         return cloud
     if typical > limit:
         raise InputError(
             f"the splats of {path} are larger than the scene, whether its scales are logarithms or lengths; export it "
             "again with the logarithms of sizes, as 3DGS writes them"
         )
+    why = "make every splat about one unit wide" if crowded else "fill the scene"
     warn(
-        f"the scales of {path} are lengths, not logarithms as in 3DGS (none is negative, and as logarithms every splat "
-        "would fill the scene): they are read as lengths"
+        f"the scales of {path} are lengths, not logarithms as in 3DGS (none is negative, and as logarithms they would "
+        f"{why}): they are read as lengths"
     )
     widest = cloud.scales.amax(dim=-1, keepdim=True)
     return replace(cloud, scales=cloud.scales.clamp_min(_THIN * widest).log())

@@ -33,7 +33,7 @@ class ObjectSplatModelConfig(SplatfactoModelConfig):
     """Splats of one object in the object frame."""
 
     number_ranges: ClassVar[dict[str, Range]] = {
-        "sh_degree": at_least(0, 4),
+        "sh_degree": at_least(0, 3),
         "num_downscales": at_least(0, 8),
         "num_random": at_least(4),
         **dict.fromkeys(("sh_degree_interval", "resolution_schedule", "refine_every"), at_least(1)),

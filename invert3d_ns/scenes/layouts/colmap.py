@@ -14,7 +14,7 @@ from nerfstudio.process_data.colmap_utils import parse_colmap_camera_params
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.notices import warn
-from invert3d_ns.scenes.layouts.files import IMAGE_FOLDERS
+from invert3d_ns.scenes.layouts.files import IMAGE_FOLDERS, spellings
 from invert3d_ns.scenes.layouts.listing import ListedImage, Listing
 from invert3d_ns.scenes.layouts.points import read_colmap_points
 
@@ -75,7 +75,7 @@ def read_model(folder: Path, model: Path) -> Listing:
         images = list(parsing.read_images_binary(images_file).values()) if binary else _read_images_text(images_file)
     except _BROKEN as error:
         _refuse(images_file, error)
-    splits = _splits(folder)
+    splits = _splits(folder, images)
     listed = []
     for image in sorted(images, key=lambda image: image.id):
         if image.camera_id not in lenses:
@@ -206,17 +206,30 @@ def _pose(image: Any, path: Path) -> np.ndarray:
     return pose
 
 
-def _splits(folder: Path) -> dict[str, set[str]]:
-    """Names in ``train_list.txt``, ``test_list.txt`` and ``validation_list.txt``, where there are such files."""
+def _splits(folder: Path, images: list[Any]) -> dict[str, set[str]]:
+    """The images, as the model calls them, of ``train_list.txt``, ``test_list.txt`` and ``validation_list.txt``, where
+    there are such files.
+    """
+    known, by_bare = {image.name for image in images}, {_bare(image.name): image.name for image in images}
     found = {}
     for split, stems in _SPLITS.items():
         path = next((p for stem in stems if (p := folder / f"{stem}_list.txt").is_file()), None)
         if path is not None:
             try:
-                found[split] = set(path.read_text(encoding="utf-8-sig").split("\n")) - {""}
+                names = {line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")} - {""}
             except (OSError, ValueError) as error:
                 raise InputError(f"{path} cannot be read ({error}); give one image's name a line") from error
-    return {split: {name.strip() for name in names} for split, names in found.items()}
+            found[split] = {name if name in known else by_bare.get(_bare(name), name) for name in names}
+            if split == "train" and not found[split] & known:
+                raise InputError(f"{path} names none of the images of the model; name them as the model does")
+    return found
+
+
+def _bare(name: str) -> str:
+    """A name within the folder of images, whether it begins with that folder or not."""
+    plain = spellings(name)[-1].removeprefix("./")
+    first, _, rest = plain.partition("/")
+    return rest if rest and first in IMAGE_FOLDERS else plain
 
 
 def _splits_of(name: str, splits: dict[str, set[str]]) -> frozenset[str]:

@@ -64,7 +64,7 @@ def read_frames(listing: Listing) -> list[Frame]:
     poses = read_poses([listed for listed, _ in present])
     frames = []
     for (listed, path), pose in zip(present, poses, strict=True):
-        path = _smaller_copy(path)
+        path = _smaller_copy(path) if _has_own_size(listed) else path
         frames.append(_frame(listed, path, pose, listing.pixels_as_stored))
     frames = _without_repetitions(frames)
     if listing.by_name:
@@ -76,9 +76,6 @@ def cameras_of(frames: list[Frame], offset: Float[np.ndarray, "3"]) -> Cameras:
     """Nerfstudio's cameras, in single precision, of frames whose world is moved by ``-offset`` before."""
     poses = np.stack([frame.pose[:3] for frame in frames])
     poses[:, :, 3] -= offset
-    longest = max(len(frame.listed.distortion) for frame in frames)
-    distortion = torch.tensor([frame.listed.distortion + (0.0,) * (longest - 6) for frame in frames])
-    radius = frames[0].listed.crop_radius
     return Cameras(
         camera_to_worlds=torch.from_numpy(poses.astype(np.float32)),
         fx=torch.tensor([frame.focals[0] for frame in frames], dtype=torch.float32),
@@ -87,9 +84,9 @@ def cameras_of(frames: list[Frame], offset: Float[np.ndarray, "3"]) -> Cameras:
         cy=torch.tensor([frame.center[1] for frame in frames], dtype=torch.float32),
         width=torch.tensor([frame.size[0] for frame in frames]),
         height=torch.tensor([frame.size[1] for frame in frames]),
-        distortion_params=distortion,
+        distortion_params=torch.tensor([frame.listed.distortion for frame in frames]),
         camera_type=[frame.listed.kind for frame in frames],
-        metadata={} if radius is None else {"fisheye_crop_radius": radius},
+        metadata={},
     )
 
 
@@ -130,6 +127,12 @@ def _report_guesses(files: PictureFiles, listing: Listing) -> None:
             )
 
 
+def _has_own_size(listed: ListedImage) -> bool:
+    """Whether a camera means the same with a picture of any size: its own is said, or it has no number in pixels."""
+    in_pixels = (listed.focal_x, listed.focal_y, listed.center_x, listed.center_y)
+    return None not in (listed.width, listed.height) or in_pixels == (None,) * 4
+
+
 def _smaller_copy(path: Path) -> Path:
     """The image, or its copy in ``images_2``, ``images_4`` or ``images_8`` beside it, if it is large and has one."""
     header = read_header(path)
@@ -162,12 +165,8 @@ def _frame(listed: ListedImage, path: Path, pose: Float[np.ndarray, "4 4"], as_s
             f"{where} has its principal point at ({center[0]:g}, {center[1]:g}) of {width}x{height} pixels; give cx,"
             " cy, w and h in pixels"
         )
-    if listed.kind == CameraType.PERSPECTIVE and len(listed.distortion) == 6 and listed.distortion[3] != 0:
+    if listed.kind == CameraType.PERSPECTIVE and listed.distortion[3] != 0:
         raise InputError(f"{where} has the distortion k4, which is not undone here; undistort the images first")
-    if (listed.kind == CameraType.FISHEYE624) != (len(listed.distortion) == 12) or (
-        listed.kind == CameraType.FISHEYE624 and listed.crop_radius is None
-    ):
-        raise InputError(f"{where} needs 12 distortion_params and fisheye_crop_radius for FISHEYE624, and only for it")
     return Frame(listed, path, pose, size, focals, center, upright, either)
 
 

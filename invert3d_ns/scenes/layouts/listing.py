@@ -35,10 +35,8 @@ class ListedImage:
     """Field of view in radians."""
     angle_y: float | None = None
     distortion: tuple[float, ...] = (0.0,) * 6
-    """k1, k2, k3, k4, p1, p2, or the twelve of a FISHEYE624 camera."""
+    """k1, k2, k3, k4, p1, p2."""
     kind: CameraType = CameraType.PERSPECTIVE
-    crop_radius: float | None = None
-    """Pixels; of FISHEYE624 cameras."""
     mask: str | None = None
     splits: frozenset[str] = frozenset()
     """Of "train", "val" and "test", those that it is said to belong to."""

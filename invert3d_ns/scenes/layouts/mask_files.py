@@ -42,7 +42,7 @@ def find_masks(listing: Listing, frames: Sequence[Frame]) -> list[Frame]:
         if folder is None:
             return list(frames)
         source = folder
-        masks = _by_name(folder, listing, frames)
+        masks = _by_name(folder, frames)
     found = sum(mask is not None for mask in masks)
     if found < len(frames) / 2:
         warn(f"the masks of {source} fit {found} of {len(frames)} images; they are ignored (name them as the images)")
@@ -58,18 +58,20 @@ def find_masks(listing: Listing, frames: Sequence[Frame]) -> list[Frame]:
     return masked
 
 
-def _by_name(folder: Path, listing: Listing, frames: Sequence[Frame]) -> list[Path | None]:
-    """Masks called as images are, with or without the image's own ending before theirs."""
+def _by_name(folder: Path, frames: Sequence[Frame]) -> list[Path | None]:
+    """Masks called as images are, with or without the image's own ending before theirs.
+
+    Images in folders of their own have masks in folders of these names, or masks that no other image could mean.
+    """
     by_name: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in PICTURE_SUFFIXES:
             by_name.setdefault(path.relative_to(folder).with_suffix("").as_posix().casefold(), path)
 
     def mask_of(frame: Frame) -> Path | None:
-        image = frame.image
-        roots = [root for root in listing.roots if image.is_relative_to(root)]
-        places = [image.relative_to(root) for root in roots] + [Path(image.name)]
-        for place in places:
+        parts = frame.image.parts
+        for start in range(len(parts)):
+            place = Path(*parts[start:])
             for name in (place, place.with_suffix("")):
                 for mark in _MARKS:
                     marked = mark + name.name if mark.endswith("_") else name.name + mark
@@ -78,7 +80,12 @@ def _by_name(folder: Path, listing: Listing, frames: Sequence[Frame]) -> list[Pa
                         return mask
         return None
 
-    return [mask_of(frame) for frame in frames]
+    masks = [mask_of(frame) for frame in frames]
+    meant: dict[Path, set[Path]] = {}
+    for mask, frame in zip(masks, frames, strict=True):
+        if mask is not None:
+            meant.setdefault(mask, set()).add(frame.image)
+    return [mask if mask is not None and len(meant[mask]) == 1 else None for mask in masks]
 
 
 def _check_shape(frame: Frame) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from invert3d_ns.base.english import counted
 from invert3d_ns.base.notices import warn
 from invert3d_ns.scenes.layouts.listing import Points
+from invert3d_ns.scenes.ply_file import white_of
 
 _UNREADABLE = (ArithmeticError, LookupError, MemoryError, OSError, TypeError, ValueError, struct.error)
 _COLORS = (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b"))
@@ -69,15 +70,8 @@ def _from_ply(path: Path) -> Points:
     names = next((names for names in _COLORS if set(names) <= kinds.keys()), None)
     if names is None:
         return Points(positions, np.full_like(positions, 128.0))
-    kind, colors = kinds[names[0]], columns(names)
-    return Points(positions, colors * (255.0 / _full(kind, colors)))
-
-
-def _full(kind: np.dtype, colors: np.ndarray) -> float:
-    """What stands for full brightness in a property of a type; floats are read as bytes where they exceed 1."""
-    if kind.kind == "f":
-        return 1.0 if np.nanmax(colors, initial=0.0) <= 1 else 255.0
-    return float(np.iinfo(kind).max)
+    colors = columns(names)
+    return Points(positions, colors * (255.0 / white_of(colors, [kinds[name] for name in names])[0]))
 
 
 def _from_colmap(path: Path) -> Points:

@@ -25,10 +25,9 @@ _NUMBERS: dict[str, tuple[str, ...]] = {
     "center_y": ("cy", "c_y", "principal_y"),
     "angle_x": ("camera_angle_x",),
     "angle_y": ("camera_angle_y",),
-    "crop_radius": ("fisheye_crop_radius",),
 }
 """What each number is called; the first is nerfstudio's name."""
-_FLAT = (CameraType.PERSPECTIVE, CameraType.FISHEYE, CameraType.FISHEYE624)  # which the datamanager undistorts
+_FLAT = (CameraType.PERSPECTIVE, CameraType.FISHEYE)  # which the datamanager undistorts, side by side
 
 
 def read_transforms(source: Path) -> Listing:
@@ -92,8 +91,8 @@ def _image(values: dict[str, Any], frame: dict[str, Any], path: Path, split: str
         frame["transform_matrix"],
         path,
         **{field: read_number(values, names, where) for field, names in _NUMBERS.items()},  # type: ignore[arg-type]
+        kind=_kind(values, where),  # before its numbers, of which other kinds have others
         distortion=_distortion(values, where),
-        kind=_kind(values, where),
         mask=mask if isinstance(mask, str) and mask.strip() else None,
         splits=frozenset({split} - {""}),
     )
@@ -103,7 +102,7 @@ def _distortion(values: dict[str, Any], where: str) -> tuple[float, ...]:
     given = values.get("distortion_params")
     if given is None:
         return tuple(read_number(values, (name,), where) or 0.0 for name in ("k1", "k2", "k3", "k4", "p1", "p2"))
-    if not isinstance(given, list) or len(given) not in (6, 12):
+    if not isinstance(given, list) or len(given) != 6:
         raise InputError(f"{where} has distortion_params {given!r:.60}; give 6 numbers (k1, k2, k3, k4, p1, p2)")
     return tuple(read_number({"distortion_params": value}, ("distortion_params",), where) or 0.0 for value in given)
 
@@ -114,7 +113,7 @@ def _kind(values: dict[str, Any], where: str) -> CameraType:
         return CameraType.FISHEYE if values.get("is_fisheye") is True else CameraType.PERSPECTIVE
     kinds = {"PERSPECTIVE": CameraType.PERSPECTIVE, "FISHEYE": CameraType.FISHEYE, **CAMERA_MODEL_TO_TYPE}
     kind = kinds.get(str(model).upper())
-    if kind is None:
+    if kind is None or kind == CameraType.FISHEYE624:
         readable = ", ".join(name for name, kind in CAMERA_MODEL_TO_TYPE.items() if kind in _FLAT)
         raise InputError(f"{where} has camera_model {model!r:.60}; undistort the images, or give one of {readable}")
     if kind not in _FLAT:
