@@ -121,8 +121,7 @@ def _edit(page: driver.Page, url: str, run: Path, pictures: Path) -> None:
     (saved,) = (run.parents[1] / "invert3d-edit").iterdir()
     assert {path.name for path in saved.iterdir()} == {
         *("camera_path.json", "config.yml", "dataparser_transforms.json", "edited.png", "edits.json"),
-        "embedding.safetensors",
-        *("metrics.json", "nerfstudio_models"),
+        *("embedding.safetensors", "metrics.json", "nerfstudio_models", "turntable.mp4"),
     }
     page.click("Undo")
     page.wait_for_text("Undid 'in van gogh style' in")
