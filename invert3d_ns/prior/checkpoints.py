@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.files import shortened
 from invert3d_ns.base.inputs import user_path
 from invert3d_ns.base.notices import warn
 from invert3d_ns.prior import layouts
@@ -286,7 +287,7 @@ def _locate(name: str) -> _Place:
         called = Path(os.path.abspath(path))  # of "." and ".." as well; a link keeps its name
         if (path / "prior.json").is_file():
             return _Place(called.name, path)
-        return _Place(called.stem, cached_folder(f"{called.stem}-{_stamp(path)}"), path)
+        return _Place(called.stem, cached_folder(f"{shortened(called.stem, 200)}-{_stamp(path)}"), path)
     reference = parse_reference(name)
     if reference is None:
         if path is not None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.base.files import atomic_path, cannot_write
+from invert3d_ns.base.files import atomic_path, cannot_write, shortened
 from invert3d_ns.base.inputs import user_path
 from invert3d_ns.weights.hub import (
     RECORD,
@@ -166,8 +166,7 @@ def _download_file(url: str, headers: dict[str, str], target: Path, sibling: Any
         if stated in (None, found) or (sha256 is None and stated in _git_names(target, found)):
             return {"sha256": found, "size": target.stat().st_size}
     # Named by content, so that a file that changed upstream is not appended to.
-    start = os.fsencode(target.name)[:200].decode(errors="ignore")
-    partial = target.with_name(f"{start}.{(stated or 'unknown')[:16]}.incomplete")
+    partial = target.with_name(f"{shortened(target.name, 200)}.{(stated or 'unknown')[:16]}.incomplete")
     target.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("r+b" if partial.is_file() else "w+b") as file:
         present = file.seek(0, os.SEEK_END)

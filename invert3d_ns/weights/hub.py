@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.files import shortened
 from invert3d_ns.base.inputs import read_json
 from invert3d_ns.weights.formats import WEIGHT_SUFFIXES
 from invert3d_ns.weights.manifest import require_sha256, sha256_of
@@ -50,10 +51,11 @@ class HubReference:
         """A name for folders that is this reference's alone."""
         text = str(self)
         name = re.sub(r"[^\w.=+-]", "--", text)
-        if self.revision is None and not re.search(r"--|[^\w.:/=+-]", text):
+        is_plain = self.revision is None and not re.search(r"--|[^\w.:/=+-]", text)
+        if is_plain and len(name.encode()) <= _LONGEST_NAME:
             return name
         # Others could come to the same name: "a@b" and "a:b" do, "a b" and "a,b".
-        return f"{name[:150]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        return f"{shortened(name, 150)}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     @property
     def fetch_command(self) -> str:
