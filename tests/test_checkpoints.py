@@ -123,7 +123,7 @@ def test_weights_beyond_half_precision_are_used_as_they_are(tmp_path: Path, cach
     assert torch.equal(prior.unet.conv_in.weight, state[key]) and not cache.exists()
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Warning")]
     assert "not cached" in line and "unet's conv_in.weight are as large as 1e+06" in line and "CACHE" not in line
-    with pytest.raises(InputError, match="too large for .*float16; use them as they are"):
+    with pytest.raises(InputError, match=r"too large for .*float16; use them as they are"):
         load_prior(tmp_path / "full.pt", "cpu", torch.float16)
     with pytest.raises(InputError, match=r"too large for torch\.float16"):
         save_prior(prior, tmp_path / "converted")
