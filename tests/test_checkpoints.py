@@ -15,6 +15,7 @@ from ldm_checkpoints import (
     tiny_clip,
     tiny_open_clip,
     write_checkpoint,
+    write_community_folder,
 )
 
 from invert3d_ns.base.errors import InputError
@@ -102,14 +103,38 @@ def test_every_load_of_a_checkpoint_in_full_precision_gives_the_same_bits(
     assert torch.equal(*(p.sample("a cat", cameras, steps=2) for p in (first, second)))
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, tiny_prior, value: float) -> None:
     state = mvdream_state("sd1.5")
     state["model.diffusion_model.input_blocks.0.0.weight"].view(-1)[3] = value
     torch.save(state, tmp_path / "full.pt")
     with pytest.raises(InputError) as error:
         load_prior(tmp_path / "full.pt", "cpu")
-    assert_one_line(error, "unet's conv_in.weight", "not finite, or too large")
+    assert_one_line(error, "unet's conv_in.weight", "not finite", "damaged")
+
+
+def test_weights_beyond_half_precision_are_used_as_they_are(tmp_path: Path, cache: Path, capsys) -> None:
+    state = mvdream_state("sd1.5")
+    key = "model.diffusion_model.input_blocks.0.0.weight"
+    state[key] = state[key] * (1 + 1e-4)
+    state[key].view(-1)[3] = 1e6
+    torch.save(state, tmp_path / "full.pt")
+    prior = load_prior(tmp_path / "full.pt", "cpu")
+    assert torch.equal(prior.unet.conv_in.weight, state[key]) and not cache.exists()
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Warning")]
+    assert "not cached" in line and "unet's conv_in.weight are as large as 1e+06" in line and "CACHE" not in line
+    with pytest.raises(InputError, match=r"too large for .*float16; use them as they are"):
+        load_prior(tmp_path / "full.pt", "cpu", torch.float16)
+    with pytest.raises(InputError, match=r"too large for torch\.float16"):
+        save_prior(prior, tmp_path / "converted")
+    assert not (tmp_path / "converted").exists()
+
+
+@pytest.mark.parametrize("given", [".", "..", "../community/."])
+def test_a_folder_that_is_named_by_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    folder = write_community_folder(tmp_path / "community")
+    monkeypatch.chdir(folder / "unet" if given == ".." else folder)
+    assert load_prior(given, "cpu").info.name == open_source(given).info.name == "community"
 
 
 def test_saved_prior_loads_the_same(tiny_v_prior, tmp_path: Path) -> None:
@@ -298,3 +323,10 @@ def test_clip_vocabulary_agrees_with_open_clips() -> None:
         "<object>, 3d asset",
     ]:
         assert ours(text, add_special_tokens=False)["input_ids"] == theirs.encode(text)
+
+
+def test_a_checkpoint_with_the_longest_name_is_cached(tmp_path: Path, cache: Path) -> None:
+    path = write_checkpoint(tmp_path / ("ü" * 125 + ".pt"), "sd1.5")
+    assert load_prior(path, "cpu").info.name == path.stem
+    (folder,) = cache.iterdir()
+    assert folder.name.startswith("ü" * 100 + "-")

@@ -16,6 +16,7 @@ from tiny_priors import tiny_tokenizer
 from invert3d_ns.alignment.checkpoints import load_clip
 from invert3d_ns.alignment.storage import CONFIG, SAFE_WEIGHTS, build_model, save_clip
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.weights.network_config import check_network_config
 
 VISION = {"layers": [1, 1, 1, 1], "width": 8, "head_width": 64, "image_size": 32}
 
@@ -143,3 +144,12 @@ def test_towers_that_find_the_disk_full_leave_nothing(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "cannot write" in str(error.value) and "free some space" in str(error.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_architecture_of_open_clip_passes() -> None:
+    from importlib.resources import files
+
+    configs = [file for file in files("open_clip").joinpath("model_configs").iterdir() if file.name.endswith(".json")]
+    assert len(configs) > 100
+    for file in configs:
+        check_network_config(json.loads(file.read_text()), 10_000, Path(file.name))

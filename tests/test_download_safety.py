@@ -5,19 +5,20 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hub_server import COMMIT, FakeHub, serve_hub
 from huggingface_hub import constants
-from ldm_checkpoints import assert_one_line, write_community_folder
+from ldm_checkpoints import assert_one_line, write_checkpoint, write_community_folder
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.prior.checkpoints import load_prior, open_source
 from invert3d_ns.prior.repository import PRIOR_REPOSITORY
 from invert3d_ns.weights.download import fetch_weights
-from invert3d_ns.weights.hub import HubReference, download_folder, parse_reference, require_inside
+from invert3d_ns.weights.hub import HubReference, download_folder, parse_reference, recorded_hashes, require_inside
 from invert3d_ns.weights.manifest import git_blob_sha1
 
 PACKAGE = Path(__file__).parents[1] / "invert3d_ns"
@@ -258,3 +259,111 @@ def test_nothing_in_the_package_unpickles_code() -> None:
                 assert words.get("weights_only") == "True", f"{path}: torch.load without weights_only=True"
                 calls += 1
     assert calls >= 3
+
+
+# Files in folders, mirrors of other make
+
+
+IN_FOLDER = HubReference("org/deep", filename="sub/m, (1) @+ü.pt")
+
+
+@pytest.fixture
+def deep(hub: FakeHub, tmp_path: Path) -> FakeHub:
+    """A repository with a checkpoint in a folder of its own."""
+    hub.root = tmp_path / "own"
+    folder = hub.root / "org" / "deep"
+    (folder / "sub").mkdir(parents=True)
+    assert IN_FOLDER.filename is not None
+    write_checkpoint(folder / "sub" / "m.pt", "sd1.5").rename(folder / IN_FOLDER.filename)
+    return hub
+
+
+def test_a_checkpoint_in_a_folder_is_held_against_its_record(deep: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The server of these tests knows no percent signs.
+    monkeypatch.setattr("hub_server.urlparse", lambda url: urllib.parse.urlparse(urllib.parse.unquote(url)))
+    prior = open_source(str(IN_FOLDER))
+    assert prior.info.origin == f"hf:org/deep@{COMMIT}:{IN_FOLDER.filename}"
+    path = fetch(IN_FOLDER)
+    assert list(recorded_hashes(path)) == [path.name]
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        open_source(str(IN_FOLDER))
+    assert_one_line(error, "has the wrong sha256", "when it was downloaded")
+
+
+def test_ordinary_names_of_files() -> None:
+    names = ["a (1).pt", "a, b.ckpt", "a@b.pt", "a+b.pt", "(a).pt", "[a] b=c & d's.pt", "a/(b)/c~.pt"]
+    references = [HubReference("org/name", revision, name) for name in names for revision in (None, "v1")]
+    assert [parse_reference(str(reference)) for reference in references] == references
+    several = [HubReference("a/b", filename=name) for name in ("c d", "c,d", "c(d", "c)d", "c@d", "c/d", "c--d", "c=d")]
+    assert len({reference.folder_name for reference in several}) == len(several)
+    assert "'a (1).pt'" in HubReference("a/b", filename="a (1).pt").fetch_command
+    assert not any(parse_reference(f"hf:org/name:{name}") for name in ("(../a)", "a(//b", ".a", "-a", "a\n(", "a;b"))
+
+
+def _pointer(content: bytes) -> str:
+    """Git's name of the small file that it keeps in the place of a big one."""
+    digest = hashlib.sha256(content).hexdigest()
+    text = f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {len(content)}\n".encode()
+    return hashlib.sha1(b"blob %d\0" % len(text) + text).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("stated", "passes"),
+    [
+        ("the pointer's", True),
+        ("the file's, in capitals", True),
+        ("v1-17", True),
+        ("", True),
+        ("z" * 40, True),
+        ("1" * 64, True),
+        ("1" * 40, False),
+    ],
+)
+def test_what_mirrors_state_of_a_file(hub: FakeHub, stated: str, passes: bool) -> None:
+    """What the protocol calls blobId is git's name of the file or of its pointer, or an id of the mirror's own."""
+    content = (hub.root / COMMUNITY.repository / "unet" / "config.json").read_bytes()
+    git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    known = {"the pointer's": _pointer(content), "the file's, in capitals": git.upper()}
+    hub.lies["unet/config.json"] = known.get(stated, stated)
+    if passes:
+        path = fetch(CONFIG)
+        assert path.read_bytes() == content
+        (path.parents[1] / "download.json").unlink()
+        hub.requests.clear()
+        assert fetch(CONFIG) == path and hub.requests == []
+        return
+    with pytest.raises(InputError) as error:
+        fetch(CONFIG)
+    assert_one_line(error, "wrong sha1", stated[:16])
+
+
+def test_a_sha256_that_is_none_leaves_gits_name(hub: FakeHub) -> None:
+    weights = HubReference(COMMUNITY.repository, filename="unet/diffusion_pytorch_model.safetensors")
+    assert weights.filename is not None
+    content = (hub.root / weights.repository / weights.filename).read_bytes()
+    hub.lies[weights.filename] = _pointer(content)  # stated as the sha256 too
+    assert fetch(weights).read_bytes() == content
+    hub.lies[weights.filename] = hashlib.sha256(content).hexdigest().upper()
+    (download_folder(weights, PRIOR_REPOSITORY) / "download.json").unlink()
+    assert fetch(weights).read_bytes() == content
+
+
+def test_a_record_is_not_fetched(hub: FakeHub, tmp_path: Path) -> None:
+    hub.root = tmp_path / "own"
+    (hub.root / "org" / "name").mkdir(parents=True)
+    (hub.root / "org" / "name" / "download.json").write_text("{}")
+    with pytest.raises(InputError) as error:
+        fetch(HubReference("org/name", filename="download.json"))
+    assert_one_line(error, "hf:org/name:download.json is a record of a download", "name another file")
+
+
+def test_a_long_name_in_letters_of_several_bytes(hub: FakeHub, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("hub_server.urlparse", lambda url: urllib.parse.urlparse(urllib.parse.unquote(url)))
+    name = "ü" * 120 + ".json"
+    hub.root = tmp_path / "own"
+    (hub.root / "org" / "name").mkdir(parents=True)
+    (hub.root / "org" / "name" / name).write_text("{}")
+    assert fetch(HubReference("org/name", filename=name)).read_text() == "{}"

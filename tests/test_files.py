@@ -180,3 +180,28 @@ def test_json_that_cannot_be_read(tmp_path: Path, content: bytes | None, says: s
 def test_json_with_a_mark_of_its_byte_order(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
     assert read_json(tmp_path / "config.json", "") == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * 300, "ä" * 200, "a/" + "x" * 300, "a/" * 2500, "a\0b", "~a\0b", Path("x" * 256)]
+)
+def test_names_that_no_file_has(text: str) -> None:
+    with pytest.raises(InputError, match="is no name that a file can have") as error:
+        user_path(text)
+    message = str(error.value)
+    assert message.isprintable() and len(message) < 200 and "; " in message
+
+
+def test_the_longest_names() -> None:
+    assert user_path("a/" + "x" * 255).name == "x" * 255
+
+
+@pytest.mark.parametrize("load", ["prior", "clip", "check"])
+def test_a_prompt_in_the_place_of_a_model(load: str) -> None:
+    from invert3d_ns.alignment.checkpoints import load_clip
+    from invert3d_ns.prior.checkpoints import load_prior
+    from invert3d_ns.prior.checks import check_prior
+
+    for prompt in ("a chair " * 40, "a chair\0"):
+        with pytest.raises(InputError, match="is no name that a file can have"):
+            {"prior": load_prior, "clip": load_clip, "check": check_prior}[load](prompt)

@@ -45,6 +45,17 @@ FOREIGN: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda p: torch.save(a1111(torch.rand(2, 768)), p, _use_new_zipfile_serialization=False),
         "a textual inversion of AUTOMATIC1111's web UI",
     ),
+    "Gal et al.": (
+        "embeddings.pt",
+        lambda p: torch.save(
+            {
+                "string_to_token": {"*": torch.tensor(265)},
+                "string_to_param": torch.nn.ParameterDict({"*": torch.nn.Parameter(torch.rand(2, 768))}),
+            },
+            p,
+        ),
+        "a textual inversion of Gal et al.'s program for Stable Diffusion 1 ('*', 2 vectors, 768 wide)",
+    ),
     "web UI, safetensors": ("cat.safetensors", lambda p: save_file({"emb_params": torch.rand(2, 768)}, p), "2 vectors"),
     "web UI, XL": (
         "cat.safetensors",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from invert3d_ns.cli import main
 from invert3d_ns.prior.checkpoints import load_prior, open_source
 from invert3d_ns.prior.info import PriorInfo
 from invert3d_ns.prior.storage import save_prior
+from invert3d_ns.weights.network_config import check_network_config
 
 DEEP = "[" * 50_000 + "]" * 50_000
 
@@ -226,3 +228,67 @@ def test_the_list_works_without_a_home(monkeypatch: pytest.MonkeyPatch, capsys: 
         shown = capsys.readouterr()
         said = shown.out + shown.err
         assert exit.value.code == 1 and said.count("\n") == 1 and "set HOME" in said
+
+
+@pytest.mark.parametrize(
+    ("entries", "passes"),
+    [
+        ({"init_logit_bias": -10, "pad_token_id": -1, "eos_token_id": [-2]}, True),
+        ({"vision_cfg": {"layers": -12}}, False),
+        ({"num_attention_heads": -16}, False),
+        ({"attention_head_dim": [-8]}, False),
+        ({"vocab_size": -1}, False),
+        ({"init_logit_bias": -(10**9)}, False),
+        ({"beta_end": math.nan}, False),
+        ({"beta_end": math.inf}, False),
+        ({"hidden_size": 10**3000}, False),
+    ],
+)
+def test_numbers_below_zero_are_refused_where_they_count(entries: dict, passes: bool) -> None:
+    if passes:
+        check_network_config(entries, 100, Path("config.json"))
+        return
+    with pytest.raises(InputError) as error:
+        check_network_config(entries, 100, Path("config.json"))
+    assert_one_line(error, "config.json describes no network", "; ")
+    assert len(str(error.value)) < 200
+
+
+def test_null_in_a_config_is_the_default(community: Path, tmp_path: Path) -> None:
+    folder = changed(community, tmp_path, UNET, {"num_heads": None, "num_head_channels": None, "image_size": None})
+    assert open_source(folder).info.image_size == open_source(community).info.image_size
+
+
+def test_a_prior_with_the_scheduler_of_another_program_loads_again(tiny_v_prior, tmp_path: Path) -> None:
+    """Schedulers write their defaults as they are, among them minus infinity."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    before = tiny_v_prior.scheduler
+    tiny_v_prior.scheduler = DPMSolverMultistepScheduler.from_config(before.config)
+    try:
+        save_prior(tiny_v_prior, tmp_path / "prior")
+    finally:
+        tiny_v_prior.scheduler = before
+    (tmp_path / "prior" / "manifest.json").unlink()
+    path = tmp_path / "prior" / SCHEDULER
+    assert "-Infinity" in path.read_text()
+    scheduler = load_prior(tmp_path / "prior", "cpu").scheduler
+    assert scheduler.config["lambda_min_clipped"] == -math.inf
+    path.write_text(path.read_text().replace("-Infinity", "Infinity"))
+    with pytest.raises(InputError) as error:
+        load_prior(tmp_path / "prior", "cpu")
+    assert_one_line(error, "lambda_min_clipped is inf", "; ")
+
+
+@pytest.mark.parametrize("manifest", [True, False])
+def test_weights_of_a_stranger_take_no_ones_place(tiny_prior, tmp_path: Path, manifest: bool) -> None:
+    folder = tmp_path / "prior"
+    save_prior(tiny_prior, folder)
+    if not manifest:
+        (folder / "manifest.json").unlink()
+    (weights,) = (folder / "unet").glob("*.safetensors")
+    shutil.copy(weights, folder / "unet" / "zzz.safetensors")
+    with pytest.raises(InputError) as error:
+        load_prior(folder, "cpu")
+    says = "zzz.safetensors is not in manifest.json" if manifest else "both have the weight"
+    assert_one_line(error, "unet/zzz.safetensors", says, "; ")

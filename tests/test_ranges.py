@@ -96,3 +96,13 @@ def test_a_range_says_what_to_give(allowed: Range, words: str) -> None:
 def test_a_range_that_is_known_later_names_the_flag() -> None:
     with pytest.raises(InputError, match=r"--inner-part is|--steps is 9; give 1 to 8"):
         check_range(Outer(steps=9), "steps", least=1, most=8)
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400)])
+def test_whole_numbers_beyond_what_a_float_holds(number: int) -> None:
+    for settings in (Outer(steps=number), Outer(offset=number)):
+        with pytest.raises(InputError, match="is a number of hundreds of digits; give ") as error:
+            check_numbers(settings)
+        assert len(str(error.value)) < 100
+    with pytest.raises(InputError, match="--steps is a number of hundreds of digits; give 1 or more"):
+        check_range(Outer(steps=number), "steps", least=1)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from rasterization_scenes import NAMES, assert_agree, decided, flat_scene, needs_kernel, orbit, values_and_gradients
 
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.scenes.cameras import intrinsics
 from invert3d_ns.scenes.rasterization import _compiled, _reference
 from invert3d_ns.scenes.rasterization._projection import project
@@ -196,3 +198,11 @@ def test_trained_splats(shared_dir):
         error = (actual[name] - reference).abs().max()
         assert error <= (1e-4 if name in ("image", "alphas") else 1e-3 * reference.abs().max()), name
         assert (actual[name] - reference).norm() <= 1e-3 * reference.norm(), name
+
+
+@pytest.mark.parametrize("found", [None, _compiled.INTERFACE + 1])
+def test_a_kernel_of_another_version_is_not_called(found, monkeypatch):
+    stale = SimpleNamespace() if found is None else SimpleNamespace(invert3d_interface=lambda: found)
+    monkeypatch.setattr(_compiled.ctypes, "CDLL", lambda path: stale)
+    with pytest.raises(InputError, match="kernel is of another version of invert3d-ns; reinstall"):
+        _compiled.library.__wrapped__()

@@ -155,3 +155,30 @@ def test_one_step_from_pure_noise_cannot_be_inverted(tiny_v_prior) -> None:
     with pytest.raises(InputError, match="take 2 or more steps"):
         ddim_invert(tiny_v_prior, latents, lambda noisy, t: noisy, steps=1)
     assert all(found.isfinite().all() for found in ddim_invert(tiny_v_prior, latents, lambda noisy, t: noisy, steps=2))
+
+
+@pytest.mark.parametrize(("sampler", "most"), [("ddim", 500), ("dpm++", 499)])
+def test_leading_timesteps_begin_at_noise_or_are_refused(tiny_prior, sampler, most: int) -> None:
+    assert sampling_timesteps(tiny_prior, most, sampler=sampler)[0] == 999
+    assert len(sampling_timesteps(tiny_prior, strength=1e-4, sampler=sampler)) == 1
+    for steps in (most + 1, 999, 1000):
+        with pytest.raises(InputError, match=f"{steps} denoising steps cannot be taken; give 1 to {most}"):
+            sampling_timesteps(tiny_prior, steps, sampler=sampler)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpm++"])
+def test_trailing_timesteps_may_be_all(tiny_v_prior, sampler) -> None:
+    assert sampling_timesteps(tiny_v_prior, 1000, sampler=sampler)[0] == 999
+    with pytest.raises(InputError, match="give 1 to 1000"):
+        sampling_timesteps(tiny_v_prior, 1001, sampler=sampler)
+
+
+def test_almost_pure_noise_cannot_be_inverted_in_one_step_either(tiny_v_prior, monkeypatch) -> None:
+    """Diffusers' Euler and DPM schedulers end a schedule of zero signal at 2**-24."""
+    almost = tiny_v_prior.alphas_cumprod.clone()
+    almost[-1] = 2**-24
+    monkeypatch.setitem(tiny_v_prior._buffers, "alphas_cumprod", almost)
+    info = tiny_v_prior.info
+    latents = randn(1, info.num_views, info.latent_channels, info.latent_size, info.latent_size)
+    with pytest.raises(InputError, match="take 2 or more steps"):
+        ddim_invert(tiny_v_prior, latents, lambda noisy, t: noisy, steps=1)

@@ -9,12 +9,14 @@ import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from tiny_training import tiny_autoencoder
 
+from invert3d_ns.training import autoencoder
 from invert3d_ns.training.autoencoder import (
     build_autoencoder,
     finish_decoder,
     normalize_latents,
     train_autoencoder,
 )
+from invert3d_ns.training.latents import encoder_fingerprint
 from invert3d_ns.training.loop import initial_weights
 from invert3d_ns.world.data import WorldViews, world_views
 
@@ -71,3 +73,26 @@ def test_normalized_latents_have_unit_spread_and_the_same_reconstruction(data: W
         torch.testing.assert_close(posterior.std, spread / latents.view(1, -1, 1, 1), rtol=1e-3, atol=1e-5)
         torch.testing.assert_close(posterior.mean.mean((0, 2, 3)), torch.zeros(4), atol=1e-3, rtol=0)
         torch.testing.assert_close(posterior.mean.std((0, 2, 3)), torch.ones(4), atol=1e-2, rtol=0)
+
+
+def test_a_resumed_training_has_the_same_latents_on_any_machine(
+    tmp_path: Path, data: WorldViews, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = train_autoencoder(tmp_path, data, 2, batch=4)
+    # Another machine, or number of threads, rounds otherwise.
+    measure = autoencoder._measure_latents
+
+    def elsewhere(*given):
+        return tuple(value * (1 + 1e-3) for value in measure(*given))
+
+    monkeypatch.setattr(autoencoder, "_measure_latents", elsewhere)
+    again = train_autoencoder(tmp_path, data, 2, batch=4)
+    for before, now in zip(first.state_dict().values(), again.state_dict().values(), strict=True):
+        torch.testing.assert_close(now, before, rtol=0, atol=0)
+    # Of other weights it is measured anew.
+    longer = train_autoencoder(tmp_path, data, 3, batch=4)
+    assert encoder_fingerprint(longer) != encoder_fingerprint(first)
+    monkeypatch.undo()
+    assert encoder_fingerprint(train_autoencoder(tmp_path, data, 3, batch=4)) == encoder_fingerprint(longer)
+    (tmp_path / autoencoder.MOMENTS).unlink()
+    assert encoder_fingerprint(train_autoencoder(tmp_path, data, 3, batch=4)) != encoder_fingerprint(longer)

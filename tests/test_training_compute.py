@@ -27,3 +27,8 @@ def test_attention_on_a_cpu_is_plain() -> None:
         assert math_sdp_enabled() and not flash_sdp_enabled()
     with quick_attention("cuda"):
         assert flash_sdp_enabled()
+
+
+def test_a_torch_that_does_not_say_what_the_cpu_computes_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
+    assert working_dtype("cpu") == torch.float32

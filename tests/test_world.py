@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.scenes.cameras import FOV_Y, OBJECT_RADIUS, ORBIT_RADIUS, orbit_camera_to_world
+from invert3d_ns.world import rendering
 from invert3d_ns.world.captions import full_description, varied_caption
 from invert3d_ns.world.data import CHUNK, world_views
 from invert3d_ns.world.objects import WorldObject, held_out, sample_object
@@ -205,3 +208,11 @@ def test_splats_of_an_object_look_like_it() -> None:
     truth = render_objects([item], orbit_camera_to_world(azimuths, elevations)[None], size=64).rgb[0] / 255.0
     drawn = render_views(renderer(splats_of(item)), azimuths, elevations, 64).permute(0, 2, 3, 1).numpy()
     assert -10 * np.log10(((truth - drawn) ** 2).mean()) > 20
+
+
+@pytest.mark.parametrize("found", [None, rendering.INTERFACE + 1])
+def test_a_renderer_of_another_version_is_not_called(found, monkeypatch) -> None:
+    stale = SimpleNamespace() if found is None else SimpleNamespace(sdf_interface=lambda: found)
+    monkeypatch.setattr(rendering.ctypes, "CDLL", lambda path: stale)
+    with pytest.raises(InputError, match="renderer of the training world is of another version"):
+        rendering._library()

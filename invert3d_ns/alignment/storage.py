@@ -29,7 +29,7 @@ from invert3d_ns.weights.hub import (
     parse_reference,
 )
 from invert3d_ns.weights.network_config import check_network_config, whole_number
-from invert3d_ns.weights.tensors import read_safetensors, read_weights
+from invert3d_ns.weights.tensors import read_shards
 
 CONFIG = "open_clip_config.json"
 TEXT_TOWER = "config.json"
@@ -68,9 +68,7 @@ def load_folder(folder: Path, name: str | None = None) -> ClipTowers:
             f"{folder} has no weights: {SAFE_WEIGHTS} is missing; download it again or run `invert3d train clip`"
         )
     check_download(folder, files)
-    state: dict[str, Any] = {}
-    for file in files:
-        state |= read_safetensors(file)[0] if file.suffix == ".safetensors" else read_weights(file)
+    state: dict[str, Any] = read_shards(files)
     check_network_config(model_cfg, len(state), folder / CONFIG)
     try:
         model = build_model(model_cfg)

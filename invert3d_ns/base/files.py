@@ -102,6 +102,11 @@ def _put(temporary: Path, path: Path, holder: Path) -> None:
         raise
 
 
+def shortened(name: str, size: int) -> str:
+    """The start of a file's name that takes so many bytes at most: file systems count bytes, not letters."""
+    return name.encode(errors="replace")[:size].decode(errors="ignore")
+
+
 def _refusal(error: Exception, holder: Path) -> OSError | None:
     """The operating system's refusal to write in ``holder`` that an error of the block stands for, if it does."""
     if isinstance(error, InputError):

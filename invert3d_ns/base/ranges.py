@@ -7,6 +7,7 @@ from elsewhere says theirs in ``number_ranges``.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
@@ -31,7 +32,8 @@ class Range:
 
     def __contains__(self, number: float) -> bool:
         inside = self.least < number < self.most if self.exclusive else self.least <= number <= self.most
-        return inside and math.isfinite(number)
+        # A whole number may be beyond what a float holds, on which math.isfinite fails.
+        return inside and -sys.float_info.max <= number <= sys.float_info.max
 
     def __str__(self) -> str:
         """What to give, as the end of a sentence."""
@@ -72,7 +74,7 @@ def check_numbers(settings: Any, flag: str = "--") -> None:
     """
     for name, number, allowed in _numbers(settings, flag, FINITE):
         if number not in allowed:
-            raise InputError(f"{name} is {number if isinstance(number, int) else f'{number:g}'}; give {allowed}")
+            raise InputError(f"{name} is {_text(number) if isinstance(number, int) else f'{number:g}'}; give {allowed}")
 
 
 def check_range(
@@ -94,7 +96,13 @@ def check_range(
     for name in names:
         for flag, number, _ in _numbers(getattr(options, name), f"--{name.replace('_', '-')}", allowed):
             if number not in allowed:
-                raise InputError(f"{flag} is {number}; give {allowed}")
+                raise InputError(f"{flag} is {_text(number)}; give {allowed}")
+
+
+def _text(number: float) -> str:
+    """A number for messages; of one with more digits than anybody reads, that it has them."""
+    too_long = isinstance(number, int) and abs(number) > sys.float_info.max
+    return "a number of hundreds of digits" if too_long else str(number)
 
 
 def _numbers(value: Any, flag: str, allowed: Range) -> Iterator[tuple[str, float, Range]]:

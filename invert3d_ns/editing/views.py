@@ -102,7 +102,7 @@ def edited_views(
         raise InputError("masks say where the scene's own views may change; give these views as well")
     kept = None if masks is None else 1 - _at_latents(masks.to(prior.device), info.latent_size)
     share = strength if clean is not None else 1.0
-    steps = default_steps(prior, share) if last.steps is None else last.steps
+    steps = default_steps(prior, share, last.sampler) if last.steps is None else last.steps
     last = replace(last, steps=steps)
     total = count_steps(steps, share)
 

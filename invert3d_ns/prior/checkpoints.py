@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,13 +17,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.files import shortened
 from invert3d_ns.base.inputs import user_path
 from invert3d_ns.base.notices import warn
 from invert3d_ns.prior import layouts
 from invert3d_ns.prior.memory import apply_prior_options, preferred_dtype
 from invert3d_ns.prior.repository import PRIOR_REPOSITORY
 from invert3d_ns.prior.settings import PriorOptions
-from invert3d_ns.prior.storage import load_folder, read_info, round_weights, save_prior
+from invert3d_ns.prior.storage import check_weights, load_folder, read_info, round_weights, save_prior
 from invert3d_ns.weights import download
 from invert3d_ns.weights.formats import WEIGHT_SUFFIXES
 from invert3d_ns.weights.hub import (
@@ -159,8 +161,22 @@ def _load(name: str, device: torch.device, dtype: torch.dtype) -> MultiViewPrior
         check_download(source, source.rglob("*"))
         return load_folder(source, device, dtype)
     prior = _convert(source, place)
-    # As the cache will hold them, so that the first load gives the same views as every later one.
-    round_weights(prior, torch.float16)
+    check_weights(prior)
+    try:
+        # As the cache will hold them, so that the first load gives the same views as every later one.
+        round_weights(prior, torch.float16)
+    except InputError as error:
+        if dtype == torch.float16:
+            raise
+        warn(f"the converted prior is not cached and will be converted again: {error}")
+    else:
+        _keep(prior, place)
+    for part in (prior.unet, prior.vae):
+        torch.nn.Module.to(part, dtype)  # diffusers' own `to` warns about an empty list of exceptions
+    return prior.to(device)
+
+
+def _keep(prior: MultiViewPrior, place: _Place) -> None:
     try:
         save_prior(prior, place.folder, max_shard_size="2GB")
     except InputError as error:
@@ -168,9 +184,6 @@ def _load(name: str, device: torch.device, dtype: torch.dtype) -> MultiViewPrior
             f"the converted prior is not cached and will be converted again: {error}, by setting XDG_CACHE_HOME, or "
             "convert it once with `invert3d prior convert`"
         )
-    for part in (prior.unet, prior.vae):
-        torch.nn.Module.to(part, dtype)  # diffusers' own `to` warns about an empty list of exceptions
-    return prior.to(device)
 
 
 def open_source(name_or_path: str | Path, *, mirror: str | None = None, sha256: str | None = None) -> MultiViewPrior:
@@ -269,14 +282,16 @@ def _locate(name: str) -> _Place:
         return _Place(name, BUNDLED_FOLDER)
     if name in PRIORS:
         return _Place(name, cached_folder(name), PRIORS[name].reference, PRIORS[name].sha256)
-    path = user_path(name)
-    if path.exists() and not name.startswith("hf:"):
+    path = None if name.startswith("hf:") else user_path(name)
+    if path is not None and path.exists():
+        called = Path(os.path.abspath(path))  # of "." and ".." as well; a link keeps its name
         if (path / "prior.json").is_file():
-            return _Place(path.name, path)
-        return _Place(path.stem, cached_folder(f"{path.stem}-{_stamp(path)}"), path)
+            return _Place(called.name, path)
+        return _Place(called.stem, cached_folder(f"{shortened(called.stem, 200)}-{_stamp(path)}"), path)
     reference = parse_reference(name)
     if reference is None:
-        check_finished(path)
+        if path is not None:
+            check_finished(path)
         raise InputError(_not_found(name))
     return _Place(str(reference), cached_folder(reference.folder_name), reference)
 

@@ -33,7 +33,7 @@ from invert3d_ns.prior.repository import CONFIG, PARTS
 from invert3d_ns.prior.vocabulary import CLIP_VOCABULARY_SIZE, clip_tokenizer
 from invert3d_ns.weights.formats import WEIGHT_SUFFIXES, choose_weights
 from invert3d_ns.weights.network_config import check_network_config, whole_number
-from invert3d_ns.weights.tensors import read_weights
+from invert3d_ns.weights.tensors import read_shards, read_weights
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -135,8 +135,7 @@ def read_source(path: Path) -> Source:
     configs: dict[str, dict[str, Any]] = {}
     for part in PARTS:
         chosen = _part_files(path / part)
-        for file in chosen:
-            weights.update({f"{part}/{key}": value for key, value in _floats(read_weights(file)).items()})
+        weights |= {f"{part}/{key}": value for key, value in _floats(read_shards(chosen)).items()}
         if chosen:
             config = path / part / CONFIG
             configs[part] = read_json(config, "download the folder again")

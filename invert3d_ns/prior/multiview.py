@@ -21,6 +21,7 @@ from invert3d_ns.prior import prompts as prompting
 from invert3d_ns.prior.clamping import clamp_images
 from invert3d_ns.prior.info import PriorInfo, fingerprint
 from invert3d_ns.prior.out_of_memory import explain_out_of_memory
+from invert3d_ns.prior.sampling import ALPHA_BAR_FLOOR
 from invert3d_ns.prior.settings import PriorOptions, Sampler
 from invert3d_ns.prior.unet import Latents, Timesteps, run_unet
 
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 
     from invert3d_ns.prior.conditions import Conditions
     from invert3d_ns.prior.offload import Offload
-
-ALPHA_BAR_FLOOR = 1e-6
-"""An epsilon prior's clean latents are divided by sqrt(alpha_bar), clamped here; v-prediction never divides."""
 
 
 class MultiViewPrior(nn.Module):

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Predict = Callable[[Latents, Int[Tensor, " B"]], Latents]
 """Latents and their timesteps to a prediction of the prior's kind (noise or v), such as ``Conditions.predict``."""
+ALPHA_BAR_FLOOR = 1e-6
+"""An epsilon prior's clean latents are divided by sqrt(alpha_bar), clamped here; v-prediction never divides. Less than
+this is pure noise."""
 
 
 def make_scheduler(prior: MultiViewPrior, sampler: Sampler = "ddim") -> Any:
@@ -43,7 +46,18 @@ LEAST_STEPS = 4
 """Steps that are run at least where nobody says how many, however small the share of the diffusion is."""
 
 
-def default_steps(prior: MultiViewPrior, strength: float = 1.0) -> int:
+def most_steps(prior: MultiViewPrior, sampler: Sampler = "ddim") -> int:
+    """Denoising steps of a whole diffusion that can be taken at most.
+
+    With leading spacing, timesteps are multiples of a whole number; were it 1, they would begin in the middle.
+    """
+    if make_scheduler(prior, sampler).config["timestep_spacing"] != "leading":
+        return prior.num_timesteps
+    # DPM-Solver divides by one more than the steps.
+    return max(1, prior.num_timesteps // 2 - (sampler == "dpm++"))
+
+
+def default_steps(prior: MultiViewPrior, strength: float = 1.0, sampler: Sampler = "ddim") -> int:
     """Denoising steps of a whole diffusion where nobody says how many: the prior's own number.
 
     Where only the last ``strength`` of the diffusion is run, enough for :data:`LEAST_STEPS` of them to be run.
@@ -54,7 +68,7 @@ def default_steps(prior: MultiViewPrior, strength: float = 1.0) -> int:
         [8, 8, 20]
     """
     own = prior.info.sampling_steps
-    return min(max(own, math.ceil(min(LEAST_STEPS, own) / strength)), prior.num_timesteps)
+    return min(max(own, math.ceil(min(LEAST_STEPS, own) / strength)), most_steps(prior, sampler))
 
 
 def count_steps(steps: int, strength: float = 1.0) -> int:
@@ -66,7 +80,8 @@ def sampling_timesteps(
     prior: MultiViewPrior, steps: int | None = None, *, strength: float = 1.0, sampler: Sampler = "ddim"
 ) -> Int[Tensor, " S"]:
     """The timesteps that :func:`denoise` runs with the same settings, the noisiest first, on the prior's device."""
-    return _scheduler_at(prior, default_steps(prior, strength) if steps is None else steps, strength, sampler)[1]
+    steps = default_steps(prior, strength, sampler) if steps is None else steps
+    return _scheduler_at(prior, steps, strength, sampler)[1]
 
 
 def start_noise(prior: MultiViewPrior, views: int, seeds: Sequence[int]) -> Latents:
@@ -97,7 +112,7 @@ def denoise(
         start: the latents at the first timestep that is run (SDEdit: clean latents with noise added).
         callback: called after each step with its index and the latents; latents that it returns take their place.
     """
-    steps = default_steps(prior, strength) if steps is None else steps
+    steps = default_steps(prior, strength, sampler) if steps is None else steps
     scheduler, timesteps = _scheduler_at(prior, steps, strength, sampler)
     latents = noise * scheduler.init_noise_sigma if start is None else start(timesteps[0].expand(len(noise)))
     for index, t in enumerate(timesteps):
@@ -175,7 +190,7 @@ def ddim_invert(
     """
     steps = default_steps(prior, strength) if steps is None else steps
     timesteps = sampling_timesteps(prior, steps, strength=strength)
-    if len(timesteps) == 1 and float(prior.alpha_bar(timesteps[:1]).min()) == 0.0:
+    if len(timesteps) == 1 and float(prior.alpha_bar(timesteps[:1]).min()) < ALPHA_BAR_FLOOR:
         raise InputError("one step from pure noise cannot be inverted; take 2 or more steps, or a strength below 1")
     stride = prior.num_timesteps // steps  # as DDIMScheduler goes, whatever the spacing of its timesteps
     found: list[Latents] = []
@@ -195,8 +210,9 @@ def _scheduler_at(
     prior: MultiViewPrior, steps: int, strength: float, sampler: Sampler
 ) -> tuple[Any, Int[Tensor, " S"]]:
     """A scheduler set to begin where the last ``strength`` of the diffusion does, and its timesteps from there."""
-    if not 1 <= steps <= prior.num_timesteps:
-        raise InputError(f"{steps} denoising steps cannot be taken; give 1 to {prior.num_timesteps}")
+    most = most_steps(prior, sampler)
+    if not 1 <= steps <= most:
+        raise InputError(f"{steps} denoising steps cannot be taken; give 1 to {most}")
     scheduler = make_scheduler(prior, sampler)
     scheduler.set_timesteps(steps, device=prior.device)
     first = (steps - count_steps(steps, strength)) * scheduler.order

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from invert3d_ns.prior.info import PriorInfo
 from invert3d_ns.prior.repository import CONFIG, DESCRIPTION
 from invert3d_ns.weights.manifest import check_sizes, write_manifest
 from invert3d_ns.weights.network_config import check_network_config, read_network_config
-from invert3d_ns.weights.tensors import read_safetensors
+from invert3d_ns.weights.tensors import read_shards
 
 if TYPE_CHECKING:
     from invert3d_ns.prior.multiview import MultiViewPrior
@@ -63,14 +64,13 @@ def save_prior(
     """Write the prior to ``folder`` (replaced as a whole, or not at all), its weights rounded to ``dtype``.
 
     Raises:
-        InputError: the folder cannot be written, or the disk is full.
+        InputError: the folder cannot be written, the disk is full, or see :func:`check_weights`.
     """
+    check_weights(prior, dtype)
     with atomic_path(folder) as temporary, quiet_libraries():
         temporary.mkdir()
         for name in NETWORKS:
             module = copy.deepcopy(getattr(prior, name)).to("cpu", dtype)
-            for key, value in module.state_dict().items():
-                _require_finite(value, f"{name}'s {key}")
             module.save_pretrained(temporary / name, max_shard_size=max_shard_size, safe_serialization=True)
         prior.tokenizer.save_pretrained(temporary / "tokenizer")
         # transformers 5 writes tokenizer.json only; version 4 reads the vocabulary and merges.
@@ -88,22 +88,38 @@ def round_weights(prior: MultiViewPrior, dtype: torch.dtype) -> None:
     """Round every weight to what ``dtype`` can hold, in place; each keeps its own type.
 
     Raises:
+        InputError: see :func:`check_weights`; nothing is rounded then.
+    """
+    check_weights(prior, dtype)
+    for value in _weights(prior).values():
+        value.copy_(value.to(dtype))
+
+
+def check_weights(prior: MultiViewPrior, dtype: torch.dtype | None = None) -> None:
+    """Refuse weights that are no numbers and, where a type is given, those that it cannot hold.
+
+    Raises:
         InputError: a weight is not finite, or is too large for ``dtype``.
     """
-    for part in NETWORKS:
-        for name, value in getattr(prior, part).state_dict().items():
-            if value.is_floating_point():
-                rounded = value.to(dtype)
-                _require_finite(rounded, f"{part}'s {name}")
-                value.copy_(rounded)
+    for name, value in _weights(prior).items():
+        if not value.isfinite().all():
+            raise InputError(f"the weights of the {name} are not finite; they are damaged, download them again")
+        if dtype is not None and not value.to(dtype).isfinite().all():
+            raise InputError(
+                f"weights of the {name} are as large as {value.abs().max():.3g}, too large for {dtype}; use them as "
+                "they are, in bfloat16 or float32"
+            )
 
 
-def _require_finite(value: Tensor, name: str) -> None:
-    if not value.isfinite().all():
-        raise InputError(
-            f"the weights of the {name} are not finite, or too large for {value.dtype}; they are damaged, "
-            "download them again"
-        )
+def _weights(prior: MultiViewPrior) -> dict[str, Tensor]:
+    """Every weight, with its name for messages."""
+    states = {part: getattr(prior, part).state_dict() for part in NETWORKS}
+    return {
+        f"{part}'s {name}": value
+        for part, state in states.items()
+        for name, value in state.items()
+        if value.is_floating_point()
+    }
 
 
 def read_info(folder: Path) -> PriorInfo:
@@ -133,7 +149,7 @@ def load_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Multi
     """Load a folder that :func:`save_prior` wrote. No code from the folder is run and nothing is downloaded.
 
     Raises:
-        InputError: a part is missing, truncated, not of the size in the manifest, or does not fit its config.
+        InputError: a part is missing, truncated, not what the manifest says, or does not fit its config.
     """
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTokenizer
@@ -174,21 +190,22 @@ def load_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Multi
 
 
 def _read_shards(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        state.update(read_safetensors(file)[0])
+    state = read_shards(sorted(folder.glob("*.safetensors")))
     return {key: value.to(dtype) for key, value in state.items()}
 
 
 def _load_scheduler(folder: Path) -> Any:
     import diffusers
 
-    config = read_json(folder / "scheduler_config.json", _ADVICE)
-    check_network_config(config, 1, folder / "scheduler_config.json")
+    # Among the defaults of schedulers is minus infinity, which they write as they are.
+    config = read_json(folder / "scheduler_config.json", _ADVICE, finite=False)
     name = config.get("_class_name")
     kind = getattr(diffusers, name) if isinstance(name, str) else None
     if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
         raise TypeError(f"{name} is not a scheduler")
+    usual = inspect.signature(kind.__init__).parameters
+    chosen = {key: value for key, value in config.items() if key not in usual or value != usual[key].default}
+    check_network_config(chosen, 1, folder / "scheduler_config.json")
     scheduler: Any = kind.from_config(config)  # type: ignore[attr-defined]
     if not hasattr(scheduler, "alphas_cumprod"):
         raise TypeError(f"{name} has no noise schedule of alphas")

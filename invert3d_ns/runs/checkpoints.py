@@ -13,6 +13,7 @@ import torch
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.files import atomic_path
+from invert3d_ns.runs.run_folder import FOLDER
 from invert3d_ns.scenes.runs import list_checkpoints
 
 if TYPE_CHECKING:
@@ -72,14 +73,20 @@ def find_checkpoint(config: TrainerConfig, own_folder: Path) -> Path | None:
     """The checkpoint that --load-checkpoint or --load-dir names, else the latest in the run's own folder, if any.
 
     A run that began from a named one and has checkpoints of its own meanwhile goes on from these: its config.yml still
-    names the other.
+    names the other. Whoever types --load-step means that step and no later one.
 
     Raises:
-        InputError: the named one does not exist.
+        InputError: the named one does not exist, or the run has checkpoints of its own and a step of others is asked
+            for.
     """
-    own = list_checkpoints(own_folder)
-    if own and (config.load_checkpoint or config.load_dir):
+    own, named = list_checkpoints(own_folder), config.load_checkpoint or config.load_dir
+    if own and (config.load_step is None or getattr(config, FOLDER, None) is not None):
         return own[max(own)]
+    if own and named and Path(named).resolve() != own_folder.resolve():
+        raise InputError(
+            f"{own_folder} has checkpoints of its own, from which the run goes on; leave --load-step out, or start a "
+            "new run with another --timestamp"
+        )
     if config.load_checkpoint is not None:
         if not config.load_checkpoint.is_file():
             raise InputError(f"no checkpoint at {config.load_checkpoint}; check --load-checkpoint")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from invert3d_ns.base.files import atomic_path
+from invert3d_ns.base.inputs import read_json
 from invert3d_ns.base.random import random_stream
 from invert3d_ns.training.compute import mixed_precision
 from invert3d_ns.training.latents import encoder_fingerprint
@@ -41,6 +44,8 @@ CROP = 32
 object."""
 CROP_SHARE = 0.8
 """Share of the steps, from the first on, that train on crops; the rest sees whole views."""
+MOMENTS = "autoencoder-moments.json"
+"""File beside the checkpoint with the means and spreads of latents that they were normalized by."""
 DECODER_NOISE = 0.1
 """Standard deviation of the noise on latents, which have unit variance, while the decoder is finished: sampled latents
 are never quite an image's."""
@@ -159,7 +164,7 @@ def train_autoencoder(
 
     stage.train(loss)
     stage.use_average()
-    normalize_latents(model, data)
+    normalize_latents(model, data, record=folder / MOMENTS)
     return model
 
 
@@ -240,12 +245,30 @@ def finish_decoder(
 
 
 @torch.no_grad()
-def normalize_latents(model: AutoencoderKL, data: WorldViews, count: int = 256) -> None:
-    """Make latents zero-mean and unit-variance per channel, exactly, by the two 1x1 quantization convolutions."""
-    device, count = model.device, min(count, len(data))
-    images = data.images(torch.arange(count) * (len(data) // count)).flatten(0, 1).to(device)
-    moments = torch.cat([model.encode(part * 2 - 1, return_dict=False)[0].mean for part in images.split(64)])
-    mean, std = moments.mean((0, 2, 3)), moments.std((0, 2, 3))
+def normalize_latents(model: AutoencoderKL, data: WorldViews, count: int = 256, *, record: Path | None = None) -> None:
+    """Make latents zero-mean and unit-variance per channel, exactly, by the two 1x1 quantization convolutions.
+
+    Args:
+        model: changed in place.
+        data: whose latents are measured.
+        count: of how many objects at most.
+        record: file for what was measured. Where it is of these weights and data, it is taken and nothing is measured:
+            the last bits of a measurement differ between machines and numbers of threads, and a training that is
+            resumed on another must have the same latents.
+
+    Raises:
+        InputError: ``record`` is damaged, or cannot be written.
+    """
+    subject = {"encoder": encoder_fingerprint(model), "data": data.fingerprint(), "count": count}
+    known = read_json(record, "delete it to measure again") if record is not None and record.is_file() else {}
+    if {key: known.get(key) for key in subject} == subject:
+        mean, std = (torch.tensor(known[name], device=model.device) for name in ("mean", "std"))
+    else:
+        mean, std = _measure_latents(model, data, count)
+        if record is not None:
+            with atomic_path(record) as temporary:
+                found = {"mean": mean.tolist(), "std": std.tolist()}
+                temporary.write_text(json.dumps(subject | found, indent=2) + "\n", encoding="utf-8")
     quant, post = model.quant_conv, model.post_quant_conv
     assert quant is not None and post is not None
     channels = len(mean)
@@ -254,6 +277,16 @@ def normalize_latents(model: AutoencoderKL, data: WorldViews, count: int = 256) 
     quant.weight[:channels] /= std.view(-1, 1, 1, 1)
     quant.bias[:channels] = (quant.bias[:channels] - mean) / std  # type: ignore[index]
     quant.bias[channels:] -= 2 * std.log()  # type: ignore[index]
+
+
+def _measure_latents(
+    model: AutoencoderKL, data: WorldViews, count: int
+) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
+    """Mean and standard deviation of each channel of latents, over objects spread evenly in the data."""
+    count = min(count, len(data))
+    images = data.images(torch.arange(count) * (len(data) // count)).flatten(0, 1).to(model.device)
+    moments = torch.cat([model.encode(part * 2 - 1, return_dict=False)[0].mean for part in images.split(64)])
+    return moments.mean((0, 2, 3)), moments.std((0, 2, 3))
 
 
 @torch.no_grad()

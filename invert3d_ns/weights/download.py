@@ -6,6 +6,7 @@ Every file's size and sha256 are held against what the hub states, and an interr
 from __future__ import annotations
 
 import errno
+import hashlib
 import ipaddress
 import json
 import os
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.base.files import atomic_path, cannot_write
+from invert3d_ns.base.files import atomic_path, cannot_write, shortened
 from invert3d_ns.base.inputs import user_path
 from invert3d_ns.weights.hub import (
     RECORD,
@@ -132,6 +133,8 @@ def _download(reference: HubReference, kind: RepositoryKind, label: str, mirror:
         siblings = {sibling.rfilename: sibling for sibling in info.siblings or []}
         # Our own record of a download, where a folder that it lies in was uploaded as it was.
         selected = [name for name in select_files(list(siblings), reference, kind) if name != RECORD]
+        if not selected:
+            raise InputError(f"{reference} is a record of a download and holds no weights; name another file")
         for name in selected:
             require_inside(name)
             if not (folder / name).resolve().is_relative_to(folder.resolve()):
@@ -156,12 +159,14 @@ def _download_file(url: str, headers: dict[str, str], target: Path, sibling: Any
 
     size: int | None = sibling.size
     # Of big files the hub states the sha256, of small ones, which git keeps itself, the name that git gives them.
-    stated: str | None = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
-    hash_of = sha256_of if sibling.lfs else git_blob_sha1
-    if target.is_file() and size == target.stat().st_size and stated in (None, hash_of(target)):
-        return {"sha256": sha256_of(target), "size": target.stat().st_size}
+    sha256, sha1 = _hash(sibling.lfs and sibling.lfs.sha256, 64), _hash(sibling.blob_id, 40)
+    stated = sha256 or sha1
+    if target.is_file() and size == target.stat().st_size:
+        found = sha256_of(target)
+        if stated in (None, found) or (sha256 is None and stated in _git_names(target, found)):
+            return {"sha256": found, "size": target.stat().st_size}
     # Named by content, so that a file that changed upstream is not appended to.
-    partial = target.with_name(f"{target.name[:200]}.{(stated or 'unknown')[:16]}.incomplete")
+    partial = target.with_name(f"{shortened(target.name, 200)}.{(stated or 'unknown')[:16]}.incomplete")
     target.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("r+b" if partial.is_file() else "w+b") as file:
         present = file.seek(0, os.SEEK_END)
@@ -172,15 +177,28 @@ def _download_file(url: str, headers: dict[str, str], target: Path, sibling: Any
             http_get(
                 url, file, resume_size=present, headers=headers, expected_size=size, displayed_filename=target.name
             )
-    found = hash_of(partial)
-    if stated is not None and found != stated:
+    found = sha256_of(partial)
+    names = (found,) if sha256 else _git_names(partial, found) if sha1 else ()
+    if stated is not None and stated not in names:
         partial.unlink()
         raise InputError(
-            f"{target} has the wrong {'sha256' if sibling.lfs else 'sha1'}: {found[:16]}..., but the hub says "
+            f"{target} has the wrong {'sha256' if sha256 else 'sha1'}: {names[0][:16]}..., but the hub says "
             f"{stated[:16]}...; it is damaged or another file, download it again"
         )
     os.replace(partial, target)
-    return {"sha256": found if sibling.lfs else sha256_of(target), "size": target.stat().st_size}
+    return {"sha256": found, "size": target.stat().st_size}
+
+
+def _hash(stated: Any, digits: int) -> str | None:
+    """A hash as the hub states it; None for what a mirror puts in its place, which says nothing of the content."""
+    is_hash = isinstance(stated, str) and re.fullmatch(r"[0-9a-fA-F]+", stated) and len(stated) == digits
+    return stated.lower() if is_hash else None
+
+
+def _git_names(path: Path, sha256: str) -> tuple[str, str]:
+    """The names that git gives a file's content, and the pointer that it keeps in the place of a big file."""
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {path.stat().st_size}\n".encode()
+    return git_blob_sha1(path), hashlib.sha1(b"blob %d\0" % len(pointer) + pointer, usedforsecurity=False).hexdigest()
 
 
 @contextmanager

@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.files import shortened
 from invert3d_ns.base.inputs import read_json
 from invert3d_ns.weights.formats import WEIGHT_SUFFIXES
 from invert3d_ns.weights.manifest import require_sha256, sha256_of
@@ -21,7 +23,8 @@ from invert3d_ns.weights.manifest import require_sha256, sha256_of
 RECORD = "download.json"
 """Written beside a finished download: commit, files, their sizes and sha256."""
 _REFERENCE = re.compile(
-    r"(?P<prefix>hf:)?(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./-]*))?(:(?P<filename>\w[\w./ +-]*))?"
+    r"(?P<prefix>hf:)?(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./-]*))?"
+    r"(:(?P<filename>[\w+@(\[][\w./ +@=,&'()\[\]~-]*))?"
 )
 _LONGEST_NAME, _LONGEST_PATH = 255, 1024
 """Bytes of a file's name and of its path, more than which no repository needs and few file systems take."""
@@ -48,15 +51,16 @@ class HubReference:
         """A name for folders that is this reference's alone."""
         text = str(self)
         name = re.sub(r"[^\w.=+-]", "--", text)
-        if self.revision is None and not re.search(r"--| ", text):
+        is_plain = self.revision is None and not re.search(r"--|[^\w.:/=+-]", text)
+        if is_plain and len(name.encode()) <= _LONGEST_NAME:
             return name
-        # Others could come to the same name: "a@b" and "a:b" do.
-        return f"{name[:150]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        # Others could come to the same name: "a@b" and "a:b" do, "a b" and "a,b".
+        return f"{shortened(name, 150)}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     @property
     def fetch_command(self) -> str:
         """What to run on a connected machine to have the repository or file as a local one."""
-        files = f" {self.filename}" if self.filename else ""
+        files = f" {shlex.quote(self.filename)}" if self.filename else ""
         revision = f" --revision {self.revision}" if self.revision else ""
         return f"hf download {self.repository}{files}{revision} --local-dir {self._local_name}"
 
@@ -142,8 +146,8 @@ def recorded_hashes(path: Path) -> dict[str, str]:
     folder; only of files of which it is known.
     """
     folder = path if path.is_dir() else path.parent
-    record = _read_record(folder)
-    known = {name: entry["sha256"] for name, entry in record["files"].items()} if record else {}
+    files, _ = _record_of(path)
+    known = {file.relative_to(folder).as_posix(): sha256 for file, sha256 in files.items() if folder in file.parents}
     for file in folder.rglob("*") if path.is_dir() else [path]:
         # The hub's cache names its big files by their sha256.
         blob = file.resolve()
@@ -155,8 +159,7 @@ def recorded_hashes(path: Path) -> dict[str, str]:
 def recorded_commit(path: Path) -> str | None:
     """The commit that a file or folder was at when it was downloaded, by us or into the hub's own cache; else None."""
     folder = path if path.is_dir() else path.parent
-    record = _read_record(folder) or {}
-    commits = [str(record.get("commit") or ""), *(part.name for part in (folder, *folder.parents))]
+    commits = [_record_of(path)[1], *(part.name for part in (folder, *folder.parents))]
     return next((commit for commit in commits if re.fullmatch(r"[0-9a-f]{40}", commit)), None)
 
 
@@ -223,6 +226,19 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
     if not isinstance(record.get("entry"), str) or not isinstance(files, dict) or not record["entry"] or not files:
         return None
     return record if all(isinstance(entry, dict) and "sha256" in entry for entry in files.values()) else None
+
+
+def _record_of(path: Path) -> tuple[dict[Path, str], str]:
+    """The sha256 of each file and the commit of the download that a file or folder is of; nothing if it is of none.
+
+    A file in a folder of its repository has the record further up.
+    """
+    for folder in (path, *path.parents):
+        record = _read_record(folder)
+        files = {folder / name: str(entry["sha256"]) for name, entry in record["files"].items()} if record else {}
+        if record and any(path in (file, *file.parents) for file in files):
+            return files, str(record.get("commit") or "")
+    return {}, ""
 
 
 def _find_in_hub_cache(reference: HubReference, kind: RepositoryKind, cache: Path | None = None) -> Path | None:

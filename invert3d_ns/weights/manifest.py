@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypedDict
 
@@ -105,11 +105,14 @@ def check_sizes(folder: Path) -> None:
     Texts are left to :func:`check_hashes`: a description that was edited by hand may still be loaded.
 
     Raises:
-        InputError: a weight file is missing, truncated or of another size.
+        InputError: a weight file is missing, truncated, of another size, or one that the manifest does not know.
     """
-    for name, entry in (read_manifest(folder) or {}).items():
+    entries = read_manifest(folder)
+    for name, entry in (entries or {}).items():
         if name.endswith(".safetensors"):
             _check_size(folder, name, entry)
+    if entries is not None:
+        _refuse_strangers(folder, entries)
 
 
 def check_hashes(folder: Path) -> int | None:
@@ -124,11 +127,7 @@ def check_hashes(folder: Path) -> int | None:
     for name, entry in entries.items():
         _check_size(folder, name, entry)
         require_sha256(folder / name, entry["sha256"], sha256_of(folder / name), "its manifest says")
-    present = {file.relative_to(folder).as_posix() for file in folder.rglob("*.safetensors")}
-    if strangers := sorted(present - entries.keys()):
-        raise InputError(
-            f"{folder / strangers[0]} is not in {MANIFEST}; remove it, or convert or download the folder again"
-        )
+    _refuse_strangers(folder, entries)
     return len(entries)
 
 
@@ -153,6 +152,14 @@ def _check_size(folder: Path, name: str, entry: FileRecord) -> None:
     if size != entry["size"]:
         kind = "truncated" if size < entry["size"] else "not the file that was written"
         raise InputError(f"{path} is {kind}: {size} bytes instead of {entry['size']}; convert or download it again")
+
+
+def _refuse_strangers(folder: Path, entries: Mapping[str, FileRecord]) -> None:
+    present = {file.relative_to(folder).as_posix() for file in folder.rglob("*.safetensors")}
+    if strangers := sorted(present - entries.keys()):
+        raise InputError(
+            f"{folder / strangers[0]} is not in {MANIFEST}; remove it, or convert or download the folder again"
+        )
 
 
 def _is_litter(path: Path) -> bool:

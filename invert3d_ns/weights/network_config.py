@@ -6,6 +6,7 @@ any width. So the numbers are looked at before anything is built.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,11 @@ from invert3d_ns.base.inputs import read_json
 
 _ADVICE = "download it again"
 _LARGEST = 10_000_000
+_COUNTS = re.compile(
+    r"(?:^|_)(?:n|num|count|size|dims?|width|height|length|depth|layers?|blocks?|heads?|channels|features|groups|order|"
+    r"embeddings|positions?|projection|queries|timesteps|steps|kernel|stride|padding|ratio|factor|rank)(?:_|$)"
+)
+"""Names of entries that count something. Others may be negative, as the bias of a logit and the number of a token."""
 _LAYERS = ("layers_per_block", "transformer_layers_per_block", "num_hidden_layers", "layers")
 """Entries that count layers; where there are several, a network has as many as their product."""
 
@@ -39,12 +45,13 @@ def check_network_config(document: Mapping[str, Any], tensors: int, path: Path) 
         path: what messages call the config.
 
     Raises:
-        InputError: by name: a negative count, a number beyond all sizes, more layers than weights.
+        InputError: by name: a negative count, a number beyond all sizes or none at all (NaN), more layers than weights.
     """
     layers = 1.0
     for name, number in _numbers("", document):
-        if abs(number) > _LARGEST or (isinstance(number, int) and number < 0):
-            raise InputError(f"{path} describes no network: {name} is {number}; {_ADVICE}")
+        negative = isinstance(number, int) and number < 0 and _COUNTS.search(name.split(".")[-1])
+        if negative or not abs(number) <= _LARGEST:
+            raise InputError(f"{path} describes no network: {name} is {number!r:.40}; {_ADVICE}")
     for name in _LAYERS:
         layers *= max([1.0, *(number for found, number in _numbers("", document) if found.split(".")[-1] == name)])
     if layers > max(tensors, 1):
@@ -52,12 +59,12 @@ def check_network_config(document: Mapping[str, Any], tensors: int, path: Path) 
 
 
 def whole_number(entries: Mapping[str, Any], name: str, *, least: int, most: int, default: int, path: Path) -> int:
-    """One entry that is a whole number within a range, written as a number or as digits.
+    """One entry that is a whole number within a range, written as a number or as digits; null is the default.
 
     Raises:
         InputError: it is anything else.
     """
-    value = entries.get(name, default)
+    value = default if entries.get(name) is None else entries[name]
     if isinstance(value, str) and len(value) < 10 and value.isdecimal():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:

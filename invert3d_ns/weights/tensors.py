@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -67,6 +68,26 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise InputError(f"{path} holds no state dict of tensors; give a .pt, .ckpt or .safetensors file of weights")
     return content
+
+
+def read_shards(files: Iterable[Path]) -> dict[str, Tensor]:
+    """The weights of a network that lies in several files, as :func:`read_weights` reads each.
+
+    Raises:
+        InputError: as there; or two files have the same weight: only one of them is the network's.
+    """
+    state: dict[str, Tensor] = {}
+    owner: dict[str, Path] = {}
+    for file in files:
+        weights = read_weights(file)
+        if twice := sorted(weights.keys() & state.keys()):
+            raise InputError(
+                f"{file} and {owner[twice[0]].name} beside it both have the weight {twice[0]!r:.80}; remove the file "
+                "that is of another network or format"
+            )
+        state |= weights
+        owner |= dict.fromkeys(weights, file)
+    return state
 
 
 def _refuse_other_kinds(path: Path, kinds: tuple[str, ...]) -> None:

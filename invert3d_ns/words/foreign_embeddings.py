@@ -62,7 +62,9 @@ def _read(path: Path) -> Any:
         return read_safetensors(path)[0]
     if kind not in ("a torch checkpoint", "a Python pickle (perhaps an old torch checkpoint)"):
         return None
-    with path.open("rb") as file:  # by its content: torch goes by names otherwise
+    # What Gal et al.'s program saves holds a ParameterDict, whose classes do nothing when they are made.
+    parameters = torch.serialization.safe_globals([torch.nn.ParameterDict, torch.nn.Parameter])
+    with parameters, path.open("rb") as file:  # by its content: torch goes by names otherwise
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
@@ -71,6 +73,8 @@ def _vectors(content: Any) -> tuple[str, dict[Any, Any]]:
     if not isinstance(content, Mapping):
         return "", {}
     parameters = content.get("string_to_param")
+    if isinstance(parameters, torch.nn.ParameterDict):
+        return "a textual inversion of Gal et al.'s program", dict(vars(parameters).get("_parameters") or {})
     if isinstance(parameters, Mapping):
         name = content.get("name")
         named = {name if isinstance(name, str) and name else key: value for key, value in parameters.items()}

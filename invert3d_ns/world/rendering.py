@@ -25,6 +25,9 @@ from invert3d_ns.world.primitives import PRIMITIVE_FLOATS
 LIGHT = (-0.45, -0.65, 0.61)
 """Direction to the light, in the object frame (from the front, left and above)."""
 
+INTERFACE = 1
+"""What ``sdf_interface`` of the compiled renderer must return: other arguments than it takes would crash."""
+
 
 @dataclass
 class Renders:
@@ -60,7 +63,7 @@ def render_objects(
         threads: worker threads; torch's number when not given.
 
     Raises:
-        InputError: the package was installed without a C compiler.
+        InputError: the package was installed without a C compiler, or the renderer compiled from other sources.
     """
     library = _library()
     count, views = camera_to_world.shape[:2]
@@ -103,4 +106,9 @@ def _library() -> ctypes.CDLL:
             "the renderer of the training world was not compiled; "
             "install a C compiler and reinstall with `pip install -e .`"
         )
-    return ctypes.CDLL(spec.origin)
+    library = ctypes.CDLL(spec.origin)
+    if not hasattr(library, "sdf_interface") or library.sdf_interface() != INTERFACE:
+        raise InputError(
+            "the compiled renderer of the training world is of another version of invert3d-ns; reinstall the package"
+        )
+    return library

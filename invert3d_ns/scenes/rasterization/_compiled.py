@@ -22,15 +22,27 @@ BACKWARD_BYTES = 32 * 2**20
 """The backward pass handles so many tiles at a time that what they give to splats takes no more memory than this."""
 
 
+INTERFACE = 1
+"""What ``invert3d_interface`` of the compiled kernel must return: other arguments than it takes would crash."""
+
+
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The kernel's library, or None where the package was installed without a C compiler."""
+    """The kernel's library, or None where the package was installed without a C compiler.
+
+    Raises:
+        InputError: it was compiled from other sources than these.
+    """
     try:
         import invert3d_ns.scenes.rasterization._kernel as _kernel  # type: ignore[import-not-found]
 
         lib = ctypes.CDLL(_kernel.__file__)
     except (ImportError, OSError):
         return None
+    if not hasattr(lib, "invert3d_interface") or lib.invert3d_interface() != INTERFACE:
+        raise InputError(
+            "the compiled rasterization kernel is of another version of invert3d-ns; reinstall the package"
+        )
     pointer, integer, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
     lib.invert3d_forward.argtypes = [*[integer] * 7, long, *[pointer] * 9, integer, ctypes.POINTER(pointer)]
     lib.invert3d_backward.argtypes = [pointer, integer, long, *[pointer] * 7]

@@ -141,6 +141,9 @@ static void cut_lists(Scene *scene, int64_t tiles) {
 
 #define EXPORT __attribute__((visibility("default")))
 
+/* Of what is exported here. Raise it, and INTERFACE in _compiled.py, whenever arguments of a function change. */
+EXPORT int invert3d_interface(void) { return 1; }
+
 /* The widest level that this machine runs: 0 baseline, 1 AVX2, 2 AVX-512. */
 EXPORT int invert3d_simd_level(void) {
 #ifdef X86
