@@ -42,6 +42,6 @@ def test_a_step_of_another_run(tmp_path: Path) -> None:
     folder_of(own, 7)
     assert find_checkpoint(config(load_dir=other), own) == checkpoint_path(own, 7)
     for named in ({"load_dir": other}, {"load_checkpoint": checkpoint_path(other, 5)}):
-        with pytest.raises(InputError, match="has checkpoints of its own, .* leave --load-step out"):
+        with pytest.raises(InputError, match=r"has checkpoints of its own, .* leave --load-step out"):
             find_checkpoint(config(load_step=5, **named), own)
         assert find_checkpoint(config(load_step=5, _folder="run", **named), own) == checkpoint_path(own, 7)

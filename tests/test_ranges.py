@@ -98,7 +98,7 @@ def test_a_range_that_is_known_later_names_the_flag() -> None:
         check_range(Outer(steps=9), "steps", least=1, most=8)
 
 
-@pytest.mark.parametrize("number", [10**400, -(10**400)])
+@pytest.mark.parametrize("number", [10**400, -(10**400)], ids=["above", "below"])
 def test_whole_numbers_beyond_what_a_float_holds(number: int) -> None:
     for settings in (Outer(steps=number), Outer(offset=number)):
         with pytest.raises(InputError, match="is a number of hundreds of digits; give ") as error:

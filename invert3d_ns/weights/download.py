@@ -178,7 +178,7 @@ def _download_file(url: str, headers: dict[str, str], target: Path, sibling: Any
                 url, file, resume_size=present, headers=headers, expected_size=size, displayed_filename=target.name
             )
     found = sha256_of(partial)
-    names = (found,) if sha256 else _git_names(partial, found) if sha1 else ()
+    names: tuple[str, ...] = (found,) if sha256 else _git_names(partial, found)
     if stated is not None and stated not in names:
         partial.unlink()
         raise InputError(
