@@ -37,9 +37,10 @@ class Queue(ActionQueue):
     def __init__(self, host: Any) -> None:
         super().__init__(host)
         self.asked: list[str] = []
+        self.quietly: list[str] = []
 
-    def ask(self, action: Any) -> None:
-        self.asked.append(action.label)
+    def ask(self, action: Any, *, quietly: bool = False) -> None:
+        (self.quietly if quietly else self.asked).append(action.label)
 
     def ask_when_idle(self, action) -> bool:
         self.asked.append(action.label)
@@ -97,6 +98,26 @@ def test_a_page_that_is_loaded_anew_keeps_its_form(watched):
     server.disconnect(first)
     queue._publish(message="Somebody is here.")
     assert "Somebody" not in first.status, "who is gone is told nothing"
+
+
+def test_an_empty_field_for_a_number_is_one_line_and_leaves_the_next_browser_whole(watched):
+    panel, server, queue = watched
+    first = server.connect()
+    first.set(Words="blue", Seed=None)
+    first.press("Apply")
+    assert "a field for a number is empty" in first.status and "Apply" not in queue.asked
+    server.disconnect(first)
+    server.connect()
+    assert panel.clients[1].form() == EditForm() and queue.quietly == ["Look for runs"] * 2
+
+
+def test_a_panel_that_fails_takes_nothing_else_from_its_browser(watched, monkeypatch, capsys):
+    panel, server, _queue = watched
+    come: list[Any] = []
+    server.on_client_connect(come.append)
+    monkeypatch.setattr(edit_panel, "ClientPanel", lambda *given: 1 // 0)
+    browser = server.connect()
+    assert come == [browser] and not panel.clients and "ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_what_one_typed_wrong_is_said_to_nobody_else(watched):

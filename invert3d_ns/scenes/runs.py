@@ -29,7 +29,10 @@ CLASS = "class"
 def is_run(path: Path) -> bool:
     """Whether ``path`` is a run of nerfstudio: its folder, or the ``config.yml`` in it."""
     folder = path.parent if path.name == "config.yml" else path
-    return (folder / CHECKPOINTS).is_dir() or (folder.is_dir() and (folder / "config.yml").is_file())
+    try:
+        return (folder / CHECKPOINTS).is_dir() or (folder.is_dir() and (folder / "config.yml").is_file())
+    except OSError:  # nobody may look, or no folder can have that name
+        return False
 
 
 def list_checkpoints(folder: Path) -> dict[int, Path]:
