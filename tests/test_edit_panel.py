@@ -19,6 +19,7 @@ from synthetic import make_cloud
 from viser_stage import Server
 
 from invert3d_ns.editing.edit import Edit, Region
+from invert3d_ns.live.edit_actions import EditActions
 from invert3d_ns.live.form import EditForm
 from invert3d_ns.live.host import SavedRun
 from invert3d_ns.live.panels import edit_panel
@@ -301,6 +302,8 @@ def test_a_run_with_a_viewer_serves_previews_and_learns_the_same(tiny_prior, tmp
 
     monkeypatch.setattr(EditPanel, "_setup", keep)
     monkeypatch.setattr(edit_panel, "keep_when_the_program_ends", lambda actions: None)
+    looked: list[str] = []
+    monkeypatch.setattr(EditActions, "request_runs", lambda self: looked.append(self.queue.training()))
     words = {}
     for name, asks in (("asked", True), ("left alone", False)):
         served: list[LiveState] = []
@@ -336,6 +339,9 @@ def test_a_run_with_a_viewer_serves_previews_and_learns_the_same(tiny_prior, tmp
         panel = panels.pop()
         host = panel.actions.host
         assert host.output_folder == folder and panel.viewer.train_lock is host.lock
+        trainer: Any = panel.viewer.trainer
+        assert panel.queue.ending == trainer.should_stop
         assert (served[0].picture is not None) == asks and not served[0].error
         words[name] = ObjectEmbedding.load(folder / "embedding.safetensors").vectors
     assert torch.equal(words["asked"], words["left alone"])
+    assert looked == ["completed"] * 2, "words that are learned may be those of runs that were saved before"

@@ -138,7 +138,7 @@ def test_what_is_compared_or_undone_is_saved_as_it_is(run: Path) -> None:
 
 def test_a_saved_run_that_was_moved_goes_on_where_it_lies(run: Path, tmp_path: Path) -> None:
     host, actions = viewed(run)
-    moved = shutil.move(saved_by(actions, RED), tmp_path / "moved")
+    moved = saved_by(actions, RED).rename(tmp_path / "moved")
     assert resume(moved, "invert3d-edit") == moved
     assert same(read_run(moved), host.splats())
     written = yaml.load((moved / "config.yml").read_text(), Loader=yaml.Loader)

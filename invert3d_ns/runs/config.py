@@ -108,7 +108,7 @@ class RunConfig(TrainerConfig):
     }
     _folder: ClassVar[str | None] = None
     _data: ClassVar[str | None] = None
-    _started_on: ClassVar[str | None] = None
+    _started_on: ClassVar[Any] = None
 
     pipeline: PhasedPipelineConfig = field(default_factory=PhasedPipelineConfig)  # type: ignore[assignment]
     """The scene, the prior, and the steps of each phase."""
@@ -233,7 +233,8 @@ class RunConfig(TrainerConfig):
         self.pipeline.find_own_files(Path(self._folder))
         if self.machine.device_type == "cuda" and compat.device_type() != "cuda":
             print_lines("Warning: the run was started on CUDA, which is not here; going on with the CPU")
-            self._started_on, self.machine.device_type = self.machine.device_type, "cpu"
+            self.__dict__["_started_on"] = self.machine.device_type
+            self.machine.device_type = "cpu"
 
     def _check(self) -> None:
         check_numbers(self)
