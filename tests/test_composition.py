@@ -93,6 +93,8 @@ def edit(words: str, **settings) -> Edit:
         (["with a hat", "with a hat"], ["with a hat"]),
         (["red -> blue", "blue -> red"], ["red -> red"]),
         (["made of gold", "made of wood"], ["made of gold", "made of wood"]),
+        (["painted blue", "golden", "blue and white", "green"], ["a green"]),
+        (["green", "light blue colored"], ["a light blue colored"]),
     ],
 )
 def test_later_words_take_the_place_of_earlier_ones_of_their_kind(edits: list[str], come_to: list[str]) -> None:
@@ -120,6 +122,8 @@ def test_what_is_not_the_same_change_stays() -> None:
     assert composed([edit("red -> blue"), back]) == [edit("red -> blue"), back]
     both = replace(edit("in van gogh style"), source="red", target="blue")
     assert composed([both, edit("blue -> green")]) == [both, edit("blue -> green")]
+    without = replace(edit("in van gogh style"), source="red")
+    assert composed([without, edit("red -> green")]) == [without, edit("red -> green")], "the style stays"
 
 
 def test_a_noun_says_what_the_object_was_before_all_edits() -> None:
@@ -128,6 +132,13 @@ def test_a_noun_says_what_the_object_was_before_all_edits() -> None:
     assert composed([edit("red -> blue"), second])[0].noun == "red car"
     assert composed([edit("blue"), second])[0].noun == "car"
     assert composed([first, edit("red -> green")])[0].noun == "red car"
+    blue_car = "blue car with black wheels"
+    assert composed([edit("red -> blue"), edit("green", noun=blue_car)])[0].noun == "red car with black wheels"
+    assert composed([edit("red -> the blue"), edit("green", noun=blue_car)])[0].noun == "red car with black wheels"
+    assert composed([edit("blue"), edit("green", noun=blue_car)])[0].noun == "car with black wheels"
+    assert composed([first, edit("green", noun=blue_car)])[0].noun == "red car"
+    better = edit("red -> green", noun="red car with blue wheels")
+    assert composed([first, better]) == [better], "it says what the object was before both"
 
 
 def test_a_color_after_a_color_gives_the_splats_of_the_last_one_alone(tiny_v_prior) -> None:

@@ -19,6 +19,7 @@ from synthetic import make_cloud
 from viser_stage import Server
 
 from invert3d_ns.editing.edit import Edit, Region
+from invert3d_ns.live.edit_actions import EditActions
 from invert3d_ns.live.form import EditForm
 from invert3d_ns.live.host import SavedRun
 from invert3d_ns.live.panels import edit_panel
@@ -37,9 +38,10 @@ class Queue(ActionQueue):
     def __init__(self, host: Any) -> None:
         super().__init__(host)
         self.asked: list[str] = []
+        self.quietly: list[str] = []
 
-    def ask(self, action: Any) -> None:
-        self.asked.append(action.label)
+    def ask(self, action: Any, *, quietly: bool = False) -> None:
+        (self.quietly if quietly else self.asked).append(action.label)
 
     def ask_when_idle(self, action) -> bool:
         self.asked.append(action.label)
@@ -97,6 +99,26 @@ def test_a_page_that_is_loaded_anew_keeps_its_form(watched):
     server.disconnect(first)
     queue._publish(message="Somebody is here.")
     assert "Somebody" not in first.status, "who is gone is told nothing"
+
+
+def test_an_empty_field_for_a_number_is_one_line_and_leaves_the_next_browser_whole(watched):
+    panel, server, queue = watched
+    first = server.connect()
+    first.set(Words="blue", Seed=None)
+    first.press("Apply")
+    assert "a field for a number is empty" in first.status and "Apply" not in queue.asked
+    server.disconnect(first)
+    server.connect()
+    assert panel.clients[1].form() == EditForm() and queue.quietly == ["Look for runs"] * 2
+
+
+def test_a_panel_that_fails_takes_nothing_else_from_its_browser(watched, monkeypatch, capsys):
+    panel, server, _queue = watched
+    come: list[Any] = []
+    server.on_client_connect(come.append)
+    monkeypatch.setattr(edit_panel, "ClientPanel", lambda *given: 1 // 0)
+    browser = server.connect()
+    assert come == [browser] and not panel.clients and "ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_what_one_typed_wrong_is_said_to_nobody_else(watched):
@@ -280,6 +302,8 @@ def test_a_run_with_a_viewer_serves_previews_and_learns_the_same(tiny_prior, tmp
 
     monkeypatch.setattr(EditPanel, "_setup", keep)
     monkeypatch.setattr(edit_panel, "keep_when_the_program_ends", lambda actions: None)
+    looked: list[str] = []
+    monkeypatch.setattr(EditActions, "request_runs", lambda self: looked.append(self.queue.training()))
     words = {}
     for name, asks in (("asked", True), ("left alone", False)):
         served: list[LiveState] = []
@@ -315,6 +339,9 @@ def test_a_run_with_a_viewer_serves_previews_and_learns_the_same(tiny_prior, tmp
         panel = panels.pop()
         host = panel.actions.host
         assert host.output_folder == folder and panel.viewer.train_lock is host.lock
+        trainer: Any = panel.viewer.trainer
+        assert panel.queue.ending == trainer.should_stop
         assert (served[0].picture is not None) == asks and not served[0].error
         words[name] = ObjectEmbedding.load(folder / "embedding.safetensors").vectors
     assert torch.equal(words["asked"], words["left alone"])
+    assert looked == ["completed"] * 2, "words that are learned may be those of runs that were saved before"

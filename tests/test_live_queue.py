@@ -289,6 +289,36 @@ def test_two_threads_that_ask_never_wait_for_a_slow_action(numbers):
     assert numbers.host.number == 101 and numbers.looks[-1] == 101, "all of them are carried out, one after another"
 
 
+def test_a_listener_that_fails_harms_nobody_else(numbers, capsys):
+    def fail() -> None:
+        raise RuntimeError("cannot schedule new futures after shutdown")
+
+    numbers.queue._listeners.insert(0, fail)
+    numbers.queue.ask(numbers.add(1))
+    numbers.watcher.until(lambda state: state.message == "Added 1.")
+    numbers.queue.ask(numbers.look())
+    numbers.watcher.until(lambda state: state.message == "It is 1.")
+    assert "cannot schedule" in capsys.readouterr().err
+
+
+def test_a_training_that_shall_end_ends_what_runs_between_two_of_its_steps(numbers):
+    numbers.queue.training, numbers.queue.ending = lambda: "training", lambda: True
+    numbers.queue.ask(numbers.look())
+    assert numbers.queue.run_pending() == 1 and numbers.looks == [] and numbers.queue.idle
+    numbers.queue.training = lambda: "completed"
+    numbers.queue.ask(numbers.look())
+    numbers.watcher.until(lambda state: state.message == "It is 0.")
+
+
+def test_what_nobody_asked_for_shows_nothing_before_it_is_done(numbers):
+    numbers.queue.training = lambda: "training"
+    numbers.queue._publish(error="the disk is full")
+    before = len(numbers.watcher.states)
+    numbers.queue.ask(numbers.look(), quietly=True)
+    assert len(numbers.watcher.states) == before and not numbers.queue.idle
+    assert numbers.queue.run_pending() == 1 and numbers.looks == [0]
+
+
 def test_stop_with_nothing_to_stop_and_with_something_that_waits(numbers):
     numbers.queue.stop()
     assert numbers.queue.state.message == "There is nothing to stop."

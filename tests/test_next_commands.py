@@ -21,7 +21,7 @@ def test_printed_commands_can_be_pasted(name: str, capfd: pytest.CaptureFixture[
     commands = [*words_report.next_commands(outputs, folder), *edit_report.next_commands(outputs, folder)]
     print_next(commands)
     printed = capfd.readouterr().out.splitlines()[1:]
-    lines = [shlex.split(line, comments=True) for line in printed]
+    lines = [shlex.split(line) for line in printed]
     run, config, prompt = str(folder), str(folder / "config.yml"), "green instead of orange"
     assert lines == [
         ["invert3d", "views", run, "--prompt", "a photo of <object>"],

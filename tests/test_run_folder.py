@@ -17,7 +17,10 @@ import yaml
 from runs import STEPS, resume, tiny_config, train
 from synthetic import make_cloud
 
+from invert3d_ns import compat
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.configs import invert3d
+from invert3d_ns.editing.edit import Edit, Region
 from invert3d_ns.prior.checkpoints import save_prior
 from invert3d_ns.runs.run_folder import FolderLock, RunConfigFile, claim_folder
 from invert3d_ns.scenes.ply import write_splats
@@ -71,8 +74,6 @@ def test_nerfstudios_commands_find_a_moved_run_by_its_file_or_folder(started, tm
     # Not from a module that was imported before the plugin was.
     from nerfstudio.utils.eval_utils import eval_setup
 
-    from invert3d_ns.configs import invert3d
-
     moved, old = started
     monkeypatch.setitem(all_methods, "invert3d", invert3d.config)
     monkeypatch.chdir(tmp_path)
@@ -99,6 +100,37 @@ def test_a_scene_that_is_gone_is_named_and_may_be_named_anew(started, place, tmp
     finally:
         (home / "gone.ply").rename(home / "ball.ply")
     assert "elsewhere.ply" in (run / "config.yml").read_text() and (run / "embedding.safetensors").is_file()
+
+
+def test_a_scene_may_be_named_anew_by_either_flag(started, tmp_path):
+    config: Any = copy.deepcopy(invert3d.config)
+    config.load_config, config.pipeline.datamanager.data = started[0], tmp_path / "elsewhere.ply"
+    known = yaml.load(config.load_config.read_text(), Loader=yaml.Loader)
+    assert known._data == str(tmp_path / "elsewhere.ply")
+
+
+def test_a_run_of_a_gpu_that_goes_on_without_one_is_still_of_a_gpu(started, tmp_path, monkeypatch, capfd):
+    run = tmp_path / "run"
+    shutil.copytree(started[0], run)
+    text = (run / "config.yml").read_text()
+    (run / "config.yml").write_text(text.replace("device_type: cpu", "device_type: cuda"))
+    monkeypatch.setattr(compat, "device_type", lambda: "cpu")
+    resume(run)
+    assert "going on with the CPU" in capfd.readouterr().out
+    assert yaml.load((run / "config.yml").read_text(), Loader=yaml.Loader).machine.device_type == "cuda"
+
+
+@pytest.mark.parametrize("end", [SystemExit(143), KeyboardInterrupt(), InputError("no")])
+def test_a_run_that_ends_while_it_is_set_up_leaves_no_folder(place, tmp_path, monkeypatch, end):
+    config = tiny_config(place / "ball.ply", place / "prior", tmp_path / "o", timestamp="{timestamp}")
+
+    def prepare(*given):
+        raise end
+
+    monkeypatch.setattr("invert3d_ns.methods.invert3d.InversionPipeline.prepare", prepare)
+    with pytest.raises((SystemExit, InputError)):
+        train(config)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("name", ["../up", "/tmp/absolute", "", " ", "..", "a/b", "a\\b", "a\nb"])
@@ -216,14 +248,15 @@ def test_settings_of_other_methods_are_read_as_they_are(tmp_path):
 def test_settings_beside_load_config_are_left_aside_aloud(started, tmp_path, monkeypatch, capfd):
     from nerfstudio.configs.method_configs import all_methods
 
-    from invert3d_ns.configs import invert3d
-
     monkeypatch.setitem(all_methods, "invert3d", invert3d.config)
     config: Any = copy.deepcopy(invert3d.config)
     config.load_config, config.max_num_iterations, config.pipeline.vectors = started[0], 7, 5
+    config.pipeline.edit_options.edit = Edit(noun="red car", region=Region(relevance="wheels"))
+    config.prompt = config.pipeline.model.prompt = "blue"  # as nerfstudio does
     assert config.load_config.read_text()
     said = capfd.readouterr().out
-    assert "left aside: --pipeline.vectors, --max-num-iterations." in said
+    edit = "--pipeline.edit.noun, --pipeline.edit.relevance"
+    assert f"left aside: --pipeline.vectors, {edit}, --prompt, --max-num-iterations." in said
 
 
 def test_files_remember_no_current_folder(started):

@@ -91,6 +91,7 @@ def test_runs_are_named_after_what_their_scene_was_called(tmp_path):
     assert scene_name(run) == scene_name(run / "config.yml") == "cat"
     assert (scene_name(None), scene_name(Path("some/dog.ply"))) == ("demo", "dog")
     assert is_run(run) and not is_run(tmp_path) and not is_run(tmp_path / "nowhere")
+    assert not is_run(tmp_path / ("a" * 300)), "which no folder can be called"
 
 
 def test_settings_of_another_program_make_no_run(tmp_path):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
 from live_stage import BLUE, STYLE, Stage
 
 from invert3d_ns.live.form import EditForm
+from invert3d_ns.live.history import Version
 
 
 @pytest.fixture
@@ -76,6 +78,38 @@ def test_what_is_in_a_run_is_not_kept_again(stage):
     stage.ask(stage.actions.save)
     stage.watcher.until(lambda state: "Saved" in state.message)
     assert stage.actions.keep_unsaved() is None and len(stage.host.runs) == 1
+
+
+def test_every_saved_version_is_known_as_saved(stage, tmp_path):
+    for number, form in enumerate((BLUE, STYLE), start=1):
+        stage.apply(form)
+        stage.ask(stage.actions.save)
+        stage.watcher.until(lambda state, number=number: state.message == f"Saved as the run {tmp_path}/saved-{number}")
+    stage.ask(stage.versions.undo, stage.actions.save)
+    stage.watcher.until(lambda state: state.message == f"It is saved already: {tmp_path / 'saved-1'}")
+    assert stage.actions.keep_unsaved() is None and len(stage.host.runs) == 2
+
+
+def test_at_the_end_browsers_are_told_nothing(stage):
+    stage.apply(BLUE)
+    stage.until_labels("red -> blue")
+    stage.gate.holds = {"step"}
+    stage.apply(STYLE)
+    stage.gate.wait()
+    told: list[str] = []
+    stage.queue.subscribe(lambda: told.append("state"))
+    stage.host.rerender = lambda: told.append("scene")
+    threading.Timer(0.1, stage.gate.abandon).start()
+    assert stage.actions.keep_unsaved() is not None and told == []
+
+
+def test_runs_are_looked_for_when_they_can_be_known(stage, tmp_path):
+    stage.queue.training = lambda: "training"
+    stage.host.runs[tmp_path] = Version(stage.host.snapshot(), (BLUE.edit(),)), False
+    stage.actions.request_runs()
+    assert stage.actions.runs == [] and stage.queue.run_pending() == 1
+    assert [run.folder for run in stage.actions.runs] == [tmp_path]
+    assert "waits" not in stage.queue.state.message
 
 
 def test_a_later_color_takes_the_place_of_an_earlier_one(stage):

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from edit_runs import TOP, edit, make_material
 from nerfstudio.utils.eval_utils import eval_setup
-from runs import go_on, train
+from runs import go_on, resume, train
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing.edit import Edit, Region, load_edits, parse_edit
 from invert3d_ns.live.edit_actions import EditActions
+from invert3d_ns.methods import saved_edits
 from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.scenes.runs import read_run
 
@@ -131,6 +134,27 @@ def test_what_is_compared_or_undone_is_saved_as_it_is(run: Path) -> None:
     folder = saved_by(actions)
     assert same(read_run(folder), red) and same(host.splats(), shown) and actions.versions.comparing
     assert load_edits(folder / "edits.json") == [RED]
+
+
+def test_a_saved_run_that_was_moved_goes_on_where_it_lies(run: Path, tmp_path: Path) -> None:
+    host, actions = viewed(run)
+    moved = saved_by(actions, RED).rename(tmp_path / "moved")
+    assert resume(moved, "invert3d-edit") == moved
+    assert same(read_run(moved), host.splats())
+    written = yaml.load((moved / "config.yml").read_text(), Loader=yaml.Loader)
+    assert written.pipeline.edit_options.edits == moved / "edits.json"
+
+
+@pytest.mark.parametrize("above", ["/", "a file"])
+def test_a_run_is_saved_within_one_that_nothing_can_be_made_beside(run: Path, tmp_path, monkeypatch, above) -> None:
+    """At the top of a disk, or where others' folders are."""
+    own, beside = tmp_path / "run", Path("/") if above == "/" else tmp_path / "run" / "config.yml"
+    shutil.copytree(run, own)
+    monkeypatch.setattr(saved_edits, "_experiment", lambda run: beside)
+    host, actions = viewed(own)
+    folder = saved_by(actions, RED)
+    assert folder.parent == own / "invert3d-edit" and same(read_run(folder), host.splats())
+    assert [saved.folder for saved in actions.runs] == [folder]
 
 
 def test_what_cannot_be_written_leaves_nothing_behind(run: Path, monkeypatch) -> None:

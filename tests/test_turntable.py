@@ -236,6 +236,19 @@ def test_a_scene_that_cannot_be_seen_has_no_turntable(tmp_path, capsys):
     assert "There is no turntable" in capsys.readouterr().out and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("error", [InputError("ffmpeg did not\nfinish"), RuntimeError("No ffmpeg exe could be found")])
+def test_a_run_without_a_video_is_finished_all_the_same(error, tmp_path, monkeypatch, capsys):
+    def fail(*given, **named):
+        raise error
+
+    monkeypatch.setattr("invert3d_ns.runs.turntable.MOST_SPLATS", 80)
+    monkeypatch.setattr("invert3d_ns.base.pictures.write_frames", fail)
+    write_turn(tmp_path, to_object_frame(make_cloud(80))[0])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"There is no video of the turntable: {' '.join(str(error).split())}" and CAMERA_PATH in second
+    assert [file.name for file in tmp_path.iterdir()] == [CAMERA_PATH]
+
+
 def test_frames_that_fail_leave_nothing(tmp_path):
     def frames():
         yield np.zeros((16, 16, 3), np.uint8)

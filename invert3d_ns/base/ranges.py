@@ -112,7 +112,7 @@ def _numbers(value: Any, flag: str, allowed: Range) -> Iterator[tuple[str, float
     if isinstance(value, int | float):
         yield flag, value, allowed
     elif is_dataclass(value) and not isinstance(value, type):
-        ranges, names = _ranges(type(value)), _names(type(value))
+        ranges, names = _ranges(type(value)), flag_names(type(value))
         for field in fields(value):
             inner = getattr(value, field.name)
             name = f"{flag}{names[field.name]}"
@@ -142,7 +142,7 @@ def _ranges(kind: type) -> dict[str, Range]:
 
 
 @cache
-def _names(kind: type) -> dict[str, str]:
+def flag_names(kind: type) -> dict[str, str]:
     """What the flag of each field of a dataclass is called, as tyro has it; empty where its group has no name."""
     names = {field.name: field.name.replace("_", "-") for field in fields(kind)}
     for name, hint in get_type_hints(kind, include_extras=True).items():

@@ -11,7 +11,8 @@ from itertools import groupby
 from invert3d_ns.editing.edit import TOKEN, Edit, Region
 from invert3d_ns.editing.phrases import find_phrase
 
-_SHADES = frozenset({"dark", "light", "bright", "deep", "pale", "medium", "vivid", "all", "completely"})
+_BESIDE_COLORS = ("and", "painted", "colored", "coloured", "color", "colour")
+_SHADES = {"dark", "light", "bright", "deep", "pale", "medium", "vivid", "all", "completely", *_BESIDE_COLORS}
 """Words beside a color that make it no other kind of word."""
 
 
@@ -77,16 +78,22 @@ def with_context(before: Sequence[Edit], new: Sequence[Edit]) -> tuple[list[Edit
 
 def _merged(earlier: Edit, later: Edit) -> Edit | None:
     """One edit in the place of two, with the later one's settings; None if they stand beside each other."""
-    if earlier.region != later.region or earlier.change != later.change or (earlier.prompt and earlier.target):
+    if earlier.region != later.region or earlier.change != later.change:
+        return None
+    if earlier.prompt and (earlier.source or earlier.target):  # no other words come to the same
         return None
     before, after = _asked(earlier), _asked(later)
     goes_on = bool(later.source) and _same(later.source, before) and min(earlier.amount, later.amount) > 0
     if goes_on:
-        return replace(later, source=earlier.source, noun=_first_noun(earlier, later))
+        return replace(later, source=earlier.source, noun=earlier.noun or _noun_before(earlier, later))
     kind = kind_of(after)
     again = _same(later.source, earlier.source) and bool(later.source or _same(before, after))
     of_a_kind = not later.source and bool(kind) and kind == kind_of(before)
-    return replace(later, noun=later.noun or earlier.noun) if again or of_a_kind else None
+    if not (again or of_a_kind):
+        return None
+    is_of_before = bool(later.source) and bool(find_phrase(later.source, later.noun))
+    noun = later.noun if is_of_before else _noun_before(earlier, later)
+    return replace(later, noun=later.noun or earlier.noun if noun == later.noun else earlier.noun or noun)
 
 
 def kind_of(phrase: str) -> str:
@@ -111,7 +118,7 @@ def _kinds() -> dict[str, str]:
 
     tables = {"pattern": PATTERNS, "material": MATERIALS}
     named = {word: kind for kind, table in tables.items() for words in table.items() for word in (words[0], *words[1])}
-    return named | dict.fromkeys([*ImageColor.colormap, *COLORS], "color")
+    return named | dict.fromkeys([*ImageColor.colormap, *COLORS, "golden"], "color")
 
 
 def _asked(edit: Edit) -> str:
@@ -125,13 +132,18 @@ def _asked(edit: Edit) -> str:
 
 
 def _same(one: str, other: str) -> bool:
-    first, second = (re.sub(r"^(an?|the) ", "", " ".join(text.lower().split())) for text in (one, other))
-    return first == second
+    return _bare(one).lower() == _bare(other).lower()
 
 
-def _first_noun(earlier: Edit, later: Edit) -> str:
-    """What the object was before two edits, of which the second one's noun may say what it is after the first."""
-    if earlier.noun or not later.noun or not find_phrase(later.source, later.noun):
-        return earlier.noun or later.noun
-    first, last = find_phrase(later.source, later.noun)[0]
-    return " ".join(f"{later.noun[:first]}{earlier.source}{later.noun[last:]}".split())
+def _bare(text: str) -> str:
+    return re.sub(r"^(an?|the) ", "", " ".join(text.split()), flags=re.IGNORECASE)
+
+
+def _noun_before(earlier: Edit, later: Edit) -> str:
+    """What the later one of two edits calls the object, as it was before the earlier one, whose words it may repeat."""
+    came_to = _bare(_asked(earlier))
+    found = find_phrase(came_to, later.noun) if came_to else []
+    if not found:
+        return later.noun
+    first, last = found[0]
+    return " ".join(f"{later.noun[:first]}{_bare(earlier.source)}{later.noun[last:]}".split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -69,7 +70,7 @@ class EditActions:
         self.versions = SceneVersions(host) if versions is None else versions
         self.config = config or SceneEditConfig()
         self._warm = False
-        self._in_a_run: tuple[Any, Path] | None = None
+        self._in_a_run: list[tuple[weakref.ref[Any], Path]] = []
         self.runs: list[SavedRun] = []
 
     def preview_edit(self, edit: Edit, *, replace_last: bool = False) -> Action:
@@ -114,6 +115,18 @@ class EditActions:
         if isinstance(self.host, KeepsRuns):
             self.runs = self.host.saved_runs()
 
+    def request_runs(self) -> None:
+        """Have :meth:`look_for_runs` done soon: whoever comes, or words that are known now, may find others."""
+        if isinstance(self.host, KeepsRuns):
+            look = Action(
+                "Look for runs",
+                lambda *_: self.look_for_runs(),
+                changes_scene=False,
+                during_training=True,
+                kind="runs",
+            )
+            self.queue.ask(look, quietly=True)
+
     def request_warm_up(self) -> None:
         """Have the prior loaded while somebody fills in a form, unless there is anything else to do; once."""
         if not self._warm:
@@ -128,6 +141,7 @@ class EditActions:
         Returns:
             The run's folder; None if there was nothing to keep.
         """
+        self.host.rerender = lambda: None  # a server that ends with the process takes nothing any more
         self.queue.close()
         version = self.versions.current if self.versions.begun else None
         if version is None or not version.own_edits or self._saved_as(version) or not isinstance(self.host, KeepsRuns):
@@ -248,14 +262,14 @@ class EditActions:
         if folder is not None:
             return Outcome(f"It is saved already: {folder}")
         folder = self.host.save_run(version, self._made(version, progress, should_stop))
-        self._in_a_run = version.snapshot, folder
+        self._in_a_run.append((weakref.ref(version.snapshot), folder))
         self.look_for_runs()
         return Outcome(f"Saved as the run {folder}")
 
     def _saved_as(self, version: Version) -> Path | None:
         """The run that a version was saved as or read from, if it is still there."""
-        snapshot, saved = self._in_a_run or (None, None)
-        folder = saved if snapshot is version.snapshot else version.source
+        saved = (folder for snapshot, folder in reversed(self._in_a_run) if snapshot() is version.snapshot)
+        folder = next(saved, version.source)
         return folder if folder is not None and folder.is_dir() else None
 
     def _open(self, folder: Path) -> Outcome:

@@ -105,12 +105,14 @@ class ActionQueue:
     Attributes:
         state: the latest; replaced, never changed.
         training: says whether somebody else is changing the scene.
+        ending: says whether that training is asked to stop, and what runs between two of its steps with it.
     """
 
     def __init__(self, host: Host) -> None:
         self.host = host
         self.state = LiveState()
         self.training: Callable[[], Training] = lambda: "completed"
+        self.ending: Callable[[], bool] = lambda: False
         self._listeners: list[Callable[[], None]] = []
         self._queue: deque[Action] = deque()
         self._changed = threading.Condition()
@@ -122,11 +124,12 @@ class ActionQueue:
 
     # What people ask for
 
-    def ask(self, action: Action | Callable[[], Action]) -> None:
+    def ask(self, action: Action | Callable[[], Action], *, quietly: bool = False) -> None:
         """Add an action to the queue, and clear the error of the one before.
 
         Args:
             action: or what makes it; an InputError from that is shown, and nothing is added.
+            quietly: nobody has asked for it, so nothing that is shown changes before it is done.
         """
         if not isinstance(action, Action):
             try:
@@ -139,6 +142,8 @@ class ActionQueue:
                 self._queue = deque(other for other in self._queue if other.kind != action.kind)
             self._queue.append(action)
             self._changed.notify_all()
+        if quietly:
+            return
         changes: dict[str, Any] = {"error": ""}
         if not action.during_training and self.training() != "completed":
             changes["message"] = f"{action.label} waits until the training is done."
@@ -181,7 +186,10 @@ class ActionQueue:
         with self._changed:
             self.state = replace(self.state, waiting=len(self._queue), **changes)
         for listener in list(self._listeners):
-            listener()
+            try:
+                listener()
+            except Exception:  # whose fault it is, the others and the queue's thread go on
+                traceback.print_exc()
 
     # Who runs it
 
@@ -219,7 +227,8 @@ class ActionQueue:
             self._thread.start()
 
     def close(self) -> None:
-        """Stop, and wait for the end of the queue's own thread."""
+        """Stop, and wait for the end of the queue's own thread; listeners hear nothing of it, nor anything after."""
+        self._listeners.clear()
         self.stop()
         with self._changed:
             self._closed = True
@@ -313,6 +322,8 @@ class ActionQueue:
                     break
                 instant = self._queue.popleft()
             self._publish(**self._attempt(instant, lambda: False))
+        if in_training and self.ending():
+            return True
         if self._stop or not action.kind:
             return self._stop
         with self._changed:

@@ -117,5 +117,5 @@ def next_commands(outputs: EditOutputs, folder: Path) -> Sequence[str]:
     return (
         quoted_command("ns-viewer", "--load-config", folder / "config.yml"),
         quoted_command("invert3d", "export", folder, "--out", folder / "edited.ply"),
-        quoted_command("ns-train", "invert3d-edit", "--data", folder, "--prompt", prompt) + "   # on top of this edit",
+        quoted_command("ns-train", "invert3d-edit", "--data", folder, "--prompt", prompt),
     )

@@ -6,7 +6,7 @@ Up to three phases: fit splats to images, learn the words that stand for the obj
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -118,6 +118,12 @@ class InversionPipelineConfig(PhasedPipelineConfig):
             ("prior", self.prior if learns or self.prior != "bundled" else "the one that the words are of"),
             ("steps", ", ".join(f"{name} {text}" for name, text in steps.items() if text)),
         )
+
+    def find_own_files(self, folder: Path) -> None:
+        """Look for the file of edits in the run's own folder, in place, where it is not there any more."""
+        edits = self.edit_options.edits
+        if edits is not None and not edits.is_file() and (folder / edits.name).is_file():
+            self.edit_options = replace(self.edit_options, edits=folder / edits.name)
 
     def make_names_absolute(self) -> None:
         """Make the prior's path absolute, in place, if it is one."""
@@ -373,3 +379,6 @@ class _Watchers(RunObserver):
 
     def rerender(self) -> None:
         self.pipeline.rerender()
+
+    def finished(self) -> None:
+        self.pipeline.edit_panel.actions.request_runs()

@@ -34,7 +34,7 @@ from invert3d_ns.runs.resume import require_plain, scene_fingerprint
 from invert3d_ns.runs.run_folder import claim_folder
 from invert3d_ns.runs.turntable import write_turn
 from invert3d_ns.scenes.cloud import SplatCloud, unit_quaternions
-from invert3d_ns.scenes.runs import is_run, run_settings
+from invert3d_ns.scenes.runs import CHECKPOINTS, is_run, run_settings
 from invert3d_ns.words.embedding import EMBEDDING, ObjectEmbedding
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ METHOD = "invert3d-edit"
 """The method that saved runs are of."""
 _NEW_EDITS = "new_edits.json"
 """The edits of a run whose scene was under others before; the file of all of them is the whole of no edit."""
-_CHECKPOINTS = "nerfstudio_models"
 
 
 class KeepsEditedRuns:
@@ -78,8 +77,7 @@ def write_run(pipeline: InversionPipeline, version: Version, made: Any, *, unask
     own, source = pipeline.output_folder, version.origin.source
     if own is None or source is None or not (own / "config.yml").is_file():
         raise InputError("this scene belongs to no run with a config.yml, so there is no place to save it beside")
-    parent = _experiment(own) / METHOD
-    folder = parent / claim_folder(parent, datetime.now().strftime("%Y-%m-%d_%H%M%S"))
+    folder = _claim(own)
     try:
         with atomic_path(folder) as temporary:
             temporary.mkdir()
@@ -89,9 +87,19 @@ def write_run(pipeline: InversionPipeline, version: Version, made: Any, *, unask
     except BaseException:
         with contextlib.suppress(OSError):
             folder.rmdir()
-            parent.rmdir()  # if it is new and empty
+            folder.parent.rmdir()  # if it is new and empty
         raise
     return folder
+
+
+def _claim(own: Path) -> Path:
+    """Make a folder for a run beside another one, or within it where none can be made beside."""
+    name, beside = datetime.now().strftime("%Y-%m-%d_%H%M%S"), _experiment(own) / METHOD
+    within = own.absolute() / METHOD
+    if beside.parent.name:
+        with contextlib.suppress(InputError):
+            return beside / claim_folder(beside, name)
+    return within / claim_folder(within, name)
 
 
 def _write(pipeline: InversionPipeline, config: Any, version: Version, made: Any, into: Path, folder: Path) -> None:
@@ -122,7 +130,7 @@ def _write(pipeline: InversionPipeline, config: Any, version: Version, made: Any
             "state": phase.state_dict(),
         },
     }
-    write_checkpoint(state, checkpoint_path(into / _CHECKPOINTS, phase.steps - 1))
+    write_checkpoint(state, checkpoint_path(into / CHECKPOINTS, phase.steps - 1))
     edit_report.write_outputs(pipeline, phase, cast(Any, SimpleNamespace(folder=into, seconds={}, seed=0)))
     write_turn(into, version.snapshot.to(pipeline.device), aloud=False)
     if origin.edits:
@@ -167,12 +175,14 @@ def _experiment(run: Path) -> Path:
 
 
 def find_runs(pipeline: InversionPipeline) -> list[SavedRun]:
-    """The edited runs of a pipeline's object that lie beside its own run, the latest first; its own is left out."""
+    """The edited runs of a pipeline's object that lie beside its own run or within it, the latest first; its own is
+    left out.
+    """
     own = pipeline.output_folder
     if own is None or not own.is_dir() or not pipeline.knows_words():
         return []
     words, splats, found = pipeline.embedding().vectors, len(pipeline.splats()), []
-    for folder in _experiment(own).glob("*/*"):
+    for folder in {*_experiment(own).glob("*/*"), *own.absolute().glob(f"{METHOD}/*")}:
         if folder.name.startswith(".") or not is_run(folder) or folder.absolute() == own.absolute():
             continue
         with contextlib.suppress(InputError, OSError, ValueError, KeyError, TypeError):
@@ -191,9 +201,9 @@ def read_version(pipeline: InversionPipeline, folder: Path) -> Version:
     Raises:
         InputError: there is no checkpoint, it is damaged, or its words or splats are not the pipeline's.
     """
-    steps = list_checkpoints(folder / _CHECKPOINTS)
+    steps = list_checkpoints(folder / CHECKPOINTS)
     if not steps:
-        raise InputError(f"{folder} has no checkpoint in {_CHECKPOINTS}; open another run")
+        raise InputError(f"{folder} has no checkpoint in {CHECKPOINTS}; open another run")
     state = read_checkpoint(steps[max(steps)])
     saved, now = state["pipeline"], pipeline.splats()
     words = saved.get("words")

@@ -108,6 +108,7 @@ class RunConfig(TrainerConfig):
     }
     _folder: ClassVar[str | None] = None
     _data: ClassVar[str | None] = None
+    _started_on: ClassVar[Any] = None
 
     pipeline: PhasedPipelineConfig = field(default_factory=PhasedPipelineConfig)  # type: ignore[assignment]
     """The scene, the prior, and the steps of each phase."""
@@ -193,8 +194,9 @@ class RunConfig(TrainerConfig):
         if not settled and (folder / CONFIG).exists():
             return
         written = copy.deepcopy(self)
-        for name in ("_folder", "_data"):
+        for name in ("_folder", "_data", "_started_on"):
             written.__dict__.pop(name, None)
+        written.machine.device_type = self._started_on or written.machine.device_type  # it may be there again later
         written.output_dir = written.output_dir.absolute()
         make_paths_absolute(written)
         written.pipeline.make_names_absolute()
@@ -228,8 +230,10 @@ class RunConfig(TrainerConfig):
             return
         if self._data is not None:
             self.data = self.pipeline.datamanager.data = Path(self._data)
+        self.pipeline.find_own_files(Path(self._folder))
         if self.machine.device_type == "cuda" and compat.device_type() != "cuda":
             print_lines("Warning: the run was started on CUDA, which is not here; going on with the CPU")
+            self.__dict__["_started_on"] = self.machine.device_type
             self.machine.device_type = "cpu"
 
     def _check(self) -> None:

@@ -33,6 +33,9 @@ class RunObserver:
     def rerender(self) -> None:
         """Draw the scene again: it has changed."""
 
+    def finished(self) -> None:
+        """Take note that the run is: its scene and words are what they stay."""
+
 
 @dataclass
 class PhasedPipelineConfig(VanillaPipelineConfig):
@@ -47,6 +50,9 @@ class PhasedPipelineConfig(VanillaPipelineConfig):
     def summary(self) -> Sequence[tuple[str, str]]:
         """What a run says of these settings when it starts: name and text of each line."""
         return ()
+
+    def find_own_files(self, folder: Path) -> None:
+        """Let settings that name a file of the run itself, in place, find it where the run's folder is now."""
 
     def make_names_absolute(self) -> None:
         """Make settings absolute, in place, that may be names or paths; those that are paths in any case are so."""

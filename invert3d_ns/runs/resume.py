@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.ranges import flag_names
 
 if TYPE_CHECKING:
     from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
@@ -51,9 +52,9 @@ def flags_of(config: Any, prefix: str) -> dict[str, Any]:
     Args:
         prefix: of the flags, such as ``--pipeline.edit``.
     """
-    flags = {}
+    flags, names = {}, flag_names(type(config))
     for entry in fields(config):
-        value, flag = getattr(config, entry.name), f"{prefix}.{entry.name.replace('_', '-')}"
+        value, flag = getattr(config, entry.name), ".".join(filter(None, [prefix, names[entry.name]]))
         if entry.name.startswith("_"):  # nerfstudio's _target is no setting
             continue
         flags |= flags_of(value, flag) if is_dataclass(value) else {flag: value}

@@ -60,8 +60,9 @@ class RunConfigFile(type(Path())):
         known = {FOLDER: str(path.absolute().parent)}
         if self.given is not None:
             self._say_what_is_left_aside()
-            if self.given.data is not None:
-                known[DATA] = str(Path(self.given.data).absolute())
+            data = self.given.pipeline.datamanager.data or self.given.data
+            if data is not None:
+                known[DATA] = str(Path(data).absolute())
         return f"{text.rstrip()}\n{yaml.dump(known, allow_unicode=True)}"
 
     def _say_what_is_left_aside(self) -> None:
@@ -73,6 +74,8 @@ class RunConfigFile(type(Path())):
             return
         usual, given = flags_of(method, "-"), flags_of(self.given, "-")  # "-.vis", "-.pipeline.steps"
         left = [name.replace("-.", "--", 1) for name, value in given.items() if value != usual.get(name)]
+        if "--prompt" in left and "--pipeline.model.prompt" in left:  # nerfstudio sets both
+            left.remove("--pipeline.model.prompt")
         flags = ", ".join(flag for flag in left if flag not in _OF_THIS_COMMAND)
         if flags:
             CONSOLE.print(

@@ -92,7 +92,7 @@ class PhasedTrainer(RunServices):
             yield
         except BaseException as error:
             self._folder_lock.release()
-            given_up = isinstance(error, Exception | KeyboardInterrupt)
+            given_up = isinstance(error, Exception | KeyboardInterrupt | SystemExit)
             if given_up and self.config.is_new() and not self.checkpoint_dir.exists():
                 discard_new_run(self.base_dir)
             raise
@@ -273,6 +273,8 @@ class PhasedTrainer(RunServices):
     def _stay_open(self) -> None:
         """End the training, and keep the viewer open if there is one."""
         self.training_state = "completed"
+        for observer in self.pipeline.observers:
+            observer.finished()
         writer.write_out_storage()
         for callback in self.callbacks:
             callback.run_callback_at_location(step=self.step, location=TrainingCallbackLocation.AFTER_TRAIN)

@@ -24,13 +24,15 @@ def write_turn(folder: Path, cloud: SplatCloud, *, aloud: bool = True) -> None:
 
     Where the scene shows more than an object, both are of the object.
 
+    A scene that has no turntable, or a video that cannot be written, is one line: the run is finished in any case.
+
     Args:
         folder: the run's.
         cloud: the scene in the object frame, on the device that draws.
         aloud: say where they are.
 
     Raises:
-        InputError: a file cannot be written.
+        InputError: the camera path cannot be written.
     """
     from invert3d_ns.base.pictures import write_frames
     from invert3d_ns.scenes.assets import object_splats
@@ -42,13 +44,22 @@ def write_turn(folder: Path, cloud: SplatCloud, *, aloud: bool = True) -> None:
         poses = turn.poses(shown)
     except InputError as error:
         if aloud:
-            print_lines(f"[yellow]There is no turntable: {escape(str(error))}[/yellow]")
+            _say_what_is_missing("turntable", error)
         return
     path, lines = folder / CAMERA_PATH, []
     turn.write_camera_path(path, poses, crop=keep is not None)
     if cloud.device.type == "cuda" or len(cloud) <= MOST_SPLATS:
         video = folder / VIDEO
-        write_frames(video, Turntable(size=VIDEO_SIZE).frames(shown, poses), fps=turn.fps)
-        lines = [f"  turntable  {escape(str(video))}"]
+        try:
+            write_frames(video, Turntable(size=VIDEO_SIZE).frames(shown, poses), fps=turn.fps)
+            lines = [f"  turntable  {escape(str(video))}"]
+        except (InputError, RuntimeError) as error:  # no ffmpeg, or no memory
+            if aloud:
+                _say_what_is_missing("video of the turntable", error)
     if aloud:
         print_lines(*lines, f"  cameras    {escape(str(path))}   (that turn, for ns-render camera-path)")
+
+
+def _say_what_is_missing(what: str, error: Exception) -> None:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    print_lines(f"[yellow]There is no {what}: {escape(reason)}[/yellow]")

@@ -37,11 +37,11 @@ def is_run(path: Path) -> bool:
     It has checkpoints, or settings that name its method; other programs have files of that name, too.
     """
     folder = path.parent if path.name == "config.yml" else path
-    if (folder / CHECKPOINTS).is_dir():
-        return True
     try:
+        if (folder / CHECKPOINTS).is_dir():
+            return True
         return re.search(rb"^method_name:", (folder / "config.yml").read_bytes(), re.MULTILINE) is not None
-    except OSError:
+    except OSError:  # there is none, nobody may look, or no folder can have that name
         return False
 
 

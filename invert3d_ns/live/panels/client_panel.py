@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, get_args
 
 from invert3d_ns.base.errors import InputError
@@ -13,6 +14,7 @@ from invert3d_ns.live.panels.region_box import BoxState, RegionBox
 from invert3d_ns.live.panels.widgets import StateView, add_button_row, inside
 from invert3d_ns.live.queue import Action, one_line
 
+_NUMBERS = ("amount", "seed", "relevance_threshold")
 _GREETING = "Say what shall change, then press Preview."
 
 
@@ -34,8 +36,10 @@ class ClientPanel:
         self.region = RegionBox()
         self.state = StateView(self.queue, _GREETING, self._notes)
         self._fields: dict[str, Any] = {}
-        gui, form = client.gui, EditForm() if before is None else before.form()
-        box = BoxState() if before is None else before.region.state
+        gui, form, box = client.gui, EditForm(), BoxState()
+        if before is not None:
+            with suppress(InputError):
+                form, box = before.form(), before.region.state
         with inside(gui, container):
             self._add_form(client, form, box)
             self._add_buttons(gui, form)
@@ -51,8 +55,15 @@ class ClientPanel:
         self.queue.unsubscribe(self._show_runs)
 
     def form(self) -> EditForm:
-        """The form as it is filled in."""
+        """The form as it is filled in.
+
+        Raises:
+            InputError: a field for a number is empty.
+        """
         values: dict[str, Any] = {name: widget.value for name, widget in self._fields.items()}
+        numbers = [*(values[name] for name in _NUMBERS), *self.region.center.value, *self.region.size.value]
+        if any(number in (None, "") for number in numbers):
+            raise InputError("a field for a number is empty; give one")
         values["seed"] = int(values["seed"])
         return EditForm(**values, box=self.region.value)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import TYPE_CHECKING, Any
 
 from nerfstudio.viewer.viewer_elements import ViewerControl, ViewerElement
@@ -49,7 +50,6 @@ class EditPanel(ViewerElement[str], ViewerControl):
         """Join host, queue and viewer. nerfstudio calls this."""
         super()._setup(viewer)
         connect_viewer(viewer, self.actions.host, self.queue)
-        self.actions.look_for_runs()
         keep_when_the_program_ends(self.actions)
 
     def _create_gui_handle(self, viser_server: ViserServer) -> None:
@@ -57,7 +57,11 @@ class EditPanel(ViewerElement[str], ViewerControl):
 
         def come(client: Any) -> None:
             before, self._gone = self._gone, None
-            self.clients[client.client_id] = ClientPanel(client, tab, self.actions, before)
+            try:
+                self.clients[client.client_id] = ClientPanel(client, tab, self.actions, before)
+            except Exception:  # what else the browser gets, such as its camera, comes after this
+                traceback.print_exc()
+            self.actions.request_runs()
 
         def go(client: Any) -> None:
             panel = self.clients.pop(client.client_id, None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from invert3d_ns.scenes.cameras import OBJECT_RADIUS
+from invert3d_ns.scenes.runs import CHECKPOINTS, list_checkpoints
 
 if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer
@@ -29,6 +30,7 @@ def connect_viewer(viewer: Viewer, host: Host, queue: ActionQueue) -> None:
     trainer = viewer.trainer
     if trainer is not None:
         queue.training = lambda: trainer.training_state
+        queue.ending = getattr(trainer, "should_stop", queue.ending)  # of this package's trainer
     else:
         _show_a_finished_run(viewer)
     queue.start()
@@ -37,10 +39,8 @@ def connect_viewer(viewer: Viewer, host: Host, queue: ActionQueue) -> None:
 
 def _show_a_finished_run(viewer: Viewer) -> None:
     """Take away the button that pauses a training, and say how many steps the run took: nerfstudio shows 0."""
-    from invert3d_ns.runs.checkpoints import list_checkpoints
-
     viewer.pause_train.visible = viewer.resume_train.visible = False
-    steps = list_checkpoints(Path(viewer.log_filename).parent / "nerfstudio_models")
+    steps = list_checkpoints(Path(viewer.log_filename).parent / CHECKPOINTS)
     if steps:
         viewer.update_step(max(steps) + 1)
 
