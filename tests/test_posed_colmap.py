@@ -255,6 +255,17 @@ def test_points_are_optional(tmp_path, capsys, content, says, count):
     assert says in capsys.readouterr().err
 
 
+def test_points_that_are_not_needed_are_missed_aloud_and_large_files_of_them_left_alone(posed, tmp_path, capsys):
+    folder = write_colmap(posed, tmp_path / "a")
+    points = folder / "sparse/0/points3D.txt"
+    points.write_text("nonsense\n" * 600_000)
+    parse(folder)
+    assert "points" not in capsys.readouterr().err
+    points.unlink()
+    parse(folder)
+    assert "there are no points of the reconstruction" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("kind", "full"), [("u1", 255), ("u2", 65535), ("i4", 255), ("i4", 65535), ("f4", 1.0), ("f4", 255.0)]
 )

@@ -132,7 +132,7 @@ CHANGES = {
     "three rows": (three_rows, ""),
     "entries twice": (twice, "lists 2 of its images again"),
     "scales": (scale_rotations, "all 12 cameras have a scale (0.25 to 11.25)"),
-    "points missing": (without(ply_file_path="none.ply"), ""),
+    "points missing": (without(ply_file_path="none.ply"), "there are no points of the reconstruction"),
 }
 
 

@@ -162,6 +162,7 @@ class FolderScene:
             extent = min(largest, silhouettes.apparent_radius(views, center))
             points = _subsample(hull[surface], _SEED_POINTS)
             colors = silhouettes.hull_colors(views, points) * 255
+            self.listing.read_points(quick=True)  # not needed; what is wrong with them is said all the same
         else:
             warn(
                 "the images show more than the object: neither alpha, masks nor a plain background. What the cameras"

@@ -247,8 +247,8 @@ def _roots(folder: Path, model: Path) -> tuple[Path, ...]:
     return tuple(path for path in dict.fromkeys([*nearest, *inside, *bases[::-1]]) if path.is_dir())
 
 
-def _read_points(model: Path) -> Any:
-    points = read_colmap_points(model)
+def _read_points(model: Path, *, quick: bool = False) -> Any:
+    points = read_colmap_points(model, quick=quick)
     if points is not None:
         points.positions = points.positions @ _WORLD[:3, :3].T
     return points

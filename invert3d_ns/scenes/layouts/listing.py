@@ -52,6 +52,10 @@ class Points:
     """0 to 255."""
 
 
+def no_points(quick: bool = False) -> None:
+    """The points of a reconstruction that is not said to have any."""
+
+
 @dataclass
 class Listing:
     """A folder of posed images as its list of cameras describes it."""
@@ -62,8 +66,8 @@ class Listing:
     images: list[ListedImage]
     roots: tuple[Path, ...]
     """Folders that names start from, the likeliest first."""
-    read_points: Callable[[], Points | None] = lambda: None
-    """Reads the points of the reconstruction; a warning says why there are none."""
+    read_points: Callable[..., Points | None] = no_points
+    """Reads the points of the reconstruction, large files too unless ``quick``; a warning says why there are none."""
     world: Float[np.ndarray, "4 4"] = field(default_factory=lambda: np.eye(4))
     """What the tool did to the original world, to arrive at the one that the cameras are in."""
     world_scale: float = 1.0

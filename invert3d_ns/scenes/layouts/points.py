@@ -17,24 +17,34 @@ _UNREADABLE = (ArithmeticError, LookupError, MemoryError, OSError, TypeError, Va
 _COLORS = (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b"))
 
 
-def read_ply_points(folder: Path, name: Any) -> Points | None:
-    """The points of the ``.ply`` that a list of cameras names, gray where it has no colors."""
+_QUICK = 4 << 20
+"""Bytes of a file whose points take no time to read."""
+
+
+def read_ply_points(folder: Path, name: Any, *, quick: bool = False) -> Points | None:
+    """The points of the ``.ply`` that a list of cameras names, gray where it has no colors.
+
+    Args:
+        quick: leave large files alone, for a caller who only wants to warn about points that are not there.
+    """
     path = folder / str(name).replace("\\", "/")
     if not path.is_file():
         path = next((p for p in (folder / path.name, folder / "sparse_pc.ply") if p.is_file()), path)
-    return _checked(path, _from_ply)
+    return _checked(path, _from_ply, quick)
 
 
-def read_colmap_points(model: Path) -> Points | None:
-    """The points of a COLMAP model, from ``points3D.bin``, ``.txt`` or ``.ply``."""
+def read_colmap_points(model: Path, *, quick: bool = False) -> Points | None:
+    """The points of a COLMAP model, from ``points3D.bin``, ``.txt`` or ``.ply``; see :func:`read_ply_points`."""
     binary_first = (model / "images.bin").is_file() and not (model / "images.txt").is_file()
     endings = ("bin", "txt", "ply") if binary_first else ("txt", "bin", "ply")
     paths = [model / f"points3D.{ending}" for ending in endings]
-    return _checked(next((path for path in paths if path.is_file()), paths[0]), _from_colmap)
+    return _checked(next((path for path in paths if path.is_file()), paths[0]), _from_colmap, quick)
 
 
-def _checked(path: Path, read: Any) -> Points | None:
+def _checked(path: Path, read: Any, quick: bool) -> Points | None:
     """Points that are finite, or None, with a warning that says why."""
+    if quick and path.is_file() and path.stat().st_size > _QUICK:
+        return None
     if not path.is_file():
         warn(f"there are no points of the reconstruction ({path} is missing); splats start without them")
         return None

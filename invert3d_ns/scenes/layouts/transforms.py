@@ -13,7 +13,7 @@ from nerfstudio.cameras.cameras import CAMERA_MODEL_TO_TYPE, CameraType
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.notices import warn
 from invert3d_ns.scenes.layouts.files import PictureFiles, spellings
-from invert3d_ns.scenes.layouts.listing import ListedImage, Listing, read_number
+from invert3d_ns.scenes.layouts.listing import ListedImage, Listing, no_points, read_number
 from invert3d_ns.scenes.layouts.points import read_ply_points
 
 _NUMBERS: dict[str, tuple[str, ...]] = {
@@ -54,7 +54,7 @@ def read_transforms(source: Path) -> Listing:
         source,
         images,
         roots=(folder,),
-        read_points=partial(read_ply_points, folder, points) if points is not None else lambda: None,
+        read_points=partial(read_ply_points, folder, points) if points is not None else no_points,
         world=world,
         world_scale=scale,
         by_name=source.name == "transforms.json",
