@@ -286,7 +286,8 @@ def test_what_people_type_is_shown_and_not_run():
     assert not any(line.startswith(("import", "export")) for line in text.splitlines())
     assert r"{1\+1}" not in picture_text("data:", "{1+1}") and r"\{1\+1\}" in picture_text("data:", "{1+1}")
     assert escape_markdown("a\n b") == "a b" and picture_text("", "x") == ""
-    assert status_text(LiveState(), "Hello {x}") == r"**»** Hello \{x\}"
+    hello = status_text(LiveState(), "Hello {x}")
+    assert hello == r'<span style={{overflowWrap: "anywhere"}}>**»** Hello \{x\}</span>'
 
 
 def test_a_run_with_a_viewer_serves_previews_and_learns_the_same(tiny_prior, tmp_path, monkeypatch):

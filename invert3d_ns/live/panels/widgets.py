@@ -83,14 +83,19 @@ class StateView:
 def status_text(state: LiveState, greeting: str = "", notes: Mapping[str, str] | None = None) -> str:
     """The state as Markdown: what happens or happened, what went wrong, what waits, and notes by their names."""
     now = f"{state.task} ... {100 * state.progress:.0f} %" if state.task else state.message or greeting
-    lines = [f"**»** {escape_markdown(now)}"]
+    lines = [_line(f"**»** {escape_markdown(now)}")]
     if state.error:
-        lines.append(f'<span style={{{{color: "#ff6b6b"}}}}>**Error:** {escape_markdown(state.error)}</span>')
+        lines.append(_line(f"**Error:** {escape_markdown(state.error)}", 'color: "#ff6b6b", '))
     if state.waiting:
-        lines.append(f"**Waiting:** {state.waiting}")
+        lines.append(_line(f"**Waiting:** {state.waiting}"))
     for name, note in (notes or {}).items():
-        lines.append(f"**{escape_markdown(name)}:** {escape_markdown(note)}")
+        lines.append(_line(f"**{escape_markdown(name)}:** {escape_markdown(note)}"))
     return "\n\n".join(lines)
+
+
+def _line(text: str, style: str = "") -> str:
+    """A line of Markdown that is broken anywhere: a long path must not make the panel wider than the window."""
+    return f'<span style={{{{{style}overflowWrap: "anywhere"}}}}>{text}</span>'
 
 
 def picture_text(url: str, caption: str) -> str:
