@@ -120,7 +120,7 @@ CASES = [
         "damaged words in a run",
         "invert3d views case/run --out case/out",
         "truncated|damaged",
-        _changed(lambda run: (run / "embedding.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")),
+        _changed(lambda run: (run / "embedding.safetensors").write_bytes(b'\x10\0\0\0\0\0\0\0{"a')),
     ),
     case(
         "settings that are no yaml",

@@ -223,8 +223,8 @@ def build_model(model_cfg: dict[str, Any]) -> Any:
 
 
 def _local_folder(repository: Any, kind: RepositoryKind) -> Path:
-    """A folder that a config names, or a repository of that name, fetched."""
-    if isinstance(repository, str) and Path(repository).is_dir():
+    """A folder that a config names, from where it is and not upwards, or a repository of that name, fetched."""
+    if isinstance(repository, str) and ".." not in Path(repository).parts and Path(repository).is_dir():
         return Path(repository)
     reference = parse_reference(f"hf:{repository}")
     if reference is None and isinstance(repository, str) and re.fullmatch(r"[\w-][\w.-]*", repository):
