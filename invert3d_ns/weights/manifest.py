@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.files import atomic_path
@@ -29,14 +29,7 @@ def sha256_of(path: Path) -> str:
     Raises:
         InputError: the file cannot be read.
     """
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}; check the path") from error
-    return digest.hexdigest()
+    return _digest_of(path, lambda size: hashlib.sha256())
 
 
 def git_blob_sha1(path: Path) -> str:
@@ -45,8 +38,13 @@ def git_blob_sha1(path: Path) -> str:
     Raises:
         InputError: the file cannot be read.
     """
+    return _digest_of(path, lambda size: hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False))
+
+
+def _digest_of(path: Path, begin: Callable[[int], Any]) -> str:
+    """The digest of a file's content in hexadecimal digits, read block by block into what ``begin(size)`` makes."""
     try:
-        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+        digest = begin(path.stat().st_size)
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
