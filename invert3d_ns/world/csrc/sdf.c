@@ -18,7 +18,8 @@ enum { MATTE, SHINY, METALLIC };
 
 #define PRIMITIVE_FLOATS 32
 /* layout of one primitive: 0 kind, 1-3 center, 4-12 rotation local->world (row major), 13-16 size, 17 rounding, 18-20 color,
- * 21-23 second color, 24 pattern, 25 pattern frequency, 26 part label, 27 bounding radius, 28 material */
+ * 21-23 second color, 24 pattern, 25 pattern frequency, 26 part label, 27 bounding radius, 28 material, 29 blend: the distance
+ * over which the primitive flows into those before it, 0 for a sharp seam */
 
 typedef struct {
     const float *primitives;   /* [objects][most][32] */
@@ -100,10 +101,21 @@ static inline float primitive_distance(const float *p, const float x[3]) {
 static float scene_distance(const float *primitives, int count, const float x[3], int *nearest) {
     float best = 1e9f;
     for (int i = 0; i < count; i++) {
-        float d = primitive_distance(primitives + i * PRIMITIVE_FLOATS, x);
+        float d = primitive_distance(primitives + i * PRIMITIVE_FLOATS, x), blend = primitives[i * PRIMITIVE_FLOATS + 29];
+        float before = best;
         if (d < best) best = d, *nearest = i;
+        if (blend > 0 && i > 0) { /* quadratic smooth minimum */
+            float h = fmaxf(blend - fabsf(d - before), 0);
+            best -= h * h / (4 * blend);
+        }
     }
     return best;
+}
+
+static int is_blended(const float *primitives, int count) {
+    for (int i = 0; i < count; i++)
+        if (primitives[i * PRIMITIVE_FLOATS + 29] > 0) return 1;
+    return 0;
 }
 
 static void surface_color(const float *p, const float x[3], float out[3]) {
@@ -134,7 +146,7 @@ static void surface_color(const float *p, const float x[3], float out[3]) {
 static void render_view(const Job *job, int index) {
     int object = index / job->views, size = job->size, samples = job->samples;
     const float *primitives = job->primitives + (size_t)object * job->most * PRIMITIVE_FLOATS;
-    int count = job->counts[object];
+    int count = job->counts[object], blended = is_blended(primitives, count);
     const float *m = job->cameras + (size_t)index * 16;
     float eye[3] = {m[3], m[7], m[11]};
     float radius = 0;
@@ -172,7 +184,9 @@ static void render_view(const Job *job, int index) {
                 static const float corner[4][3] = {{1, -1, -1}, {-1, -1, 1}, {-1, 1, -1}, {1, 1, 1}};
                 for (int k = 0; k < 4; k++) {
                     float y[3] = {x[0] + h * corner[k][0], x[1] + h * corner[k][1], x[2] + h * corner[k][2]};
-                    float distance = primitive_distance(primitives + nearest * PRIMITIVE_FLOATS, y);
+                    int any = nearest;
+                    float distance = blended ? scene_distance(primitives, count, y, &any)
+                                             : primitive_distance(primitives + nearest * PRIMITIVE_FLOATS, y);
                     for (int a = 0; a < 3; a++) normal[a] += corner[k][a] * distance;
                 }
                 float n = 1 / fmaxf(sqrtf(normal[0] * normal[0] + normal[1] * normal[1] + normal[2] * normal[2]), 1e-9f);
