@@ -25,11 +25,13 @@ from invert3d_ns.commands.prior import Prior
 from invert3d_ns.commands.train import Train
 from invert3d_ns.commands.turntable import MakeTurntable
 from invert3d_ns.commands.views import GenerateViews
+from invert3d_ns.commands.words import ListWords
 
 _TABLE: dict[str, Any] = {
     "views": GenerateViews,
     "edit": EditViews,
     "image": InvertImages,
+    "words": ListWords,
     "turntable": MakeTurntable,
     "export": ExportSplats,
     "prior": Prior,

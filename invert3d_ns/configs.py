@@ -26,8 +26,8 @@ FLAGS_THAT_MATTER = """Of the flags below these matter; the others have defaults
   --machine.seed N            of everything random (42)
   --load-config RUN           go on with a run, with its own settings
   --pipeline.prior NAME       the multi-view diffusion model: bundled, mvdream-sd2.1, or a path
-  --pipeline.steps N          steps of learning words (400)
-  --pipeline.vectors N        number of words: fewer are easier to edit, more reconstruct better (32)"""
+  --pipeline.steps N          steps of learning words (400 for bundled); 0: words in one look
+  --pipeline.vectors N        number of words (27 in one look, 32 from a word)"""
 """What the --help of a method says first, after what it is; its 700 lines are in no order."""
 
 

@@ -11,7 +11,8 @@ import torch
 
 import invert3d_ns.prior
 from invert3d_ns.metrics.held_out import photo_prompts
-from invert3d_ns.metrics.inversion_quality import renderer, unseen_object
+from invert3d_ns.metrics.inversion_objects import unseen_object
+from invert3d_ns.metrics.inversion_quality import renderer
 from invert3d_ns.metrics.judge import Judge
 from invert3d_ns.metrics.prior_quality import evaluate_prior
 from invert3d_ns.prior.checkpoints import load_prior

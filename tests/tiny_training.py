@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from invert3d_ns.training import autoencoder, clip, denoiser, loop, text
+from invert3d_ns.training import autoencoder, clip, denoiser, loop, text, view_words
 from invert3d_ns.training.judge import train_judge
 from invert3d_ns.training.judge_data import judged_views
 from invert3d_ns.world.captions import full_description
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 SMALL = {
     autoencoder: {"block_out_channels": (8, 8, 8, 8), "latent_channels": 4, "norm_num_groups": 4},
     denoiser: {
-        "in_channels": 4,
         "out_channels": 4,
         "block_out_channels": (16, 32),
         "attention_head_dim": 2,
@@ -42,6 +41,7 @@ SMALL = {
         "num_attention_heads": 2,
         "projection_dim": 32,
     },
+    view_words: {"cells": 2, "width": 32, "view_width": 16, "point_width": 8, "heads": 2},
 }
 """What differs from each recipe's own architecture: 64x64 images, 8x8x4 latents, 0.2 million weights in all."""
 SMALL_CLIP = {
@@ -67,10 +67,16 @@ def tiny_autoencoder(data: WorldViews) -> AutoencoderKL:
     return vae.requires_grad_(False)
 
 
-def tiny_denoiser(folder: Path, data: WorldViews) -> MultiViewPrior:
-    """A small untrained prior around :func:`tiny_autoencoder`, its vocabulary kept in ``folder``."""
+def tiny_denoiser(folder: Path, data: WorldViews, *, encodes: bool = False) -> MultiViewPrior:
+    """A small untrained prior around :func:`tiny_autoencoder`, its vocabulary kept in ``folder``.
+
+    ``encodes``: with a view encoder.
+    """
     with loop.initial_weights(0):
-        return denoiser.assemble_prior(folder, tiny_autoencoder(data), data, {"steps": 1})
+        prior = denoiser.assemble_prior(folder, tiny_autoencoder(data), data, {"steps": 1})
+        if encodes:
+            prior.view_encoder = view_words.build_view_encoder(prior)
+        return prior
 
 
 def two_objects() -> WorldViews:
@@ -99,7 +105,7 @@ def two_objects() -> WorldViews:
     )
 
 
-STAGES = ("autoencoder", "decoder", "denoiser", "clip", "judge")
+STAGES = ("autoencoder", "decoder", "encoder", "denoiser", "clip", "judge")
 STEPS = 7
 
 
@@ -119,13 +125,18 @@ def train_stage(name: str, material: Path, folder: Path) -> None:
         _copy_vocabulary(material / "clip", folder, lambda at: clip.build_clip(at, clip.object_wordings(data)))
         clip.train_clip(folder, data, STEPS, batch=6)
     else:
-        data = world_views(material, 6, seed=3, views=8)
+        data = world_views(material, 6, seed=3, views=8, photos=True)
         if name == "autoencoder":
             autoencoder.train_autoencoder(folder, data, STEPS, batch=4)
         elif name == "decoder":
             autoencoder.finish_decoder(folder, tiny_autoencoder(data), data, STEPS, batch=4)
         else:
-            denoiser.train_denoiser(folder, tiny_denoiser(material, data), data, STEPS, images=8)
+            prior = tiny_denoiser(material, data, encodes=True)
+            assemblies = world_views(material, 4, seed=3, views=8, kind="assemblies", photos=True)
+            if name == "encoder":
+                view_words.train_view_words(folder, prior, [assemblies, data], STEPS)
+            else:
+                denoiser.train_denoiser(folder, prior, data, STEPS, assemblies=assemblies, images=8)
 
 
 def _copy_vocabulary(source: Path, folder: Path, make: Callable[[Path], object]) -> None:

@@ -57,6 +57,7 @@ class EditViews(EmbeddingPrior, OrbitOptions):
         from invert3d_ns.base.pictures import write_grid
         from invert3d_ns.editing.composition import with_context
         from invert3d_ns.editing.edit import save_edits
+        from invert3d_ns.editing.reading import warn_unknown
         from invert3d_ns.editing.sources import check_requested, find_words, own_prior, read_scene, scene_edits
         from invert3d_ns.prior.checkpoints import load_prior
         from invert3d_ns.scenes.runs import is_run
@@ -75,6 +76,7 @@ class EditViews(EmbeddingPrior, OrbitOptions):
         splats = None if scene is None else read_scene(scene, self.up)  # before the prior, which may take minutes
         prior = load_prior(self.prior or own_prior(file, embedding), options=self.prior_options)
         embedding.check_prior(prior)
+        warn_unknown(requested, prior.info)
         edits, applied = with_context(before, requested)
         originals = masks = None
         if splats is not None:

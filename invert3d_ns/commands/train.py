@@ -65,8 +65,9 @@ class WorldOptions:
 class TrainPrior(WorldOptions, TrainingOptions):
     """Make the bundled prior: autoencoder, then denoiser and text tower."""
 
-    stage: Literal["all", "data", "autoencoder", "decoder", "denoiser", "export"] = "all"
-    """Stop after this one. decoder and denoiser may run side by side, once the autoencoder is trained. export writes
+    stage: Literal["all", "data", "autoencoder", "decoder", "encoder", "denoiser", "export"] = "all"
+    """Stop after this one. encoder is the view encoder alone. decoder and denoiser may run side by side,
+    once the autoencoder is trained. export writes
     the averaged weights of the denoiser's latest checkpoint as a prior, also while that still trains."""
     start: str | None = None
     """A finished prior that the denoiser goes on from, a folder or "bundled"; its autoencoder stays."""
@@ -74,6 +75,10 @@ class TrainPrior(WorldOptions, TrainingOptions):
     """Steps of the autoencoder (0.3 to 0.5 s each on one core)."""
     decoder_steps: Annotated[int, at_least(1)] = 1000
     """Steps of its decoder alone (0.2 to 0.4 s each on one core)."""
+    assemblies: Annotated[int, at_least(0, MOST_OBJECTS)] = 8192
+    """Random assemblies in the training set, besides the objects that have names."""
+    encoder_steps: Annotated[int, at_least(0)] = 1000
+    """Steps of the view encoder alone (0.9 s each on one core); 0 for a prior without one."""
     denoiser_steps: Annotated[int, at_least(1)] = 4800
     """Steps of the denoiser (0.8 s each on one core). A finished run may be resumed with more."""
     denoiser_lr: Annotated[float, above(0)] | None = None
@@ -100,6 +105,8 @@ class TrainPrior(WorldOptions, TrainingOptions):
             autoencoder_steps=self.autoencoder_steps,
             decoder_steps=self.decoder_steps,
             denoiser_steps=self.denoiser_steps,
+            encoder_steps=self.encoder_steps,
+            assemblies=self.assemblies,
             images=self.images,
             seed=self.seed,
             device=device,

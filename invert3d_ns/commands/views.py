@@ -38,9 +38,11 @@ class GenerateViews(EmbeddingPrior, OrbitOptions):
         """Generate, write both files, and say where they are."""
         self.check_orbit()
 
+        from invert3d_ns.base.notices import warn
         from invert3d_ns.base.pictures import write_grid, write_video
         from invert3d_ns.editing.sources import find_words, own_prior
         from invert3d_ns.prior.checkpoints import load_prior
+        from invert3d_ns.prior.known_words import explain_unknown
         from invert3d_ns.words.embedding import ObjectEmbedding
         from invert3d_ns.words.views import generate_views
 
@@ -49,6 +51,9 @@ class GenerateViews(EmbeddingPrior, OrbitOptions):
         check_folder(folder)
         embedding = ObjectEmbedding.load(file)
         prior = load_prior(self.prior or own_prior(file, embedding), options=self.prior_options)
+        unknown = explain_unknown([self.prompt or "", self.negative_prompt], prior.info)
+        if unknown:
+            warn(unknown)
         azimuths = self.orbit_azimuths()
         with progress_bar() as show:
             images = generate_views(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from invert3d_ns.editing.view_sets import spread_cameras
 from invert3d_ns.scenes.cameras import orbit_camera_to_world
 from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.scenes.rendering import render_splats
-from invert3d_ns.world.vocabulary import COLORS
+from invert3d_ns.world.color_names import shares_of_pixels
 
 _WHEEL = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 _TARGETS = ("green", "blue", "red", "yellow", "purple")
@@ -30,17 +28,7 @@ def color_shares(cloud: SplatCloud) -> dict[str, float]:
     """
     poses = orbit_camera_to_world(*spread_cameras(_ORBITS, _VIEWS)).flatten(0, 1)
     images, alphas = render_splats(cloud, poses, _SIZE)
-    pixels = images.clamp(0, 1).permute(0, 2, 3, 1)[alphas[:, 0] > 0.5].cpu()
-    nearest = torch.cdist(_shaded(pixels), _shaded(torch.tensor(list(COLORS.values())))).argmin(dim=1)
-    counts = torch.bincount(nearest, minlength=len(COLORS)).tolist()
-    shares = {name: count / max(len(pixels), 1) for name, count in zip(COLORS, counts, strict=True)}
-    return dict(sorted(shares.items(), key=lambda item: -item[1]))
-
-
-def _shaded(colors: Float[Tensor, "P 3"]) -> Float[Tensor, "P 4"]:
-    """Colors so that light and shade on one of them count for little: at full brightness, and a bit of brightness."""
-    brightness = colors.amax(dim=-1, keepdim=True)
-    return torch.cat([colors / brightness.clamp_min(0.05), 0.4 * brightness], dim=-1)
+    return shares_of_pixels(images.clamp(0, 1).permute(0, 2, 3, 1)[alphas[:, 0] > 0.5].cpu())
 
 
 def recoloring(shares: dict[str, float]) -> tuple[str, str]:

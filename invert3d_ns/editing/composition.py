@@ -51,7 +51,7 @@ def composed(edits: Sequence[Edit]) -> list[Edit]:
     for edit in edits:
         for index in reversed(range(len(result))):
             both = _merged(result[index], edit)
-            came_to = _asked(result[index])
+            came_to = asked_words(result[index])
             needed = any(other.source and _same(other.source, came_to) for other in result[index + 1 :])
             if both is not None and not needed:
                 del result[index]
@@ -82,7 +82,7 @@ def _merged(earlier: Edit, later: Edit) -> Edit | None:
         return None
     if earlier.prompt and (earlier.source or earlier.target):  # no other words come to the same
         return None
-    before, after = _asked(earlier), _asked(later)
+    before, after = asked_words(earlier), asked_words(later)
     goes_on = bool(later.source) and _same(later.source, before) and min(earlier.amount, later.amount) > 0
     if goes_on:
         return replace(later, source=earlier.source, noun=earlier.noun or _noun_before(earlier, later))
@@ -121,7 +121,7 @@ def _kinds() -> dict[str, str]:
     return named | dict.fromkeys([*ImageColor.colormap, *COLORS, "golden"], "color")
 
 
-def _asked(edit: Edit) -> str:
+def asked_words(edit: Edit) -> str:
     """What an edit asks for, without the object: "blue", "in van gogh style", "a pencil sketch of"."""
     if edit.target or edit.source:
         return edit.target
@@ -141,7 +141,7 @@ def _bare(text: str) -> str:
 
 def _noun_before(earlier: Edit, later: Edit) -> str:
     """What the later one of two edits calls the object, as it was before the earlier one, whose words it may repeat."""
-    came_to = _bare(_asked(earlier))
+    came_to = _bare(asked_words(earlier))
     found = find_phrase(came_to, later.noun) if came_to else []
     if not found:
         return later.noun

@@ -26,6 +26,7 @@ from invert3d_ns.base.english import with_article
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing.edit import TOKEN, Edit, Space
 from invert3d_ns.editing.phrases import find_phrase, place_term
+from invert3d_ns.editing.reading import in_light_of
 from invert3d_ns.prior.conditions import Conditions
 from invert3d_ns.prior.prompts import columns_of, token_count
 
@@ -59,6 +60,7 @@ def edit_conditions(
     outputs: list[tuple[Space, str, str, float]] = []
     for edit in edits:
         edit.check()
+        edit = in_light_of(edit, embedding.description)
         prompt = _joined(prompt, _worded(edit))
         weights |= edit.weights
         towards, away = _plain(edit, embedding.init_word or prior.info.init_word, prior.info.prompt_suffix)

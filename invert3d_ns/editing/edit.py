@@ -17,6 +17,7 @@ from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.files import atomic_path
 from invert3d_ns.base.ranges import above, at_least, check_numbers
 from invert3d_ns.editing.phrases import find_phrase, place_term
+from invert3d_ns.editing.typed import as_edit_words
 from invert3d_ns.prior.placeholders import check_placeholders
 
 if TYPE_CHECKING:
@@ -217,8 +218,9 @@ def parse_edit(text: str, **settings: Any) -> Edit:
     """An edit from what a person types.
 
     "blue instead of red", "red -> blue", "replace red with blue" and "turn red into blue" become source and target;
-    text with the placeholder is the prompt as it stands; other words are put where they belong around the object (see
-    :func:`~invert3d_ns.editing.phrases.place_term`).
+    text with the placeholder is the prompt as it stands; other words are put as edits take them (see
+    :func:`~invert3d_ns.editing.typed.as_edit_words`) and where they belong around the object (see
+    :func:`~invert3d_ns.editing.phrases.place_term`). Words about a part change that part alone.
 
     Args:
         text: what shall change.
@@ -243,11 +245,14 @@ def parse_edit(text: str, **settings: Any) -> Edit:
         r"turn (?P<source>.+) into (?P<target>.+)",
     ):
         match = re.fullmatch(pattern, text, re.IGNORECASE)
-        if match and TOKEN not in text:
+        if match and TOKEN not in text and match["source"].lower() not in ("it", "this", "that", "the object"):
             edit = Edit(source=match["source"], target=match["target"])
             break
     else:
-        edit = Edit(prompt=text if TOKEN in text else place_term(text, TOKEN))
+        words, part = (text, "") if TOKEN in text else as_edit_words(text)
+        edit = Edit(prompt=words if TOKEN in words else place_term(words, TOKEN))
+        if part and "region" not in settings:
+            edit = replace(edit, region=Region(relevance=part))
     edit = replace(edit, **settings)
     edit.check()
     return edit

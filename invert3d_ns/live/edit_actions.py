@@ -18,6 +18,7 @@ from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing.change import measure_change
 from invert3d_ns.editing.composition import split_into_passes, with_context
 from invert3d_ns.editing.edit import Edit
+from invert3d_ns.editing.reading import unknown_in
 from invert3d_ns.live.history import Version
 from invert3d_ns.live.host import KeepsRuns, SavedRun
 from invert3d_ns.live.pictures import before_and_after, render_sides
@@ -168,7 +169,7 @@ class EditActions:
                     raise
         seconds = time.perf_counter() - started
         return Outcome(
-            f"Preview of {edit.label!r} in {seconds:.1f} s.",
+            _with_unknown(f"Preview of {edit.label!r} in {seconds:.1f} s.", edit, prior),
             before_and_after(before, after),
             f"Views now, above views {edit.label}",
         )
@@ -193,7 +194,7 @@ class EditActions:
             change = measure_change(old, new).sentence()
             self.versions.add(after)  # last: until then the scene is taken back if anything goes wrong
         seconds = time.perf_counter() - started
-        message = f"Applied {edit.label!r} in {seconds:.1f} s: {change}."
+        message = _with_unknown(f"Applied {edit.label!r} in {seconds:.1f} s: {change}.", edit, prior)
         return Outcome(message, picture, f"Splats before, above splats {edit.label}")
 
     def _carry_out(
@@ -359,3 +360,8 @@ def _same(one: Version, other: Version) -> bool:
         return False
     pairs = zip(one.snapshot.tensors().values(), other.snapshot.tensors().values(), strict=True)
     return all(torch.equal(first.cpu(), second.cpu()) for first, second in pairs)
+
+
+def _with_unknown(message: str, edit: Edit, prior: MultiViewPrior) -> str:
+    unknown = unknown_in([edit], prior.info)
+    return f"{message} {unknown[0].upper()}{unknown[1:]}." if unknown else message

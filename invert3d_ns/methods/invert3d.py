@@ -6,25 +6,22 @@ Up to three phases: fit splats to images, learn the words that stand for the obj
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 from jaxtyping import Float, UInt8
 from rich.markup import escape
 from torch import Tensor
 from torch.nn import Parameter
 
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.base.inputs import user_path
-from invert3d_ns.base.ranges import above, at_least, check_numbers
+from invert3d_ns.base.ranges import check_numbers
 from invert3d_ns.editing.composition import split_into_passes, with_context
 from invert3d_ns.editing.edit import Edit, Region
 from invert3d_ns.editing.framing import frame_object
-from invert3d_ns.editing.options import EditOptions
-from invert3d_ns.editing.scene_edit_config import SceneEditConfig
+from invert3d_ns.editing.reading import warn_unknown
 from invert3d_ns.editing.sources import check_requested, find_words, own_prior, scene_edits
 from invert3d_ns.live.edit_actions import EditActions
 from invert3d_ns.live.editable_scene import EditableScene
@@ -32,113 +29,29 @@ from invert3d_ns.live.panels.edit_panel import EditPanel
 from invert3d_ns.live.panels.inversion_panel import InversionPanel
 from invert3d_ns.live.queue import ActionQueue
 from invert3d_ns.methods.edit_phase import EditPhase
+from invert3d_ns.methods.inversion_settings import InversionSettings, choose_start
 from invert3d_ns.methods.saved_edits import KeepsEditedRuns
 from invert3d_ns.methods.words_phase import WordsPhase
 from invert3d_ns.prior.memory import apply_prior_options, preferred_dtype
 from invert3d_ns.prior.multiview import MultiViewPrior
-from invert3d_ns.prior.settings import PriorOptions
 from invert3d_ns.runs.phase import Phase
-from invert3d_ns.runs.pipeline import PhasedPipeline, PhasedPipelineConfig, RunObserver
+from invert3d_ns.runs.pipeline import PhasedPipeline, RunObserver
 from invert3d_ns.runs.report import print_lines
 from invert3d_ns.runs.resume import digest_of
 from invert3d_ns.runs.splat_fit import SplatFit
 from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.scenes.runs import is_run
-from invert3d_ns.words.bank import MOST_HELD_OUT, check_size
+from invert3d_ns.words.bank import check_size
 from invert3d_ns.words.cti import TOKEN, CameraTextInversion
 from invert3d_ns.words.embedding import ObjectEmbedding
 from invert3d_ns.words.settings import Objective
 
 
 @dataclass
-class InversionPipelineConfig(PhasedPipelineConfig):
+class InversionPipelineConfig(InversionSettings):
     """Fit splats to images, find the words of a multi-view diffusion model that stand for the object, and edit it."""
 
     _target: type = field(default_factory=lambda: InversionPipeline)
-    prior: str = "bundled"
-    """The multi-view diffusion model: bundled, mvdream-sd1.5, mvdream-sd2.1, or a path."""
-    prior_options: PriorOptions = field(default_factory=PriorOptions)
-    """How the prior computes: precision, and what lowers its memory."""
-    splat_steps: Annotated[int, at_least(0)] = 800
-    """Steps of phase 1, fitting splats to images. A scene that is splats already (.ply) skips it."""
-    steps: Annotated[int, at_least(0)] = 400
-    """Steps of phase 2, learning words. The official code takes 6,100 with MVDream."""
-    vectors: Annotated[int, at_least(1)] = 32
-    """Number of pseudo-words N that are learned. Fewer are easier to edit, more reconstruct better."""
-    init_word: str | None = None
-    """The word that every vector starts from; the prior's own choice (object) if not given."""
-    init_jitter: Annotated[float, at_least(0)] | None = None
-    """Standard deviation of Gaussian noise added to the initial vectors, in units of their length; the prior's own
-    choice if not given (none for MVDream, as in the official code)."""
-    lr: Annotated[float, above(0)] | None = None
-    """Learning rate of the words; the prior's own choice if not given (5e-3 for MVDream)."""
-    lr_decay: bool = True
-    """Let the learning rate of the words fall to zero along half a cosine. The official code keeps it constant."""
-    norm_penalty: Annotated[float, at_least(0)] = 0.0
-    """Weight of a penalty on the squared length of the vectors, which keeps them near real words."""
-    resolution: Annotated[int, at_least(8)] | None = None
-    """Side in pixels of the views that are encoded; the prior's own size if not given."""
-    bank_groups: Annotated[int, at_least(1, 4096)] = 64
-    """Number of random orbits, of 4 views each, that are rendered and encoded for training."""
-    heldout_groups: Annotated[int, at_least(1, MOST_HELD_OUT)] = 4
-    """Number of orbits that are kept for measuring and never trained on."""
-    groups_per_step: Annotated[int, at_least(1, 4096)] = 1
-    """Orbits in each training step."""
-    per_view_timesteps: bool = False
-    """Draw a diffusion timestep for each view, as the official code does, rather than one for all views of an orbit."""
-    timestep_range: tuple[Annotated[float, at_least(0, 1)], Annotated[float, at_least(0, 1)]] | None = None
-    """Fractions of the diffusion process between which timesteps are drawn (0: clean, 1: pure noise); the prior's own
-    choice if not given (all for MVDream, the noisier half for bundled: only there does it have to listen to words)."""
-    heldout_every: Annotated[int, at_least(0)] = 50
-    """Steps between measurements of the held-out loss; 0 for only at the end."""
-    preview_every: Annotated[int, at_least(0)] = 100
-    """Steps between pictures of what the words generate so far; 0 for only at the end."""
-    guidance_scale: Annotated[float, at_least(0, 100)] | None = None
-    """Classifier-free guidance of generated views; the prior's own choice if not given."""
-    sampling_steps: Annotated[int, at_least(1, 1000)] | None = None
-    """Denoising steps of generated views; the prior's own choice if not given (8 for bundled, 30 for MVDream)."""
-    embedding: Path | None = None
-    """Words that exist already: an embedding.safetensors, or the run that learned it. Phase 2 is skipped then. If
-    --pipeline.steps is 0 and --data is a run, its words are taken."""
-    edit_options: Annotated[EditOptions, tyro.conf.arg(name="edit")] = field(default_factory=EditOptions)
-    """What to change besides --prompt, where, and how the splats follow."""
-    edit: SceneEditConfig = field(default_factory=SceneEditConfig)
-    """How the splats follow an edit."""
-
-    def summary(self) -> Sequence[tuple[str, str]]:
-        """The prior, and the steps of each phase."""
-        learns = self.steps > 0 and self.embedding is None
-        edits = self.model.prompt is not None or self.edit_options != EditOptions()
-        steps = {
-            "splats": f"{self.splat_steps} (none if they exist)" if self.splat_steps else "",
-            "words": str(self.steps) if learns else "",
-            "edit": str(self.edit.total_steps) if edits else "",
-        }
-        return (
-            ("prior", self.prior if learns or self.prior != "bundled" else "the one that the words are of"),
-            ("steps", ", ".join(f"{name} {text}" for name, text in steps.items() if text)),
-        )
-
-    def find_own_files(self, folder: Path) -> None:
-        """Look for the file of edits in the run's own folder, in place, where it is not there any more."""
-        edits = self.edit_options.edits
-        if edits is not None and not edits.is_file() and (folder / edits.name).is_file():
-            self.edit_options = replace(self.edit_options, edits=folder / edits.name)
-
-    def make_names_absolute(self) -> None:
-        """Make the prior's path absolute, in place, if it is one."""
-        from invert3d_ns.prior.checkpoints import PRIORS
-
-        if self.prior not in PRIORS and (path := user_path(self.prior)).exists():
-            self.prior = str(path.absolute())
-
-    def edits(self, embedding: ObjectEmbedding | None = None) -> list[Edit]:
-        """The edits that --prompt and its companions ask for; none if nothing does.
-
-        Raises:
-            InputError: see :meth:`EditOptions.requested_edits`.
-        """
-        return self.edit_options.requested_edits(self.model.prompt, embedding)
 
 
 class InversionPipeline(KeepsEditedRuns, EditableScene, PhasedPipeline):
@@ -149,6 +62,9 @@ class InversionPipeline(KeepsEditedRuns, EditableScene, PhasedPipeline):
     Attributes:
         words: the vectors [N D], absent until they are learned or read from a file.
         inversion: the objective that words minimize, from :meth:`prepare` on.
+        word_steps: of learning words, from :meth:`prepare` on.
+        vectors: how many are learned, from :meth:`prepare` on.
+        encodes: whether they start from the prior's view encoder, from :meth:`prepare` on.
     """
 
     config: InversionPipelineConfig
@@ -159,7 +75,9 @@ class InversionPipeline(KeepsEditedRuns, EditableScene, PhasedPipeline):
         self.register_parameter("words", None)
         self.begin_editing(config.prior, config.prior_options)
         self.splat_steps = 0 if self.starts_from_splats() else config.splat_steps
-        self.word_steps = config.steps if config.embedding is None else 0
+        self.word_steps = 0
+        self.vectors = 0
+        self.encodes = False
         self.inversion: CameraTextInversion | None = None
         self._given_words = ""
         self.panel = InversionPanel()
@@ -203,9 +121,12 @@ class InversionPipeline(KeepsEditedRuns, EditableScene, PhasedPipeline):
         )
         self.inversion = CameraTextInversion(prior, objective, seed=seed)
         self.prior.adopt(prior)
+        steps = prior.info.inversion_steps if config.steps is None else config.steps
+        self.word_steps = steps if self._learns() else 0
+        self.encodes, self.vectors = choose_start(prior, config)
         if given is None or self.word_steps:
-            vectors = self.inversion.initial_words(config.vectors, self.init_word())
-            learned = ObjectEmbedding.for_prior(prior, vectors, init_word=self.init_word(), steps=config.steps)
+            vectors = self.inversion.initial_words(self.vectors, self.init_word())
+            learned = ObjectEmbedding.for_prior(prior, vectors, init_word=self.init_word(), steps=self.word_steps)
             self.adopt_origin(learned)
             given = given or learned
         before = list(self.edits)
@@ -214,13 +135,24 @@ class InversionPipeline(KeepsEditedRuns, EditableScene, PhasedPipeline):
         for some in split_into_passes(edits):
             edit_conditions(prior, given, with_context(before, some)[0])
             before += some
+        warn_unknown(edits, prior.info)
         config.prior = self.prior_name  # that of words which are edited, for whoever looks at the run later
         self.phases = [SplatFit(self, self.splat_steps)] if self.splat_steps else []
-        if self.word_steps or not edits:
+        if self.word_steps or not edits or self.words is None:
             self.phases.append(WordsPhase(self, self.word_steps))
         if edits:
             self.phases.append(EditPhase(self, edits))
         return self.phases
+
+    def _learns(self) -> bool:
+        """Whether words are learned, if only for some steps."""
+        return self.config.embedding is None and self.config.steps != 0
+
+    def _may_encode(self) -> bool:
+        """Whether words may come from a view encoder, as far as can be told before the prior is loaded."""
+        from invert3d_ns.prior.checkpoints import has_view_encoder
+
+        return self.config.embedding is None and self.config.init != "word" and has_view_encoder(self.prior_name)
 
     def words_setting(self) -> dict[str, str]:
         """The setting that a resumed run must share if its words are given: they, by their content."""
@@ -252,7 +184,7 @@ class InversionPipeline(KeepsEditedRuns, EditableScene, PhasedPipeline):
         """Take words and edits of a checkpoint's pipeline; and its prior, where words are edited and none is given."""
         self.words = Parameter(saved["words"].to(self.device))
         self.set_extra_state(saved["_extra_state"])
-        if self.word_steps or self.config.prior != "bundled":
+        if self._learns() or self.config.prior != "bundled":
             self.prior_name = self.config.prior
 
     def _check_edits(self, edits: list[Edit], given: ObjectEmbedding | None) -> None:
@@ -263,7 +195,7 @@ class InversionPipeline(KeepsEditedRuns, EditableScene, PhasedPipeline):
             config.edit.check()
             if config.edit.total_steps == 0:
                 raise InputError("the edit has no steps to take; give --pipeline.edit.fit-steps 1 or more")
-        if given is None and self.word_steps == 0 and (only_edits or edits):
+        if given is None and not self._learns() and (only_edits or edits) and not self._may_encode():
             raise InputError(
                 "there are no words to edit; give the run that learned them as --data, or --pipeline.embedding"
             )
@@ -289,6 +221,20 @@ class InversionPipeline(KeepsEditedRuns, EditableScene, PhasedPipeline):
         """The noise on the initial vectors, in units of their length."""
         jitter = self.config.init_jitter
         return self.inversion_of_prior().prior.info.inversion_jitter if jitter is None else jitter
+
+    def describe(self) -> None:
+        """Let CLIP say what the object is, unless its words say it already or nobody is to be asked.
+
+        Raises:
+            InputError: the towers cannot be loaded.
+        """
+        if self.config.clip == "none" or self.embedding().description:
+            return
+        from invert3d_ns.alignment.checkpoints import load_clip
+        from invert3d_ns.words.description import describe_splats
+
+        found = describe_splats(load_clip(self.config.clip, self.device), self.splats())
+        self._origin["description"] = found.text
 
     def freeze_for_editing(self) -> MultiViewPrior:
         """Freeze splats and words, and give the prior, where it computes."""

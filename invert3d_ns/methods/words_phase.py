@@ -57,7 +57,8 @@ class WordsPhase(Phase):
         objective = inversion.objective
         return {
             "--pipeline.prior (its weights)": inversion.prior.info.fingerprint,
-            "--pipeline.vectors": config.vectors,
+            "--pipeline.vectors": self.pipeline.vectors,
+            **({"--pipeline.init": "encoder"} if self.pipeline.encodes else {}),
             "--pipeline.init-word": self.pipeline.init_word(),
             "--pipeline.init-jitter": self.pipeline.init_jitter(),
             "--pipeline.lr": self.learning_rate(),
@@ -111,19 +112,22 @@ class WordsPhase(Phase):
                 progress=report,
             )
             if pipeline.words is None:
-                initial = inversion.initial_words(config.vectors, pipeline.init_word(), pipeline.init_jitter())
+                if pipeline.encodes:
+                    initial = inversion.encoded_words(self.bank)
+                else:
+                    initial = inversion.initial_words(pipeline.vectors, pipeline.init_word(), pipeline.init_jitter())
                 with run.lock:
                     pipeline.words = Parameter(initial.to(pipeline.device))
-            elif self.steps and pipeline.words.shape != (config.vectors, inversion.prior.info.token_dim):
+            elif self.steps and pipeline.words.shape != (pipeline.vectors, inversion.prior.info.token_dim):
                 raise InputError(
-                    f"the words there are have shape {tuple(pipeline.words.shape)}, but {config.vectors} vectors of "
+                    f"the words there are have shape {tuple(pipeline.words.shape)}, but {pipeline.vectors} vectors of "
                     f"prior {inversion.prior.info.name!r} are asked for; resume with the settings that the run was "
                     "started with"
                 )
 
     def optimizers(self, configured: dict[str, Any]) -> Optimizers:
         """AdamW (official code) on the words, and the decay of its learning rate, if any."""
-        steps = max(self.pipeline.config.steps, 1)
+        steps = max(self.steps, 1)
         decay = CosineDecaySchedulerConfig(warm_up_end=0, learning_rate_alpha=0.0, max_steps=steps)
         words = {
             "optimizer": AdamWOptimizerConfig(lr=self.learning_rate()),
@@ -163,6 +167,8 @@ class WordsPhase(Phase):
     def finish(self, run: Run) -> Sequence[str]:
         """Write ``embedding.safetensors``, ``views.png`` and ``metrics.json``, and say how good the words are."""
         assert self.bank is not None, "begin() comes first"
+        with run.lock:
+            self.pipeline.describe()
         with run.lock, self.pipeline.prior.use():
             outputs = words_report.write_outputs(self.pipeline, self.bank, self.steps, run, lr=self.learning_rate())
         run.show_picture(words_report.PICTURE, outputs.picture)

@@ -15,6 +15,7 @@ from rich.markup import escape
 from torch import Tensor
 
 from invert3d_ns.base.commandline import quoted_command
+from invert3d_ns.base.english import with_article
 from invert3d_ns.base.files import atomic_path
 from invert3d_ns.base.metrics import psnr
 from invert3d_ns.base.provenance import provenance
@@ -51,6 +52,8 @@ class WordsOutputs:
     """The content of :attr:`views`."""
     recoloring: tuple[str, str]
     """A target and a source color for the edit that is suggested."""
+    description: str = ""
+    """What the object is, in plain words, as far as it is known."""
 
 
 def comparison(
@@ -111,6 +114,7 @@ def write_outputs(pipeline: InversionPipeline, bank: LatentBank, steps: int, run
     with atomic_path(views_path) as temporary:
         Image.fromarray(picture).save(temporary)
     document = {
+        "description": pipeline.embedding().description,
         **figures,
         "heldout_views": int(bank.heldout_images.shape[:2].numel()),
         "seconds": {name: round(value, 2) for name, value in run.seconds.items()},
@@ -118,7 +122,8 @@ def write_outputs(pipeline: InversionPipeline, bank: LatentBank, steps: int, run
         "seed": run.seed,
         "prior": {"name": inversion.prior.info.name, "fingerprint": inversion.prior.info.fingerprint},
         "settings": {
-            "vectors": settings.vectors,
+            "vectors": pipeline.vectors,
+            "init": "encoder" if pipeline.encodes else "word",
             "init_word": pipeline.init_word(),
             "lr": lr,
             "lr_decay": settings.lr_decay,
@@ -133,17 +138,30 @@ def write_outputs(pipeline: InversionPipeline, bank: LatentBank, steps: int, run
         **provenance(str(pipeline.device)),
     }
     suggested = recoloring(color_shares(pipeline.splats()))
-    return WordsOutputs(embedding_path, views_path, write_metrics(run.folder, document), document, picture, suggested)
+    return WordsOutputs(
+        embedding_path,
+        views_path,
+        write_metrics(run.folder, document),
+        document,
+        picture,
+        suggested,
+        document["description"],
+    )
 
 
 def announce(outputs: WordsOutputs) -> None:
     """Say where the files are, and how good the words are."""
     loss, quality = outputs.figures["heldout_loss"], outputs.figures["psnr"]
+    looks = []
+    if outputs.description:
+        named = escape(with_article(outputs.description))
+        looks.append(f"It looks like {named}; edits start from that (--noun says it better)")
     print_lines(
         "",
         f"[bold green]The scene is words now.[/bold green]  Held-out loss {loss['embedding']:.4f}"
         f" (init word {loss['init_word']:.4f}), generated views {quality['embedding']:.1f} dB"
         f" (init word {quality['init_word']:.1f} dB)",
+        *looks,
         f"  embedding  {escape(str(outputs.embedding))}",
         f"  picture    {escape(str(outputs.views))}   (truth above, generated below)",
         f"  metrics    {escape(str(outputs.metrics))}",

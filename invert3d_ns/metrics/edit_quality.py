@@ -130,8 +130,8 @@ def learned_words(
     seed: int,
     folder: Path,
     *,
-    steps: int = 400,
-    vectors: int = 32,
+    steps: int | None = None,
+    vectors: int | None = None,
     groups: int = 48,
     progress: Callable[[int, int], None] | None = None,
 ) -> ObjectEmbedding:
@@ -140,10 +140,13 @@ def learned_words(
     Raises:
         InputError: the folder cannot be written, or what it holds is damaged.
     """
+    from invert3d_ns.alignment.checkpoints import load_clip
     from invert3d_ns.metrics.inversion_quality import invert_splats
+    from invert3d_ns.words.description import describe_splats
     from invert3d_ns.words.embedding import ObjectEmbedding
 
-    path = folder / f"{name}_{seed}_{prior.info.fingerprint}_{steps}x{vectors}.safetensors"
+    steps = prior.info.inversion_steps if steps is None else steps
+    path = folder / f"{name}_{seed}_{prior.info.fingerprint}_{steps}x{vectors or 'own'}.safetensors"
     if path.exists():
         embedding = ObjectEmbedding.load(path)
         embedding.check_prior(prior)
@@ -153,6 +156,7 @@ def learned_words(
         prior, cloud, seed, steps=steps, vectors=vectors, groups=groups, heldout_groups=1, progress=progress
     )
     embedding = ObjectEmbedding.for_prior(prior, words, init_word=prior.info.init_word, steps=steps)
+    embedding.description = describe_splats(load_clip("bundled", prior.device), cloud).text
     embedding.save(path)
     return embedding
 
@@ -171,8 +175,10 @@ class Plan:
     """The prior's own if None."""
     guidance_scale: float | None = None
     """The prior's own if None."""
-    inversion_steps: int = 400
-    vectors: int = 32
+    inversion_steps: int | None = None
+    """The prior's own if None."""
+    vectors: int | None = None
+    """The view encoder's, or 32 from a word, if None."""
     groups: int = 48
     """Orbits in the inversion's bank."""
     words: Path | None = None
@@ -186,7 +192,8 @@ class Plan:
 
     def stamp(self, prior: MultiViewPrior) -> Row:
         """What tells rows of this plan from those of others, besides object, edit, method and seed."""
-        inversion = f"{self.inversion_steps}x{self.vectors}{', one' if self.one_inversion else ''}"
+        steps = prior.info.inversion_steps if self.inversion_steps is None else self.inversion_steps
+        inversion = f"{steps}x{self.vectors or 'own'}{', one' if self.one_inversion else ''}"
         return {
             "prior": prior.info.fingerprint,
             "steps": self.sampling_steps or prior.info.sampling_steps,

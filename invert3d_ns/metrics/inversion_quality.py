@@ -2,46 +2,69 @@
 
 from __future__ import annotations
 
-import functools
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.metrics.report import mean_and_spread
 
 if TYPE_CHECKING:
     from nerfstudio.cameras.cameras import Cameras
 
+    from invert3d_ns.alignment.clip import ClipTowers
+    from invert3d_ns.metrics.inversion_objects import InversionObject
     from invert3d_ns.prior.multiview import MultiViewPrior
     from invert3d_ns.scenes.cloud import SplatCloud
     from invert3d_ns.words.bank import LatentBank
     from invert3d_ns.words.cti import CameraTextInversion
 
-OBJECTS: dict[str, tuple[str, str]] = {
-    "robot": ("green", "a green robot"),
-    "rocket": ("red", "a red rocket"),
-    "duck": ("yellow", "a yellow duck"),
-    "cactus": ("purple", "a purple cactus"),
-    "dumbbell": ("blue", "a blue dumbbell"),
-}
-"""Classes that no training render holds: main color, and the plain caption that z* has to beat."""
-RIVALS = ("z*", "init word", "caption")
-"""Kinds of words that are compared, the first against the others."""
+VECTORS = 32
+"""Words that start from a word, if nothing else is asked for."""
+FIGURES = {"loss": 4, "psnr": 2, "iou": 3, "clip": 3}
+"""What rows hold, and digits: the denoising loss on held-out orbits; generated views against the truth in dB; how well
+their silhouettes overlap; and the similarity of their CLIP vectors."""
+_SEEN = 0.08
+"""Difference from white from which on a pixel is the object's."""
 
 
-def unseen_object(name: str, seed: int = 5) -> SplatCloud:
-    """Make splats of one of :data:`OBJECTS`, with a part or a pattern in a second color as the seed has it."""
-    import numpy as np
+@dataclass(frozen=True)
+class Start:
+    """Where words start from, and how many steps follow."""
 
-    from invert3d_ns.world.objects import sample_object
-    from invert3d_ns.world.splats import splats_of
+    init: Literal["encoder", "word"]
+    steps: int
 
-    rng = np.random.default_rng(seed)
-    return splats_of(sample_object(rng, name=name, color=OBJECTS[name][0], style="photo", upright=True))
+    @classmethod
+    def parse(cls, text: str) -> Start:
+        """A start from "encoder:50" or "word:400".
+
+        Raises:
+            InputError: it is neither.
+        """
+        init, _, steps = text.partition(":")
+        if init not in ("encoder", "word") or not steps.isdecimal():
+            raise InputError(f"{text!r} is no start of an inversion; give encoder:STEPS or word:STEPS, as encoder:50")
+        return cls("encoder" if init == "encoder" else "word", int(steps))
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return f"{self.init} + {self.steps} steps" if self.steps else f"{self.init} alone"
+
+
+def default_starts(prior: MultiViewPrior) -> list[Start]:
+    """Those that a prior's table compares."""
+    steps = prior.info.inversion_steps
+    if prior.view_encoder is None:
+        return [Start("word", steps)]
+    return [Start("encoder", 0), Start("encoder", 50), Start("encoder", steps)]
 
 
 def renderer(cloud: SplatCloud) -> Callable[[Cameras], Float[Tensor, "F H W 3"]]:
@@ -60,20 +83,22 @@ def invert_splats(
     seed: int,
     *,
     steps: int,
-    vectors: int,
+    vectors: int | None = None,
+    init: Literal["encoder", "word"] | None = None,
     groups: int,
     heldout_groups: int,
     per_view_timesteps: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[LatentBank, CameraTextInversion, Float[Tensor, "N D"]]:
-    """Invert splats from the prior's init word, with the prior's own timesteps, jitter and learning rate.
+    """Invert splats with the prior's own timesteps, jitter and learning rate.
 
     Args:
         prior: the frozen multi-view diffusion model.
         cloud: the object, in the object frame.
         seed: of the bank's orbits, the jitter and every step.
         steps: optimization steps.
-        vectors: number N of pseudo-words.
+        vectors: number N of pseudo-words; the view encoder's, or :data:`VECTORS` from a word, if None.
+        init: where they start from; the view encoder if the prior has one and N is its, if None.
         groups: orbits in the bank.
         heldout_groups: orbits that no step sees.
         per_view_timesteps: see :class:`.settings.Objective`.
@@ -83,146 +108,165 @@ def invert_splats(
         The bank, the objective and the vectors found.
     """
     from invert3d_ns.words.bank import build_bank
-    from invert3d_ns.words.cti import CameraTextInversion, fit_words
+    from invert3d_ns.words.cti import CameraTextInversion
     from invert3d_ns.words.settings import Objective
 
     bank = build_bank(renderer(cloud), prior, groups=groups, heldout_groups=heldout_groups, seed=seed)
-    objective = Objective(per_view_timesteps, prior.info.inversion_timesteps)
-    inversion = CameraTextInversion(prior, objective, seed=seed)
-    words = fit_words(
+    inversion = CameraTextInversion(prior, Objective(per_view_timesteps, prior.info.inversion_timesteps), seed=seed)
+    encoder = prior.view_encoder
+    if init is None:
+        init = "encoder" if encoder is not None and vectors in (None, encoder.vectors) else "word"
+    words = find_words(inversion, bank, Start(init, steps), vectors, progress)
+    return bank, inversion, words
+
+
+def find_words(
+    inversion: CameraTextInversion,
+    bank: LatentBank,
+    start: Start,
+    vectors: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Float[Tensor, "N D"]:
+    """Words of a bank's object from one start."""
+    from invert3d_ns.words.cti import fit_words
+
+    info = inversion.prior.info
+    if start.init == "encoder":
+        words = inversion.encoded_words(bank)
+    else:
+        words = inversion.initial_words(vectors or VECTORS, info.init_word, info.inversion_jitter)
+    return fit_words(
         inversion,
         bank,
-        inversion.initial_words(vectors, prior.info.init_word, prior.info.inversion_jitter),
-        steps=steps,
-        callback=None if progress is None else lambda step, _: progress(step + 1, steps),
+        words,
+        steps=start.steps,
+        callback=None if progress is None else lambda step, _: progress(step + 1, start.steps),
     )
-    return bank, inversion, words
 
 
 def evaluate_object(
     prior: MultiViewPrior,
-    name: str,
+    towers: ClipTowers,
+    item: InversionObject,
     seed: int,
+    starts: Sequence[Start],
     *,
-    steps: int = 400,
-    vectors: int = 32,
+    vectors: int | None = None,
     sampling_steps: int | None = None,
     guidance_scale: float | None = None,
     groups: int = 48,
-    per_view_timesteps: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[list[dict[str, Any]], Float[Tensor, "K F 3 H W"]]:
-    """Invert one unseen object and compare z* with the untouched init word and with the plain caption.
+    """Invert one object from several starts and compare what the words generate with the truth.
+
+    Beside them stand the untouched init word, the plain caption, and what the autoencoder alone makes of the truth,
+    which no words can beat.
 
     Returns:
-        A row for each of the three with ``loss`` (the denoising loss on held-out orbits) and ``psnr`` (generated views
-        against the truth, dB); and the first held-out orbit's true views followed by each one's.
+        A row for each with :data:`FIGURES` and the seconds that the words took; and the first held-out orbit's true
+        views followed by each one's.
     """
-    from invert3d_ns.base.metrics import psnr
-    from invert3d_ns.words.cti import TOKEN
+    from invert3d_ns.words.bank import build_bank
+    from invert3d_ns.words.cti import TOKEN, CameraTextInversion
+    from invert3d_ns.words.settings import Objective
 
-    bank, inversion, words = invert_splats(
-        prior,
-        unseen_object(name),
-        seed,
-        steps=steps,
-        vectors=vectors,
-        groups=groups,
-        heldout_groups=2,
-        per_view_timesteps=per_view_timesteps,
-        progress=progress,
-    )
-    conditions: dict[str, tuple[str, Tensor | str]] = {
-        "init word": (prior.info.init_word, prior.info.init_word),
-        "caption": (OBJECTS[name][1], OBJECTS[name][1]),
-        "z*": (TOKEN, words),
+    bank = build_bank(renderer(item.cloud), prior, groups=groups, heldout_groups=2, seed=seed)
+    inversion = CameraTextInversion(prior, Objective(timestep_range=prior.info.inversion_timesteps), seed=seed)
+    truth = bank.heldout_images.cpu()
+    base = {"object": item.name, "kind": item.kind, "seed": seed}
+    passed = prior.decode_latents(bank.heldout_latents).cpu()
+    rows = [base | {"words": "autoencoder"} | grade_views(towers, passed, truth)]
+    pictures = [truth[0]]
+    conditions: dict[str, tuple[str, Tensor | str, float]] = {
+        "init word": (prior.info.init_word, prior.info.init_word, 0.0),
+        "caption": (item.caption, item.caption, 0.0),
     }
-    rows, pictures = [], [bank.heldout_images[0]]
-    for label, (prompt, condition) in conditions.items():
+    for start in starts:
+
+        def report(done: int, total: int, start: Start = start) -> None:
+            if progress is not None:
+                progress(f"{item.name}, seed {seed}, {start.label}", done, total)
+
+        began = time.perf_counter()
+        words = find_words(inversion, bank, start, vectors, report)
+        conditions[start.label] = TOKEN, words, time.perf_counter() - began
+    for label, (prompt, condition, seconds) in conditions.items():
         views = prior.sample(
             prompt,
             bank.heldout_cameras,
-            words={TOKEN: words} if prompt == TOKEN else None,
+            words=None if isinstance(condition, str) else {TOKEN: condition},
             steps=sampling_steps,
             seed=seed,
             guidance_scale=guidance_scale,
         ).cpu()
-        rows.append(
-            {
-                "object": name,
-                "seed": seed,
-                "words": label,
-                "loss": inversion.heldout_loss(condition, bank, draws=8),
-                "psnr": psnr(views, bank.heldout_images),
-            }
-        )
+        loss = inversion.heldout_loss(condition, bank, draws=8)
+        rows.append(base | {"words": label, "loss": loss, "seconds": seconds} | grade_views(towers, views, truth))
         pictures.append(views[0])
     return rows, torch.stack(pictures)
 
 
-def evaluate_objects(
-    prior: MultiViewPrior,
-    names: Sequence[str],
-    seeds: Sequence[int],
-    *,
-    both_timesteps: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
-    **settings: Any,
-) -> tuple[list[dict[str, Any]], Float[Tensor, "O K F 3 H W"]]:
-    """:func:`evaluate_object` for some of :data:`OBJECTS` and seeds.
+def grade_views(
+    towers: ClipTowers, views: Float[Tensor, "G F 3 H W"], truth: Float[Tensor, "G F 3 H W"]
+) -> dict[str, float]:
+    """How near views come to the truth: PSNR in dB, overlap of silhouettes, similarity of CLIP vectors."""
+    from invert3d_ns.base.metrics import psnr
 
-    Args:
-        both_timesteps: also with a timestep of its own for each view, in rows of z* alone.
-        progress: called with the object and seed at work, and its steps done and in all.
-        settings: keywords of :func:`evaluate_object`.
+    device = towers.mean.device
+    with torch.no_grad():
+        vectors = [towers.encode_image(each.flatten(0, 1).to(device)) for each in (views, truth)]
+    return {
+        "psnr": psnr(views, truth),
+        "iou": silhouette_overlap(views, truth),
+        "clip": float((vectors[0] * vectors[1]).sum(-1).mean()),
+    }
 
-    Returns:
-        All rows; and the views of each object's first seed.
-    """
-    rows: list[dict[str, Any]] = []
-    pictures: list[Tensor] = []
-    for name in names:
-        for seed in seeds:
-            watch = None
-            if progress is not None:
-                watch = functools.partial(progress, f"{name}, seed {seed}")
-            graded, views = evaluate_object(prior, name, seed, progress=watch, **settings)
-            rows += graded
-            if seed == seeds[0]:
-                pictures.append(views)
-            if both_timesteps:
-                apart, _ = evaluate_object(prior, name, seed, per_view_timesteps=True, progress=watch, **settings)
-                rows += [row | {"words": "z*, a timestep a view"} for row in apart if row["words"] == "z*"]
-    return rows, torch.stack(pictures)
+
+def silhouette_overlap(views: Float[Tensor, "*B 3 H W"], truth: Float[Tensor, "*B 3 H W"]) -> float:
+    """Mean intersection over union of what differs from white."""
+    ours, theirs = ((1 - each).amax(-3) > _SEEN for each in (views, truth))
+    both, either = (ours & theirs).flatten(-2).sum(-1), (ours | theirs).flatten(-2).sum(-1)
+    return float((both / either.clamp_min(1)).mean())
 
 
 def tabulate_inversions(graded: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, str]], dict[str, float]]:
     """Put rows of :func:`evaluate_object` over objects and seeds into a table and headline figures.
 
     Returns:
-        A row for each object and kind of words with mean ± spread over seeds; and, for loss and PSNR, on how many
-        objects the mean of z* beats both others, and each kind's mean.
+        For each kind of object, and each object that is not one of many assemblies, a line for each kind of words with
+        mean ± spread over seeds; and each line's means as figures, with the worst gain over the plain caption.
     """
-    objects, labels = (list(dict.fromkeys(row[key] for row in graded)) for key in ("object", "words"))
     table: list[dict[str, str]] = []
-    figures: dict[str, float] = {"objects_won_loss": 0, "objects_won_psnr": 0, "objects": len(objects)}
-    for name in objects:
-        of = {label: [r for r in graded if (r["object"], r["words"]) == (name, label)] for label in labels}
-        for label, runs in of.items():
-            loss, quality = ([r[key] for r in runs] for key in ("loss", "psnr"))
-            table.append(
-                {
-                    "object": name,
-                    "words": label,
-                    "held-out loss": mean_and_spread(loss, 4),
-                    "PSNR dB": mean_and_spread(quality),
-                }
-            )
-        loss, quality = ([mean(r[key] for r in of[label]) for label in RIVALS] for key in ("loss", "psnr"))
-        figures["objects_won_loss"] += loss[0] < min(loss[1:])
-        figures["objects_won_psnr"] += quality[0] > max(quality[1:])
+    figures: dict[str, float] = {}
+    labels = list(dict.fromkeys(row["words"] for row in graded))
+    kinds = list(dict.fromkeys(row["kind"] for row in graded))
+    for kind in kinds:
+        of_kind = [row for row in graded if row["kind"] == kind]
+        names = list(dict.fromkeys(row["object"] for row in of_kind))
+        several = f"{len(names)} {'assemblies' if kind == 'assembly' else f'{kind}s' if kind == 'asset' else 'classes'}"
+        groups = {several: of_kind} if len(names) > 1 else {}
+        if kind != "assembly" or len(names) == 1:
+            groups |= {name: [row for row in of_kind if row["object"] == name] for name in names}
+        for title, rows in groups.items():
+            for label in labels:
+                means = _seed_means([row for row in rows if row["words"] == label])
+                if not means:
+                    continue
+                shown = {key: mean_and_spread(means[key], digits) for key, digits in FIGURES.items() if key in means}
+                seconds = {"seconds": f"{mean(means['seconds']):.1f}"} if any(means.get("seconds", [])) else {}
+                table.append({"object": title, "words": label, **shown, **seconds})
+                if title == several or len(names) == 1:
+                    own = {key: round(mean(means[key]), digits) for key, digits in FIGURES.items() if key in means}
+                    figures |= {f"{key}, {kind}, {label}": value for key, value in own.items()}
+    captions = {(row["object"], row["seed"]): row["psnr"] for row in graded if row["words"] == "caption"}
     for label in labels:
-        name = label.replace("*", "").replace(",", "").replace(" ", "_")
-        for key in ("loss", "psnr"):
-            figures[f"{key}_{name}"] = round(mean(r[key] for r in graded if r["words"] == label), 4)
+        if label not in ("autoencoder", "caption", "init word"):
+            gains = [row["psnr"] - captions[row["object"], row["seed"]] for row in graded if row["words"] == label]
+            figures[f"least gain over the caption in dB, {label}"] = round(min(gains), 2)
     return table, figures
+
+
+def _seed_means(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """For each figure, its mean over objects for every seed."""
+    seeds = list(dict.fromkeys(row["seed"] for row in rows))
+    keys = [key for key in (*FIGURES, "seconds") if rows and key in rows[0]]
+    return {key: [mean(row[key] for row in rows if row["seed"] == seed) for seed in seeds] for key in keys}

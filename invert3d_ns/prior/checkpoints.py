@@ -21,10 +21,11 @@ from invert3d_ns.base.files import shortened
 from invert3d_ns.base.inputs import user_path
 from invert3d_ns.base.notices import warn
 from invert3d_ns.prior import layouts
+from invert3d_ns.prior.info import PriorInfo
 from invert3d_ns.prior.memory import apply_prior_options, preferred_dtype
 from invert3d_ns.prior.repository import PRIOR_REPOSITORY
 from invert3d_ns.prior.settings import PriorOptions
-from invert3d_ns.prior.storage import check_weights, load_folder, read_info, round_weights, save_prior
+from invert3d_ns.prior.storage import VIEW_ENCODER, check_weights, load_folder, read_info, round_weights, save_prior
 from invert3d_ns.weights import download
 from invert3d_ns.weights.formats import WEIGHT_SUFFIXES
 from invert3d_ns.weights.hub import (
@@ -242,6 +243,26 @@ def converted_folder(name_or_path: str | Path) -> Path | None:
     """
     place = _locate(str(name_or_path))
     return place.folder if place.is_converted else None
+
+
+def find_info(name_or_path: str | Path) -> PriorInfo:
+    """What is known about a prior, without loading its networks where it lies converted already.
+
+    Raises:
+        InputError: see :func:`load_prior`.
+    """
+    folder = converted_folder(name_or_path)
+    return load_prior(name_or_path, "cpu").info if folder is None else read_info(folder)
+
+
+def has_view_encoder(name_or_path: str | Path) -> bool:
+    """Whether a prior has a view encoder, as far as can be told without loading or downloading it.
+
+    Raises:
+        InputError: there is no prior of this name.
+    """
+    folder = converted_folder(name_or_path)
+    return folder is not None and (folder / VIEW_ENCODER).is_dir()
 
 
 def is_available(name: str) -> bool:

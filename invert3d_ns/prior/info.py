@@ -43,6 +43,8 @@ class PriorInfo:
     """What its training captions ended with. Callers append it to prompts in words, never to a bare pseudo-word."""
     init_word: str = "object"
     """The word that pseudo-words start from."""
+    inversion_steps: Annotated[int, at_least(0)] = 6100
+    """Default number of steps of inversion; the default is that of Invert3D's official code."""
     inversion_learning_rate: Annotated[float, above(0)] = 5e-3
     """Default learning rate of pseudo-words; the default is that of Invert3D's official code."""
     inversion_timesteps: Annotated[tuple[float, float], at_least(0, 1)] = (0.0, 1.0)
@@ -57,6 +59,8 @@ class PriorInfo:
     """Default guidance rescale phi (Lin et al. 2023, section 3.4); 0.7 for priors with zero terminal SNR."""
     sampling_steps: Annotated[int, at_least(1, 1000)] = 30
     """Default number of denoising steps of views and edits: what more steps add is not worth their time."""
+    words: tuple[str, ...] = ()
+    """Every word of its training captions, where these were few enough to list; see :mod:`.known_words`."""
     fingerprint: str = ""
     """Short sha256 over the weights of UNet and text encoder: an embedding belongs to exactly these."""
     training: dict[str, Any] = field(default_factory=dict)
@@ -140,6 +144,8 @@ def _is_of(value: Any, hint: Any) -> bool:
     if origin in (types.UnionType, Union):
         return any(_is_of(value, one) for one in inner)
     if origin is tuple:
+        if inner[-1:] == (...,):
+            return isinstance(value, tuple) and all(_is_of(item, inner[0]) for item in value)
         return isinstance(value, tuple) and len(value) == len(inner) and all(map(_is_of, value, inner))
     if origin is dict:
         return isinstance(value, dict)

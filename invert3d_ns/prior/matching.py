@@ -8,10 +8,14 @@ import torch
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.prior.info import PriorInfo
+from invert3d_ns.prior.rays import RAY_CHANNELS
+from invert3d_ns.prior.unet import takes_rays
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
+
+    from invert3d_ns.prior.view_encoder import ViewEncoder
 
 CAMERA_NUMBERS = 16
 """Length of a camera vector, which a multi-view UNet takes for each view."""
@@ -25,6 +29,7 @@ def check_parts_match(
     text_encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer,
     scheduler: Any,
+    view_encoder: ViewEncoder | None = None,
 ) -> None:
     """Refuse parts that load, each by itself, and do not fit each other: what they computed would be nonsense.
 
@@ -38,18 +43,33 @@ def check_parts_match(
     config: Any = unet.config
     _require("camera numbers of the UNet", config.projection_class_embeddings_input_dim, "MVDream's", CAMERA_NUMBERS)
     _require("width of the UNet's cross-attention", config.cross_attention_dim, "the text encoder's", facts.token_dim)
-    _require("latent channels into the UNet", config.in_channels, "the autoencoder's", facts.latent_channels)
+    beside = RAY_CHANNELS if takes_rays(unet) else 0
+    _require("latent channels into the UNet", config.in_channels - beside, "the autoencoder's", facts.latent_channels)
     _require("latent channels out of the UNet", config.out_channels, "the autoencoder's", facts.latent_channels)
     for name, module in unet.named_modules():
         heads = getattr(module, "heads", None)
         if isinstance(heads, int) and heads < 1:
             raise InputError(f"its attention {name} has {heads} heads")
+    if view_encoder is not None:
+        _check_view_encoder(info, view_encoder)
     size = text_encoder.config.vocab_size
     if len(tokenizer) > size or not info.pad_token_id < size:
         raise InputError(f"its tokenizer has {len(tokenizer)} tokens and pads with {info.pad_token_id}, of {size}")
     signal = torch.as_tensor(scheduler.alphas_cumprod)
     if len(signal) < 2 or not ((signal >= 0) & (signal <= 1)).all():
         raise InputError("its noise schedule is none: shares of the signal are not 0 to 1")
+
+
+def _check_view_encoder(info: PriorInfo, view_encoder: ViewEncoder) -> None:
+    config: Any = view_encoder.config
+    for name in ("latent_channels", "latent_size", "token_dim"):
+        _require(f"{name} of the view encoder", getattr(config, name), "the prior's", getattr(info, name))
+    if not 1 <= view_encoder.vectors <= info.context_length - 2:
+        raise InputError(f"its view encoder says {view_encoder.vectors} words, of {info.context_length - 2} at most")
+    if config.prior != info.fingerprint:
+        raise InputError(
+            f"its view encoder speaks the words of another prior ({config.prior or 'none'}, not {info.fingerprint})"
+        )
 
 
 def _require(name: str, found: Any, authority: str, expected: Any) -> None:

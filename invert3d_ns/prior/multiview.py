@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from invert3d_ns.prior.conditions import Conditions
     from invert3d_ns.prior.offload import Offload
+    from invert3d_ns.prior.view_encoder import ViewEncoder
 
 
 class MultiViewPrior(nn.Module):
@@ -47,6 +48,7 @@ class MultiViewPrior(nn.Module):
         tokenizer: of the text encoder.
         scheduler: any diffusers scheduler; its ``alphas_cumprod`` and config define the noise schedule and sampling.
         info: facts about the prior; an empty fingerprint is computed.
+        view_encoder: turns views into words, if the prior has one; stays in float32 as the text encoder does.
         frozen: False leaves ``requires_grad`` and train mode alone (for the code that trains priors).
     """
 
@@ -64,6 +66,7 @@ class MultiViewPrior(nn.Module):
         tokenizer: CLIPTokenizer,
         scheduler: Any,
         info: PriorInfo,
+        view_encoder: ViewEncoder | None = None,
         *,
         frozen: bool = True,
     ) -> None:
@@ -73,6 +76,7 @@ class MultiViewPrior(nn.Module):
         install_cross_view_attention(unet)
         prompting.enable_splicing(text_encoder)
         self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
+        self.view_encoder = view_encoder
         self.tokenizer, self.scheduler = tokenizer, scheduler
         self.frozen = frozen
         self.options, self.offload = PriorOptions(), None
@@ -99,14 +103,16 @@ class MultiViewPrior(nn.Module):
     # Words
 
     def encode_prompt(
-        self, prompts: str | Sequence[str], words: Mapping[str, Float[Tensor, "N D"]] | None = None
+        self,
+        prompts: str | Sequence[str],
+        words: Mapping[str, Float[Tensor, "N D"] | Float[Tensor, "B N D"]] | None = None,
     ) -> Float[Tensor, "B L C"]:
         """Encode prompts in which placeholders stand for learned vectors. Differentiable in the vectors.
 
         Args:
             prompts: B prompts (or one); :attr:`PriorInfo.prompt_suffix` is not added.
-            words: vectors of each placeholder, for example ``{"<object>": vectors}``; a placeholder may stand among
-                other words and more than once.
+            words: vectors of each placeholder, for example ``{"<object>": vectors}``, for all prompts or for each its
+                own; a placeholder may stand among other words and more than once.
 
         Raises:
             InputError: a prompt or a word does not fit the context, or the vectors' width is not the prior's.
@@ -114,18 +120,18 @@ class MultiViewPrior(nn.Module):
         batch = [prompts] if isinstance(prompts, str) else list(prompts)
         words = {} if words is None else words
         for token, vectors in words.items():
-            if vectors.ndim != 2 or vectors.shape[1] != self.info.token_dim:
+            if vectors.ndim not in (2, 3) or vectors.shape[-1] != self.info.token_dim:
                 raise InputError(
                     f"{token} has shape {tuple(vectors.shape)}, but the words of prior {self.info.name!r} have shape "
                     f"(N, {self.info.token_dim}); use an embedding that was made for this prior"
                 )
         tokens = prompting.tokenize_prompts(
-            batch, {token: len(v) for token, v in words.items()}, self.tokenizer, self.info
+            batch, {token: v.shape[-2] for token, v in words.items()}, self.tokenizer, self.info
         )
         ids = tokens.ids.to(self.device)
         if not tokens.placeholders:
             return self.text_encoder(ids).last_hidden_state
-        vectors = torch.cat([words[token] for token in tokens.placeholders]).to(self.device)
+        vectors = prompting.spliced_vectors(tokens, words).to(self.device)
         with prompting.splice_vectors(
             self.text_encoder, tokens.rows.to(self.device), tokens.columns.to(self.device), vectors
         ):
@@ -134,6 +140,30 @@ class MultiViewPrior(nn.Module):
     def word_vectors(self, word: str) -> Float[Tensor, "K D"]:
         """Token embeddings of the K tokens of ``word``, float32: where pseudo-words start from."""
         return prompting.word_vectors(word, self.text_encoder, self.tokenizer)
+
+    def encode_views(
+        self, latents: Float[Tensor, "B F c h w"], cameras: Float[Tensor, "B F 16"]
+    ) -> Float[Tensor, "B N D"]:
+        """Words of objects in one look at their views, by the prior's view encoder. Differentiable.
+
+        Args:
+            latents: scaled latents of F >= 1 views of each object.
+            cameras: of the views.
+
+        Raises:
+            InputError: the prior has no view encoder, or views of this number or size cannot be read.
+        """
+        if self.view_encoder is None:
+            raise InputError(
+                f"the prior {self.info.name!r} has no view encoder; start from a word (--pipeline.init word)"
+            )
+        size = self.info.latent_size
+        if latents.shape[1] < 1 or tuple(latents.shape[-2:]) != (size, size):
+            raise InputError(
+                f"{latents.shape[1]} views with latents of {latents.shape[-1]}x{latents.shape[-2]} cannot be read in "
+                f"one look; give one or more of {self.info.image_size}x{self.info.image_size} pixels"
+            )
+        return self.view_encoder(latents.to(self.device).float(), cameras.to(self.device).float())
 
     # Images
 

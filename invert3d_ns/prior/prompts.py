@@ -79,6 +79,21 @@ def tokenize_prompts(
     return TokenizedPrompts(torch.tensor(ids), torch.tensor(rows), torch.tensor(columns), placeholders)
 
 
+def spliced_vectors(tokens: TokenizedPrompts, words: Mapping[str, Tensor]) -> Float[Tensor, "K D"]:
+    """The K vectors that go into tokenized prompts, in order.
+
+    Args:
+        tokens: of prompts with placeholders.
+        words: vectors [N D] of each placeholder, or [B N D], different ones for each prompt.
+    """
+    chosen, first = [], 0
+    for token in tokens.placeholders:
+        vectors = words[token]
+        chosen.append(vectors if vectors.ndim == 2 else vectors[int(tokens.rows[first])])
+        first += vectors.shape[-2]
+    return torch.cat(chosen)
+
+
 def columns_of(
     phrase: str, prompt: str, lengths: Mapping[str, int], tokenizer: CLIPTokenizer, info: PriorInfo
 ) -> list[int]:

@@ -30,6 +30,8 @@ FORMAT_VERSION = 1
 NETWORKS = ("unet", "vae", "text_encoder")
 """Parts of a prior that have weights; each is a folder of its name."""
 _ADVICE = "convert or download it again"
+VIEW_ENCODER = "view_encoder"
+"""Part that a prior may have or not."""
 MAX_SHARD_SIZE = "15MB"
 """Largest weight file of the bundled prior; repositories and mirrors refuse or mangle bigger ones."""
 
@@ -69,7 +71,7 @@ def save_prior(
     check_weights(prior, dtype)
     with atomic_path(folder) as temporary, quiet_libraries():
         temporary.mkdir()
-        for name in NETWORKS:
+        for name in networks_of(prior):
             module = copy.deepcopy(getattr(prior, name)).to("cpu", dtype)
             module.save_pretrained(temporary / name, max_shard_size=max_shard_size, safe_serialization=True)
         prior.tokenizer.save_pretrained(temporary / "tokenizer")
@@ -82,6 +84,11 @@ def save_prior(
             file.chmod(0o644)
         (temporary / DESCRIPTION).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         write_manifest(temporary)
+
+
+def networks_of(prior: MultiViewPrior) -> tuple[str, ...]:
+    """Names of the parts of a prior that have weights."""
+    return NETWORKS if prior.view_encoder is None else (*NETWORKS, VIEW_ENCODER)
 
 
 def round_weights(prior: MultiViewPrior, dtype: torch.dtype) -> None:
@@ -113,7 +120,7 @@ def check_weights(prior: MultiViewPrior, dtype: torch.dtype | None = None) -> No
 
 def _weights(prior: MultiViewPrior) -> dict[str, Tensor]:
     """Every weight, with its name for messages."""
-    states = {part: getattr(prior, part).state_dict() for part in NETWORKS}
+    states = {part: getattr(prior, part).state_dict() for part in networks_of(prior)}
     return {
         f"{part}'s {name}": value
         for part, state in states.items()
@@ -176,6 +183,9 @@ def load_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Multi
             part = "text_encoder"
             weights = _read_shards(folder / part, torch.float32)
             networks[part] = build_text_encoder(read_network_config(folder / part / CONFIG, len(weights)), weights)
+            part = VIEW_ENCODER
+            if (folder / part).is_dir():
+                networks[part] = _load_view_encoder(folder / part)
             part = "tokenizer"
             networks[part] = CLIPTokenizer.from_pretrained(folder / part, local_files_only=True)
             part = "scheduler"
@@ -187,6 +197,18 @@ def load_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Multi
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"the prior in {folder} is damaged: {part} cannot be loaded ({reason}); {_ADVICE}") from error
     return prior.to(device)
+
+
+def _load_view_encoder(folder: Path) -> Any:
+    from invert3d_ns.prior.conversion import load_strictly
+    from invert3d_ns.prior.view_encoder import ViewEncoder
+
+    weights = _read_shards(folder, torch.float32)
+    config = read_network_config(folder / CONFIG, len(weights))
+    with torch.device("meta"):
+        encoder = ViewEncoder.from_config(config)
+    load_strictly(encoder, weights, VIEW_ENCODER, assign=True)
+    return encoder
 
 
 def _read_shards(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:

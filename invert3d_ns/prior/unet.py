@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from invert3d_ns.prior.rays import RAY_CHANNELS, ray_maps
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -26,6 +29,9 @@ def run_unet(
 ) -> Latents:
     """One call of a UNet with cross-view attention, in the UNet's own precision; the result has the sample's dtype.
 
+    A UNet that takes :data:`~invert3d_ns.prior.rays.RAY_CHANNELS` more channels than it gives is also told where each
+    place of the views looks.
+
     Timesteps, context, cameras and weights may lie on any device; they are moved to the sample's. ``token_weights``
     scale cross-attention; see :mod:`invert3d_ns.prior.attention`.
     """
@@ -36,8 +42,12 @@ def run_unet(
     if token_weights is not None:
         rows = token_weights.to(sample.device)
         attention["token_weights"] = rows.repeat_interleave(views, 0) if context.ndim == 4 else rows
+    given = sample.flatten(0, 1)
+    if takes_rays(unet):
+        maps = ray_maps(cameras.to(sample.device, sample.dtype), sample.shape[-1])
+        given = torch.cat([given, maps.flatten(0, 1)], 1)
     output = unet(
-        sample.flatten(0, 1).to(dtype),
+        given.to(dtype),
         timesteps.flatten(),
         encoder_hidden_states=(context.flatten(0, 1) if context.ndim == 4 else context).to(sample.device, dtype),
         class_labels=cameras.flatten(0, 1).to(sample.device, dtype),
@@ -45,3 +55,9 @@ def run_unet(
         return_dict=False,
     )[0]
     return output.to(sample.dtype).unflatten(0, (objects, views))
+
+
+def takes_rays(unet: UNet2DConditionModel) -> bool:
+    """Whether a UNet's first layer takes rays beside the latent."""
+    config: Any = unet.config
+    return config.in_channels == config.out_channels + RAY_CHANNELS

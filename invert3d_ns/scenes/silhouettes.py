@@ -188,8 +188,10 @@ def look_inverted(alphas: list[Float[Tensor, "H W"]]) -> bool:
     return float(borders.mean()) > 0.9 and float(middles.mean()) < 0.5
 
 
-def alpha_from_background(image: Float[Tensor, "H W 3"], background: Float[Tensor, "3"]) -> Float[Tensor, "H W"]:
-    """A silhouette: what differs from the background, with its holes filled."""
+def alpha_from_background(
+    image: Float[Tensor, "H W 3"], background: Float[Tensor, "3"] | Float[Tensor, "H W 3"]
+) -> Float[Tensor, "H W"]:
+    """A silhouette: what differs from the background, one color or a picture, with its holes filled."""
     from scipy.ndimage import binary_fill_holes
 
     differs = (image - background).abs().amax(dim=-1) > 12 / 255

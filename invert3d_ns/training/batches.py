@@ -1,4 +1,8 @@
-"""Batches of the denoiser: which views, under what condition, how noisy; each from the seed and its step alone."""
+"""Batches of the denoiser: which views, under what condition, how noisy; each from the seed and its step alone.
+
+The diet: captions, and words of the view encoder for *another* orbit of the same object, alone or in a prompt with a
+style whose render is then the target. So words and text compose, which is what edits need.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from invert3d_ns.training.latents import LatentCache
 from invert3d_ns.training.loop import step_generator
+from invert3d_ns.words.cti import TOKEN
 from invert3d_ns.world.data import WorldViews
+from invert3d_ns.world.vocabulary import STYLES
 
 if TYPE_CHECKING:
     from invert3d_ns.prior.multiview import MultiViewPrior
@@ -28,6 +34,19 @@ NOISY_FROM = 500
 it."""
 PATTERNED_SHARE = 0.6
 """Share of the objects drawn that have a pattern."""
+WORDS_SHARE = 0.65
+"""Share of the batches under words of the view encoder, where the prior has one."""
+ASSEMBLIES_SHARE, CAPTIONED_ASSEMBLIES_SHARE = 0.55, 0.15
+"""Shares of the batches under words, and of those under captions, that hold random assemblies."""
+ALL_SHOWN_SHARE = 0.7
+"""Share of the batches under words whose encoder sees a whole orbit; the others show it fewer views."""
+RESTYLED_SHARE = 0.4
+"""Share, of the objects in a batch under words that have a style, whose target is in it, and whose prompt says so."""
+NOISIEST_SHARE, NOISIEST_FROM = 0.4, 900
+"""This share of the timesteps under words is from this step on: there is nothing there but words to go by."""
+DROP_VECTORS, WORD_NOISE = 0.15, 0.1
+"""Most of an object's vectors that are dropped (the share is uniform up to it), and the standard deviation of noise on
+the rest, in units of their root mean square: what inversion finds then lies where the prior was trained."""
 
 
 class Condition(Protocol):
@@ -51,6 +70,31 @@ class Captions:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """A condition in the view encoder's words of some views, within prompts."""
+
+    prompts: tuple[str, ...]
+    """One for each object, with :data:`TOKEN` in it; empty where it was dropped."""
+    latents: Float[Tensor, "B V c h w"]
+    """What the encoder sees: photos, also where a style is asked for."""
+    cameras: Float[Tensor, "B V 16"]
+    seed: int
+    """Of the vectors that are dropped and of the noise on the rest."""
+
+    def context(self, prior: MultiViewPrior) -> Float[Tensor, "B L C"]:
+        """Encode views, then prompts; gradients reach the view encoder, too."""
+        words = prior.encode_views(self.latents.to(prior.device), self.cameras.to(prior.device))
+        generator = torch.Generator().manual_seed(self.seed)
+        dropped = torch.rand(words.shape[:2], generator=generator) < DROP_VECTORS * torch.rand(
+            len(words), 1, generator=generator
+        )
+        noise = torch.randn(words.shape, generator=generator).to(words)
+        words = words + WORD_NOISE * words.detach().square().mean().sqrt() * noise
+        words = words * ~dropped[..., None].to(words.device)
+        return prior.encode_prompt(self.prompts, {TOKEN: words})
+
+
+@dataclass(frozen=True)
 class Batch:
     """F views of each of B objects, what they are told to be, and how noisy they are made. All on the CPU."""
 
@@ -70,35 +114,113 @@ class Batches:
     """Draws batches.
 
     Args:
-        data: the training set.
+        data: the training set of objects that have names.
         latents: of its views.
         images: views in a batch.
         seed: of every draw.
         timesteps: length of the noise schedule.
+        assemblies: a training set of random assemblies, and latents of its views.
+        words: whether part of the batches is under words of the prior's view encoder.
     """
 
-    def __init__(self, data: WorldViews, latents: LatentCache, images: int, seed: int, timesteps: int) -> None:
-        self.data, self.latents, self.images, self.seed, self.timesteps = data, latents, images, seed, timesteps
-        self.weights, self.cameras = object_weights(data), data.cameras()
+    def __init__(
+        self,
+        data: WorldViews,
+        latents: LatentCache,
+        images: int,
+        seed: int,
+        timesteps: int,
+        *,
+        assemblies: tuple[WorldViews, LatentCache] | None = None,
+        words: bool = False,
+    ) -> None:
+        self.images, self.seed, self.timesteps, self.words = images, seed, timesteps, words
+        self.named = _Source(data, latents)
+        self.assemblies = None if assemblies is None else _Source(*assemblies)
 
     def draw(self, step: int) -> Batch:
         """Draw the batch of a step."""
         # The order of the draws is part of what the shipped weights were trained on.
         generator = step_generator(self.seed, step)
-        count, views = draw_views(self.images, self.data.rgb.shape[1], generator)
-        objects = torch.multinomial(self.weights, count, replacement=True, generator=generator)
-        condition = draw_captions(self.data, objects, generator)
+        under_words, unnamed = torch.rand(2, generator=generator).tolist()
+        shown = self.words and under_words < WORDS_SHARE
+        share = ASSEMBLIES_SHARE if shown else CAPTIONED_ASSEMBLIES_SHARE
+        source = self.assemblies if self.assemblies is not None and unnamed < share else self.named
+        return self._draw_shown(source, generator) if shown else self._draw_captioned(source, generator)
+
+    def _draw_captioned(self, source: _Source, generator: torch.Generator) -> Batch:
+        count, views = draw_views(self.images, source.views, generator)
+        objects = torch.multinomial(source.weights, count, replacement=True, generator=generator)
+        condition = draw_captions(source.data, objects, generator)
         t = draw_timesteps(count, self.timesteps, generator)
-        latents = self.latents.encoded(objects, views)
-        return Batch(
-            objects,
-            views,
-            condition,
-            self.cameras[objects[:, None], views],
-            latents,
-            torch.randn(latents.shape, generator=generator),
-            t,
-        )
+        return _noised(source, objects, views, condition, source.latents.encoded(objects, views), t, generator)
+
+    def _draw_shown(self, source: _Source, generator: torch.Generator) -> Batch:
+        count = max(self.images // 4, 1)
+        objects = torch.multinomial(source.weights, count, replacement=True, generator=generator)
+        views, others = draw_orbits(count, source.views, generator)
+        prompts, restyled = draw_prompts(source.data, objects, generator)
+        t = draw_word_timesteps(count, self.timesteps, generator)
+        seen = source.latents.encoded(objects, others, as_photos=True)
+        latents = source.latents.encoded(objects, views, as_photos=True)
+        latents[restyled] = source.latents.encoded(objects[restyled], views[restyled])
+        seed = int(torch.randint(2**62, (), generator=generator))
+        condition = Shown(prompts, seen, source.cameras[objects[:, None], others], seed)
+        return _noised(source, objects, views, condition, latents, t, generator)
+
+
+class _Source:
+    """A training set, with what is drawn from it."""
+
+    def __init__(self, data: WorldViews, latents: LatentCache) -> None:
+        self.data, self.latents = data, latents
+        self.weights, self.cameras, self.views = object_weights(data), data.cameras(), data.rgb.shape[1]
+
+
+def _noised(
+    source: _Source,
+    objects: Tensor,
+    views: Tensor,
+    condition: Condition,
+    latents: Tensor,
+    t: Tensor,
+    generator: torch.Generator,
+) -> Batch:
+    noise = torch.randn(latents.shape, generator=generator)
+    return Batch(objects, views, condition, source.cameras[objects[:, None], views], latents, noise, t)
+
+
+def draw_orbits(count: int, views: int, generator: torch.Generator) -> tuple[Int[Tensor, "B F"], Int[Tensor, "B V"]]:
+    """Draw which views are targets, evenly spaced, and which others the encoder sees: mostly an orbit half way between.
+
+    With fewer than two views of an object there are no others: it sees the targets.
+    """
+    step = max(views // 4, 1)
+    first = int(torch.randint(step, (), generator=generator))
+    targets = torch.arange(first, views, step)[:4]
+    others = torch.tensor([view for view in range(views) if view not in targets.tolist()] or targets.tolist())
+    whole, many = torch.rand(2, generator=generator).tolist()
+    most = min(len(others), 4)
+    shown = most if whole < ALL_SHOWN_SHARE else 1 + int(many * most)
+    chosen = torch.rand(count, len(others), generator=generator).argsort(1)[:, :shown]
+    return targets.expand(count, -1), others[chosen]
+
+
+def draw_prompts(
+    data: WorldViews, objects: Int[Tensor, " B"], generator: torch.Generator
+) -> tuple[tuple[str, ...], Bool[Tensor, " B"]]:
+    """Draw the prompt around each object's words, and whether it asks for the object's style."""
+    styles = list(STYLES)
+    restyled = (data.styles[objects] > 0) & (torch.rand(len(objects), generator=generator) < RESTYLED_SHARE)
+    dropped = torch.rand(len(objects), generator=generator) < DROP_CAPTION
+    wording = torch.rand(len(objects), generator=generator)
+    prompts = []
+    for item, asked, without, which in zip(
+        objects.tolist(), restyled.tolist(), dropped.tolist(), wording.tolist(), strict=True
+    ):
+        options = STYLES[styles[int(data.styles[item])] if asked else "photo"]
+        prompts.append("" if without else options[int(which * len(options))].format(TOKEN))
+    return tuple(prompts), restyled
 
 
 def draw_captions(data: WorldViews, objects: Int[Tensor, " B"], generator: torch.Generator) -> Captions:
@@ -114,6 +236,14 @@ def draw_timesteps(count: int, last: int, generator: torch.Generator) -> Int[Ten
     noisy = torch.rand(count, generator=generator) < NOISY_SHARE
     low = torch.where(noisy, NOISY_FROM, 0)
     return low + (torch.rand(count, generator=generator) * (last - low)).long()
+
+
+def draw_word_timesteps(count: int, last: int, generator: torch.Generator) -> Int[Tensor, " B"]:
+    """As :func:`draw_timesteps`, :data:`NOISIEST_SHARE` of them from :data:`NOISIEST_FROM` on."""
+    noisiest = torch.rand(count, generator=generator) < NOISIEST_SHARE
+    low = torch.where(noisiest, NOISIEST_FROM, 0)
+    high = (torch.rand(count, generator=generator) * (last - low)).long() + low
+    return torch.where(noisiest, high, draw_timesteps(count, last, generator))
 
 
 def draw_views(images: int, views: int, generator: torch.Generator) -> tuple[int, Int[Tensor, "B F"]]:

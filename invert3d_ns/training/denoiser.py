@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.prior.info import PriorInfo
-from invert3d_ns.training.batches import Batch, Batches
+from invert3d_ns.prior.info import PriorInfo, fingerprint
+from invert3d_ns.prior.rays import RAY_CHANNELS
+from invert3d_ns.prior.unet import takes_rays
+from invert3d_ns.training.batches import Batch, Batches, Shown
 from invert3d_ns.training.compute import mixed_precision, quick_attention
 from invert3d_ns.training.latents import LatentCache, encoder_fingerprint
 from invert3d_ns.training.loop import Stage
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
 
 ARCHITECTURE: dict[str, Any] = {
     "sample_size": 8,
-    "in_channels": 32,
     "out_channels": 32,
     "block_out_channels": (128, 192),
     "down_block_types": ("CrossAttnDownBlock2D",) * 2,
@@ -51,6 +52,9 @@ ARCHITECTURE: dict[str, Any] = {
 }
 PEAK, WARM_PEAK = 2e-3, 1.2e-3
 """Peak learning rate of Muon for fresh networks, and for those of a finished prior."""
+EMA_DECAY = 0.9995
+INVERSION_STEPS = 400
+"""Steps of inversion that pay with a prior of this size."""
 DECAY_SHARE = 0.3
 """Share of the steps, the last ones, over which the learning rate falls to zero."""
 
@@ -60,10 +64,25 @@ BANDS = (("t<400", 0, 400), ("t<800", 400, 800), ("t<950", 800, 950), ("t>950", 
 
 
 def build_unet() -> UNet2DConditionModel:
-    """Build a UNet with fresh weights."""
+    """Build a UNet with fresh weights, which is told where its views look."""
     from diffusers import UNet2DConditionModel
 
-    return UNet2DConditionModel(**ARCHITECTURE)
+    return UNet2DConditionModel(**ARCHITECTURE, in_channels=ARCHITECTURE["out_channels"] + RAY_CHANNELS)
+
+
+def with_rays(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """A UNet that is told where its views look, and at first makes nothing of it; itself if it is told already."""
+    from diffusers import UNet2DConditionModel
+
+    if takes_rays(unet):
+        return unet
+    config: dict[str, Any] = dict(unet.config)
+    wider = UNet2DConditionModel.from_config(config | {"in_channels": config["out_channels"] + RAY_CHANNELS})
+    state = unet.state_dict()
+    kernel = state["conv_in.weight"]
+    state["conv_in.weight"] = nn.functional.pad(kernel, (0, 0, 0, 0, 0, RAY_CHANNELS))
+    wider.load_state_dict(state)
+    return wider
 
 
 def build_scheduler() -> Any:
@@ -98,12 +117,14 @@ def assemble_prior(folder: Path, vae: AutoencoderKL, data: WorldViews, training:
         tokenizer,
         scheduler,
         init_word="object",
+        inversion_steps=INVERSION_STEPS,
         inversion_learning_rate=2e-2,
         inversion_timesteps=(0.5, 1.0),
         inversion_jitter=1.0,
         guidance_scale=2.5,
         edit_guidance_scale=4.0,
         sampling_steps=8,
+        words=caption_words(data),
         training=training,
     )
     return MultiViewPrior(unet, vae, text_encoder, tokenizer, scheduler, info, frozen=False)
@@ -139,14 +160,31 @@ def assemble_from_prior(
     kept = {key: value for key, value in info.training.items() if key not in ("started_from", "steps_before")}
     training = kept | training | {"started_from": info.fingerprint, "steps_before": before}
     return MultiViewPrior(
-        prior.unet.requires_grad_(True),
+        with_rays(prior.unet).requires_grad_(True),
         prior.vae,
         prior.text_encoder.requires_grad_(True),
         prior.tokenizer,
         prior.scheduler,
-        replace(info, name="bundled", training=training),
+        replace(
+            info,
+            name="bundled",
+            inversion_steps=INVERSION_STEPS,
+            words=tuple(sorted({*info.words, *caption_words(data)})),
+            training=training,
+        ),
+        prior.view_encoder and prior.view_encoder.requires_grad_(True),
         frozen=False,
     )
+
+
+def caption_words(data: WorldViews) -> tuple[str, ...]:
+    """Every word of a training set's captions, in alphabetical order."""
+    return tuple(sorted({word.strip(",.") for wordings in data.captions for text in wordings for word in text.split()}))
+
+
+def fingerprint_of(prior: MultiViewPrior) -> str:
+    """A prior's fingerprint once its networks have changed."""
+    return fingerprint([prior.unet, prior.text_encoder])
 
 
 def _stage(
@@ -161,6 +199,8 @@ def _stage(
 ) -> Stage:
     prior.vae.requires_grad_(False)
     model = nn.ModuleDict({"unet": prior.unet, "text": prior.text_encoder})
+    if prior.view_encoder is not None:
+        model["views"] = prior.view_encoder
     return Stage(
         "denoiser",
         folder,
@@ -170,6 +210,7 @@ def _stage(
         settings,
         seed,
         muon=True,
+        ema_decay=EMA_DECAY,
         decay_share=DECAY_SHARE,
         sample=sample and (lambda _, done: sample(done)),
     )
@@ -194,6 +235,7 @@ def train_denoiser(
     data: WorldViews,
     steps: int,
     *,
+    assemblies: WorldViews | None = None,
     images: int = 32,
     lr: float = PEAK,
     seed: int = 0,
@@ -201,13 +243,14 @@ def train_denoiser(
     settings: Mapping[str, Any] | None = None,
     sample: Callable[[int], None] | None = None,
 ) -> None:
-    """Train the UNet and the text tower in place and leave the averaged weights in them.
+    """Train the UNet, the text tower and the view encoder, if any, in place; leave the averaged weights in them.
 
     Args:
         folder: checkpoints go here.
         prior: of :func:`assemble_prior`.
-        data: the training set.
+        data: the training set of objects that have names.
         steps: optimizer steps.
+        assemblies: the training set of those that have none.
         images: views a step: a quarter as many objects, or as many in a batch of single views.
         lr: peak learning rate.
         seed: of batches and noise.
@@ -222,12 +265,22 @@ def train_denoiser(
         "--seed": seed,
         "--images": images,
         "--denoiser-lr": lr,
-        "the training set": data.fingerprint(),
+        "the training set": data.fingerprint() + (f" and {assemblies.fingerprint()}" if assemblies else ""),
         "the encoder": encoder_fingerprint(prior.vae),
     }
     stage = _stage(folder, prior, steps, lr, settings=own | dict(settings or {}), seed=seed, sample=sample)
-    cache = LatentCache(folder, data, prior.vae, prior.info.latent_size, prior.info.latent_channels)
-    batches = Batches(data, cache, images, seed, prior.num_timesteps)
+    sets = [data] if assemblies is None else [data, assemblies]
+    cached = [
+        (one, LatentCache(folder, one, prior.vae, prior.info.latent_size, prior.info.latent_channels)) for one in sets
+    ]
+    batches = Batches(
+        *cached[0],
+        images,
+        seed,
+        prior.num_timesteps,
+        assemblies=cached[1] if len(cached) > 1 else None,
+        words=prior.view_encoder is not None,
+    )
     if compiled:
         prior.unet.compile(dynamic=False)
     with quick_attention(prior.device):
@@ -248,7 +301,12 @@ def denoising_losses(prior: MultiViewPrior, batch: Batch) -> dict[str, Tensor]:
             reduction="none",
         ).mean(1)
     values = {"loss": each.mean()}
+    if isinstance(batch.condition, Shown):
+        values["words"] = values["loss"].detach()
+    elif prior.view_encoder is not None:
+        values["captions"] = values["loss"].detach()
     for name, low, high in BANDS:
         band = (batch.t >= low) & (batch.t < high)
-        values[name] = each.detach()[band.to(device)].mean() if band.any() else values["loss"].detach()
+        if band.any():
+            values[name] = each.detach()[band.to(device)].mean()
     return values

@@ -27,6 +27,8 @@ def encoder_fingerprint(vae: AutoencoderKL) -> str:
 class LatentCache:
     """Latents of a training set, encoded when first drawn and kept in ``folder`` for a training that is resumed.
 
+    Objects that are in a style and were kept as photos, too, have latents of both.
+
     The stored views of an object are encoded together, whichever of them are drawn: their bits then do not depend on
     the batch that asked first, so that a resumed training reads what an unbroken one reads.
     """
@@ -38,17 +40,36 @@ class LatentCache:
         shape = (count, views, channels, size, size)
         latents, fresh = open_store(folder / f"latents-{stem}.npy", np.float16, shape)
         known, _ = open_store(folder / f"latents-known-{stem}.npy", np.bool_, (count,))
+        self.rows = (data.styles > 0).cumsum(0) - 1
+        photos = None
+        if data.photos is not None:
+            photos, also_fresh = open_store(
+                folder / f"latents-photos-{stem}.npy", np.float16, (len(data.photos), *shape[1:])
+            )
+            fresh |= also_fresh
         if fresh:
             known[:] = False
         self.latents, self.known = torch.from_numpy(latents), torch.from_numpy(known)
+        self.photos = None if photos is None else torch.from_numpy(photos)
+
+    def encoded(
+        self, objects: Int[Tensor, " B"], views: Int[Tensor, "B F"], *, as_photos: bool = False
+    ) -> Float[Tensor, "B F c h w"]:
+        """Latents of views ``views`` of objects ``objects``, in their style or as photos; on the CPU."""
+        for item in objects[~self.known[objects]].unique().tolist():
+            self.latents[item] = self._encode(self.data.images([item])[0])
+            if self.photos is not None and self.data.styles[item]:
+                self.photos[self.rows[item]] = self._encode(self.data.photo_images(item))
+            self.known[item] = True
+        found = self.latents[objects[:, None], views]
+        if as_photos and self.photos is not None:
+            styled = self.data.styles[objects] > 0
+            found[styled] = self.photos[self.rows[objects[styled]][:, None], views[styled]]
+        return found.float()
 
     @torch.no_grad()
-    def encoded(self, objects: Int[Tensor, " B"], views: Int[Tensor, "B F"]) -> Float[Tensor, "B F c h w"]:
-        """Latents of views ``views`` of objects ``objects``, on the CPU."""
-        for item in objects[~self.known[objects]].unique().tolist():
-            images = self.data.images([item])[0].to(self.vae.device, memory_format=torch.channels_last)
-            with mixed_precision(self.vae.device):
-                posterior = self.vae.encode(images * 2 - 1, return_dict=False)[0]
-            self.latents[item] = posterior.mean.to("cpu", torch.float16)
-            self.known[item] = True
-        return self.latents[objects[:, None], views].float()
+    def _encode(self, images: Float[Tensor, "F 3 H W"]) -> Float[Tensor, "F c h w"]:
+        images = images.to(self.vae.device, memory_format=torch.channels_last)
+        with mixed_precision(self.vae.device):
+            posterior = self.vae.encode(images * 2 - 1, return_dict=False)[0]
+        return posterior.mean.to("cpu", torch.float16)

@@ -115,7 +115,7 @@ class Stage:
         self.ema = EMAModel(self._trained(), decay=self.ema_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
         self.done, self._saved = 0, -1
         self._sums: dict[str, Tensor] = {}
-        self._summed = 0
+        self._summed: dict[str, int] = {}
         if self.path.exists():
             self._load()
 
@@ -166,7 +166,8 @@ class Stage:
         """Train to the last step.
 
         Args:
-            loss: step -> named values, of which "loss" is minimized and all are logged. It must take its randomness
+            loss: step -> named values, of which "loss" is minimized and all are logged, each as the mean over the steps
+                that have it. It must take its randomness
                 from the step, so that a resumed run sees the batches that an unbroken one sees.
 
         Raises:
@@ -211,20 +212,21 @@ class Stage:
         for key, value in values.items():
             before = self._sums.get(key)
             self._sums[key] = value.detach() if before is None else before.to(value.device) + value.detach()
-        self._summed += 1
+            self._summed[key] = self._summed.get(key, 0) + 1
         if self.done % self.log_every == 0:
             self._require_finite()
-            means = {key: float(value) / self._summed for key, value in self._sums.items()}
+            means = {key: float(value) / self._summed[key] for key, value in self._sums.items()}
             self.history.append({"step": self.done, **means})
             line = "  ".join(f"{key} {value:.4f}" for key, value in means.items())
             progress.console.print(f"{self.name} {self.done}/{self.steps}  {line}", highlight=False)
-            self._sums, self._summed = {}, 0
+            self._sums, self._summed = {}, {}
 
     def _require_finite(self) -> None:
         if "loss" in self._sums and not self._sums["loss"].isfinite():
             kept = f"; {self.path} is as it was before" if self.path.exists() else ""
             raise InputError(
-                f"the {self.name}'s loss is not finite any more, within {self._summed} steps before step {self.done}"
+                f"the {self.name}'s loss is not finite any more, within {self._summed['loss']} steps before step "
+                f"{self.done}"
                 f"{kept}; train with a lower learning rate"
             )
 

@@ -30,14 +30,38 @@ def orthogonalize(matrices: Float[Tensor, "*B M N"]) -> Float[Tensor, "*B M N"]:
 
     In bfloat16 precision, or float32 where bfloat16 is slower; see :func:`.compute.working_dtype`.
     """
-    a, b, c = COEFFICIENTS
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = (matrices.mT if tall else matrices).to(working_dtype(matrices.device))
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    # Squares lose half the digits: bfloat16 has none to lose.
+    short = x.dtype == torch.float32 and x.shape[-1] >= 2 * x.shape[-2]
+    x = _by_gram(x) if short else _by_steps(x)
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+def _by_steps(x: Float[Tensor, "*B M N"]) -> Float[Tensor, "*B M N"]:
+    a, b, c = COEFFICIENTS
     for _ in range(ITERATIONS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if tall else x).to(matrices.dtype)
+    return x
+
+
+def _by_gram(x: Float[Tensor, "*B M N"]) -> Float[Tensor, "*B M N"]:
+    """The same for matrices much wider than high: every step is a polynomial of the Gram matrix, and all commute, so
+    that the wide matrix is touched twice instead of ten times. On one core a step of the bundled denoiser's matrices
+    took 0.36 instead of 0.87 s.
+    """
+    a, b, c = COEFFICIENTS
+    gram = x @ x.mT
+    one = torch.eye(gram.shape[-1], dtype=x.dtype, device=x.device)
+    product = None
+    for left in range(ITERATIONS, 0, -1):
+        factor = a * one + b * gram + c * gram @ gram
+        product = factor if product is None else factor @ product
+        if left > 1:
+            gram = factor @ (factor @ gram)
+    return product @ x
 
 
 class Muon(torch.optim.Optimizer):

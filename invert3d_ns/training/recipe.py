@@ -25,10 +25,12 @@ from invert3d_ns.training.denoiser import (
     WARM_PEAK,
     assemble_from_prior,
     assemble_prior,
+    fingerprint_of,
     load_checkpoint,
     train_denoiser,
 )
 from invert3d_ns.training.loop import initial_weights
+from invert3d_ns.training.view_words import build_view_encoder, train_view_words
 from invert3d_ns.world.data import WorldViews, world_views
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ SAMPLES = (
 )
 """Prompts of the sample grids that are drawn while the denoiser trains."""
 
-StageName = Literal["all", "data", "autoencoder", "decoder", "denoiser", "export"]
+StageName = Literal["all", "data", "autoencoder", "decoder", "encoder", "denoiser", "export"]
 
 
 @dataclass
@@ -64,11 +66,15 @@ class Recipe:
     folder: Path
     """For the training set and the checkpoints; a second call goes on where the first stopped."""
     objects: int
-    """Size of the training set."""
+    """Size of the training set of objects that have names."""
     autoencoder_steps: int
     decoder_steps: int
     """More steps for the decoder alone, after the encoder is frozen."""
     denoiser_steps: int
+    encoder_steps: int = 0
+    """Steps of the view encoder alone, before the denoiser listens to it; without any there is no view encoder."""
+    assemblies: int = 0
+    """Size of the training set of random assemblies."""
     images: int = 32
     """Views in a step of the denoiser."""
     seed: int = 0
@@ -85,7 +91,15 @@ class Recipe:
 
     def data(self) -> WorldViews:
         """Read the training set; the first call renders it."""
-        return world_views(self.folder / "data", self.objects, seed=DATA_SEED, views=VIEWS)
+        return world_views(self.folder / "data", self.objects, seed=DATA_SEED, views=VIEWS, photos=True)
+
+    def assembly_data(self) -> WorldViews | None:
+        """Read the training set of random assemblies, if there is one; the first call renders it."""
+        if not self.assemblies:
+            return None
+        return world_views(
+            self.folder / "data", self.assemblies, seed=DATA_SEED, views=VIEWS, kind="assemblies", photos=True
+        )
 
     def train(self, stage: StageName = "all") -> MultiViewPrior | None:
         """Train what is not trained yet, up to the stage of that name.
@@ -105,11 +119,12 @@ class Recipe:
         self._refuse_other_settings(stage, start)
         data = self.data()
         if stage == "data":
+            self.assembly_data()
             return None
         flags = self._flags(start)
         if start is not None:
             prior = assemble_from_prior(str(self.start), start, data, self._settings())
-            return self._denoise(prior, data, stage, flags["denoiser"])
+            return self._denoise(prior, data, stage, flags)
         vae = train_autoencoder(
             self.folder,
             data,
@@ -144,9 +159,10 @@ class Recipe:
         made = {"autoencoder_steps": self.autoencoder_steps, "decoder_steps": self.decoder_steps}
         with initial_weights(self.seed):
             prior = assemble_prior(self.folder, vae, data, self._settings() | made)
-        prior = self._denoise(prior, data, stage, flags["denoiser"])
-        load_finished_decoder(self.folder, prior.vae)
-        return prior
+        finished = self._denoise(prior, data, stage, flags)
+        if finished is not None:
+            load_finished_decoder(self.folder, finished.vae)
+        return finished
 
     @property
     def peak(self) -> float:
@@ -162,10 +178,13 @@ class Recipe:
         return {
             "autoencoder": common,
             "decoder": common | steps,
+            "encoder": common | steps | {"--start": content, "--assemblies": self.assemblies},
             "denoiser": common
             | steps
             | {
                 "--start": content,
+                "--assemblies": self.assemblies,
+                "--encoder-steps": self.encoder_steps,
                 "--images": self.images,
                 "--denoiser-lr": None if self.peak == usual else self.peak,
             },
@@ -177,21 +196,22 @@ class Recipe:
         What is not trained now may have other settings of its own, but not another autoencoder under it.
         """
         trained: dict[StageName, tuple[str, ...]] = {
-            "all": ("autoencoder", "decoder", "denoiser"),
+            "all": ("autoencoder", "decoder", "encoder", "denoiser"),
             "data": (),
             "autoencoder": ("autoencoder",),
             "decoder": ("autoencoder", "decoder"),
-            "denoiser": ("autoencoder", "denoiser"),
+            "encoder": ("autoencoder", "encoder"),
+            "denoiser": ("autoencoder", "encoder", "denoiser"),
             "export": ("autoencoder", "denoiser"),
         }
         if stage == "data":
             return
-        shared = {"--seed", "--objects", "--autoencoder-steps"}
+        shared = {"--seed", "--objects", "--autoencoder-steps", "--assemblies"}
         for name, flags in self._flags(start).items():
             now, steps = flags, getattr(self, f"{name}_steps")
             if name not in trained[stage]:
                 now, steps = {flag: value for flag, value in flags.items() if flag in shared}, None
-            if start is None or name == "denoiser":
+            if start is None or name in ("encoder", "denoiser"):
                 path = self.folder / f"{name}.pt"
                 refuse_other_training(path, now, steps=None if stage == "export" else steps)
 
@@ -203,6 +223,8 @@ class Recipe:
             "images": self.images,
             "lr": self.peak,
             "objects": self.objects,
+            "assemblies": self.assemblies,
+            "encoder_steps": self.encoder_steps,
             "views": VIEWS,
             "seed": self.seed,
             "data_seed": DATA_SEED,
@@ -210,9 +232,18 @@ class Recipe:
         }
 
     def _denoise(
-        self, prior: MultiViewPrior, data: WorldViews, stage: StageName, flags: dict[str, Any]
-    ) -> MultiViewPrior:
+        self, prior: MultiViewPrior, data: WorldViews, stage: StageName, flags: dict[str, dict[str, Any]]
+    ) -> MultiViewPrior | None:
+        assemblies = self.assembly_data()
+        if self.encoder_steps and prior.view_encoder is None:
+            with initial_weights(self.seed):
+                prior.view_encoder = build_view_encoder(prior)
         prior = prior.to(self.device)
+        if self.encoder_steps and stage != "export":
+            sets = [data] if assemblies is None else [assemblies, data]
+            train_view_words(self.folder, prior, sets, self.encoder_steps, seed=self.seed, settings=flags["encoder"])
+        if stage == "encoder":
+            return None
         psnr = self._grade("autoencoder that the denoiser is shown with", prior.vae)
         training = prior.info.training | {"psnr": round(psnr[0], 2), "psnr_foreground": round(psnr[1], 2)}
         if stage == "export":
@@ -223,14 +254,17 @@ class Recipe:
                 prior,
                 data,
                 self.denoiser_steps,
+                assemblies=assemblies,
                 images=self.images,
                 lr=self.peak,
                 seed=self.seed,
                 compiled=self.compiled,
-                settings=flags,
+                settings=flags["denoiser"],
                 sample=lambda done: sample_grid(prior, self.folder / "samples" / f"{done:06d}.png"),
             )
-        prior.info = replace(prior.info, fingerprint=fingerprint([prior.unet, prior.text_encoder]), training=training)
+        prior.info = replace(prior.info, fingerprint=fingerprint_of(prior), training=training)
+        if prior.view_encoder is not None:
+            prior.view_encoder.register_to_config(prior=prior.info.fingerprint)
         return prior
 
     def _grade(self, what: str, vae: AutoencoderKL) -> tuple[float, float]:

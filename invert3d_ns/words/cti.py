@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 TOKEN = "<object>"
 """The placeholder in prompts that stands for the learned vectors."""
+ENCODED_GROUPS = 4
+"""Orbits that the view encoder looks at. Each word stands for a place, so that means of words mean something."""
 
 
 class CameraTextInversion:
@@ -64,6 +66,15 @@ class CameraTextInversion:
             noise = torch.randn(words.shape, generator=random_stream("initial words", self.seed)).to(words.device)
             words += jitter * words.norm(dim=-1, keepdim=True) * noise / words.shape[-1] ** 0.5
         return words
+
+    @torch.no_grad()
+    def encoded_words(self, bank: LatentBank, groups: int = ENCODED_GROUPS) -> Float[Tensor, "N D"]:
+        """Words in one look: the mean of what the prior's view encoder says about each of the first ``groups`` orbits.
+
+        Raises:
+            InputError: the prior has no view encoder, or its views are of another size.
+        """
+        return self.prior.encode_views(bank.latents[:groups], bank.cameras[:groups]).mean(0)
 
     def context(self, words: Float[Tensor, "N D"], prompt: str = TOKEN) -> Float[Tensor, "1 L C"]:
         """Encode ``prompt`` with ``words`` for the placeholder: the prior's text condition, differentiable in them."""

@@ -24,6 +24,7 @@ EMBEDDING = "embedding.safetensors"
 FORMAT_VERSION = 1
 CAMERA_FRAME = "z-up, azimuth 0 at -y, OpenGL camera-to-world, unit translation (MVDream)"
 _FORMAT = "invert3d_ns.embedding"
+_LONGEST_DESCRIPTION = 300
 
 
 @dataclass(eq=False)
@@ -46,6 +47,8 @@ class ObjectEmbedding:
     """The word that the vectors started from."""
     steps: int = 0
     """Optimization steps."""
+    description: str = ""
+    """What the object is in plain words, as "red chair with yellow legs"; empty if nobody said."""
     camera_frame: str = CAMERA_FRAME
     """The frame in which azimuth and elevation are meant."""
 
@@ -89,6 +92,7 @@ class ObjectEmbedding:
             "dimension": str(self.vectors.shape[1]),
             "init_word": self.init_word,
             "steps": str(self.steps),
+            **({"description": self.description} if self.description else {}),
             "camera_frame": self.camera_frame,
         }
         content = _with_sorted_header(save({self.token: self.vectors}, metadata))
@@ -128,6 +132,7 @@ class ObjectEmbedding:
             metadata.get("fingerprint", ""),
             metadata.get("init_word", ""),
             _count(metadata, "steps", path) if "steps" in metadata else 0,
+            _description(metadata, path),
             metadata.get("camera_frame", CAMERA_FRAME),
         )
 
@@ -156,6 +161,13 @@ def _count(metadata: Mapping[str, str], name: str, path: Path) -> int:
     if len(text) > 9 or not (text.isascii() and text.isdecimal()):
         raise InputError(f"{path} is damaged: its number of {name} is {text[:40]!r}; invert the scene again")
     return int(text)
+
+
+def _description(metadata: Mapping[str, str], path: Path) -> str:
+    text = metadata.get("description", "")
+    if len(text) > _LONGEST_DESCRIPTION or not (text.isprintable() and "<" not in text):
+        raise InputError(f"{path} is damaged: its description is {text[:40]!r}; invert the scene again")
+    return text.strip()
 
 
 def _with_sorted_header(content: bytes) -> bytes:

@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.ranges import above, at_least, check_numbers
 
-Method = Literal["imagined", "direct", "direct-anywhere"]
+Method = Literal["encoder", "imagined", "direct", "direct-anywhere"]
+VECTORS, STEPS = 8, 60
+"""Pseudo-words and steps of photographs, where no view encoder says the words."""
 EXTENTS = (0.52, 0.6, 0.68, 0.76)
 """Shares of the frame that an object may span. Renders of objects of radius 0.9 span 0.55 to 0.78 of it, less when seen
 along their length, as a car from the front."""
@@ -31,15 +33,18 @@ class ImageSettings:
     """Settings of the inversion of photographs."""
 
     init_word: str = ""
-    """What the object is, such as "chair" or "blue car": where the words start from. If empty, the prior chooses among
-    all words that it knows where these are few (the bundled one), and starts from its own word for anything else."""
-    vectors: Annotated[int, at_least(1)] = 8
-    """Number of pseudo-words."""
-    steps: Annotated[int, at_least(1)] = 60
-    """Optimization steps."""
-    method: Method = "imagined"
-    """imagined: the prior completes each photograph to orbits, from plain words, and the orbits are inverted. direct:
-    only the photographs are inverted, each from the camera that explains it. direct-anywhere: from random cameras."""
+    """What the object is, such as "chair" or "blue car": where words and cameras are searched from. If empty, CLIP says
+    it."""
+    clip: str = "bundled"
+    """CLIP towers that say what the object is: bundled, a model of open_clip with its tag, a folder, or none."""
+    vectors: Annotated[int, at_least(1)] | None = None
+    """Number of pseudo-words: 8 if not given; the view encoder has a number of its own."""
+    steps: Annotated[int, at_least(0)] | None = None
+    """Optimization steps: none after the view encoder, else 60, if not given."""
+    method: Method | None = None
+    """encoder: one look by the prior's view encoder; the default where it has one. imagined: the prior completes each
+    photograph to orbits, from plain words, and the orbits are inverted. direct: only the photographs are inverted, each
+    from the camera that explains it. direct-anywhere: from random cameras."""
     orbits: Annotated[int, at_least(1)] = 2
     """Orbits that are imagined."""
     batch: Annotated[int, at_least(1)] = 4
@@ -66,5 +71,9 @@ class ImageSettings:
         for name, given in (("azimuths", self.azimuths), ("elevations", self.elevations)):
             if given and len(given) != photographs:
                 raise InputError(f"{len(given)} --{name} for {photographs} photographs; give one for each, or none")
+        if self.method == "encoder" and self.vectors is not None:
+            raise InputError("--method encoder has a number of words of its own; leave --vectors out")
+        if self.steps == 0 and self.method not in (None, "encoder"):
+            raise InputError(f"--steps is 0, which --method {self.method} learns nothing in; give 1 or more")
         if not self.extents:
             raise InputError("--extents are none; give shares of the frame from 0.1 to 1")

@@ -6,7 +6,6 @@ number, place and color; held-out ones are drawn from seeds of their own.
 
 from __future__ import annotations
 
-
 from dataclasses import replace
 
 import numpy as np
@@ -23,8 +22,8 @@ NAME = "thing"
 MOST_PARTS = 12
 """Primitives of an assembly, mirrored ones included."""
 MIRRORED_SHARE, SOFT_SHARE, CLASS_SHARE = 0.65, 0.25, 0.2
-"""Shares of assemblies that are mirrored left to right, whose parts flow into each other, and that grow on an object of a
-class instead of on a body."""
+"""Shares of assemblies that are mirrored left to right, whose parts flow into each other, and that grow on an object of
+a class instead of on a body."""
 ROUND_KINDS: tuple[Kind, ...] = ("ellipsoid", "ellipsoid", "ellipsoid", "cone", "cone")
 KINDS: tuple[Kind, ...] = ("ellipsoid", "ellipsoid", "box", "box", "cone", "cone", "torus", "cup", "prism")
 PART_WORDS: dict[Kind, str] = {

@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.files import atomic_path
 from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world, random_orbit
+from invert3d_ns.world.assemblies import sample_assembly
 from invert3d_ns.world.captions import full_description, varied_caption
 from invert3d_ns.world.objects import WorldObject, sample_object
 from invert3d_ns.world.rendering import render_objects
@@ -29,6 +31,8 @@ from invert3d_ns.world.stores import open_store
 from invert3d_ns.world.styles import apply_styles, style_coverage
 from invert3d_ns.world.vocabulary import COLORS, PATTERNS, STYLES
 
+Kind = Literal["classes", "assemblies"]
+"""What a set holds: objects that have a name, or random assemblies."""
 CHUNK = 256
 """Objects drawn from one seed; a set of any size begins with the chunks of a smaller one."""
 WORDINGS = 6
@@ -52,7 +56,7 @@ class WorldViews:
     descriptions: list[str]
     """Everything that can be said of each object."""
     classes: Int[Tensor, " O"]
-    """Index into CLASSES."""
+    """Index into CLASSES; -1 for an assembly."""
     colors: Int[Tensor, " O"]
     """Index into COLORS."""
     patterns: Int[Tensor, " O"]
@@ -61,6 +65,8 @@ class WorldViews:
     """Index into STYLES."""
     upright: Bool[Tensor, " O"]
     """Standing as usual, so that its azimuth can be told."""
+    photos: UInt8[np.ndarray, "S F H W 3"] | None = None
+    """The S objects that are in a style, in order, as photos; None where they were not asked for."""
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -79,6 +85,13 @@ class WorldViews:
     def images(self, objects: Tensor | slice | list[int]) -> Float[Tensor, "B F 3 H W"]:
         """Views of some objects, RGB in [0, 1]."""
         return torch.from_numpy(np.array(self.rgb[objects])).permute(0, 1, 4, 2, 3).float() / 255
+
+    def photo_images(self, item: int) -> Float[Tensor, "F 3 H W"]:
+        """Views of an object as a photo, whatever its style."""
+        if self.photos is None or not self.styles[item]:
+            return self.images([item])[0]
+        row = int((self.styles[:item] > 0).sum())
+        return torch.from_numpy(np.array(self.photos[row])).permute(0, 3, 1, 2).float() / 255
 
     def masks(self, objects: Tensor | slice | list[int]) -> Float[Tensor, "B F 1 H W"]:
         """Coverage of some objects' views, in [0, 1]."""
@@ -104,11 +117,20 @@ def render_on_orbits(
     objects: list[WorldObject], seed: int, size: int, views: int = 4
 ) -> tuple[UInt8[np.ndarray, "O F H W 3"], UInt8[np.ndarray, "O F H W"], Float[Tensor, "O F"], Float[Tensor, "O F"]]:
     """Render objects, each in its style, from random orbits: RGB, coverage, azimuths and elevations in degrees."""
+    rgb, alpha, azimuths, elevations, _ = _render_both(objects, seed, size, views)
+    return rgb, alpha, azimuths, elevations
+
+
+def _render_both(
+    objects: list[WorldObject], seed: int, size: int, views: int
+) -> tuple[np.ndarray, np.ndarray, Tensor, Tensor, UInt8[np.ndarray, "S F H W 3"]]:
+    """As :func:`render_on_orbits`, and the objects that are in a style as photos."""
     azimuths, elevations = sample_orbits(len(objects), views, seed)
     renders = render_objects(objects, orbit_camera_to_world(azimuths, elevations), size)
     styles = [o.style for o in objects]
     rgb = apply_styles(renders, styles, [seed * CHUNK + i for i in range(len(objects))])
-    return rgb, style_coverage(renders.alpha, styles), azimuths, elevations
+    photos = renders.rgb[[style != "photo" for style in styles]]
+    return rgb, style_coverage(renders.alpha, styles), azimuths, elevations, photos
 
 
 def world_views(
@@ -120,32 +142,53 @@ def world_views(
     views: int = 4,
     split: str = "train",
     plain: bool = False,
+    kind: Kind = "classes",
+    photos: bool = False,
 ) -> WorldViews:
     """Read a set of captioned views from ``folder``; the first call renders it (about 200 views a second and core).
 
     A rendering that was stopped goes on from its last finished chunk.
+
+    Args:
+        folder: for the files of all sets.
+        count: number of objects.
+        seed: of their choice; held-out assemblies are those of other seeds.
+        size: pixels of the square views.
+        views: of each object.
+        split: see :func:`.objects.sample_object`; assemblies have none.
+        plain: see :func:`.objects.sample_object`.
+        kind: objects that have a name, or random assemblies.
+        photos: keep views before the style, too.
     """
-    stem = f"world-{split}{'-plain' if plain else ''}-{seed}-{count}x{views}x{size}"
+    traits = f"{split}{'-plain' if plain else ''}{'-photos' if photos else ''}"
+    stem = f"world-{traits if kind == 'classes' else f'{kind}-{traits}'}-{seed}-{count}x{views}x{size}"
     done = folder / f"{stem}.json"
     if not done.exists():
-        _render_chunks(folder / stem, count, seed, size, views, split, plain)
+        draw = _drawer(kind, split, plain)
+        _render_chunks(folder / stem, count, seed, size, views, draw)
         table: dict[str, list[Any]] = {}
         chunks = sorted((folder / stem).glob("*.json"))
         for chunk in chunks:
             for key, values in json.loads(chunk.read_text()).items():
                 table.setdefault(key, []).extend(values)
-        for kind, shape in (("rgb", (count, views, size, size, 3)), ("alpha", (count, views, size, size))):
-            store, _ = open_store(folder / f"{stem}.{kind}.npy", np.uint8, shape)
-            for index, chunk in enumerate(chunks):
+        styled = sum(style != "photo" for style in table["styles"])
+        pictures = {"rgb": (count, views, size, size, 3), "alpha": (count, views, size, size)}
+        if photos:
+            pictures["photos"] = (styled, views, size, size, 3)
+        for name, shape in pictures.items():
+            store, _ = open_store(folder / f"{stem}.{name}.npy", np.uint8, shape)
+            filled = 0
+            for chunk in chunks:
                 with np.load(chunk.with_suffix(".npz")) as arrays:
-                    store[index * CHUNK : (index + 1) * CHUNK] = arrays[kind]
+                    store[filled : filled + len(arrays[name])] = arrays[name]
+                    filled += len(arrays[name])
             store.flush()
         with atomic_path(done) as temporary:
             temporary.write_text(json.dumps(table))
         shutil.rmtree(folder / stem)
     table = json.loads(done.read_text())
     index = {
-        key: torch.tensor([list(names).index(name) for name in table[key]])
+        key: torch.tensor([list(names).index(name) if name in names else -1 for name in table[key]])
         for key, names in (("classes", CLASSES), ("colors", COLORS), ("patterns", PATTERNS), ("styles", STYLES))
     }
     return WorldViews(
@@ -156,6 +199,7 @@ def world_views(
         table["captions"],
         table["descriptions"],
         upright=torch.tensor(table["upright"]),
+        photos=_read_store(folder / f"{stem}.photos.npy", done) if photos else None,
         **index,
     )
 
@@ -167,17 +211,25 @@ def _read_store(path: Path, done: Path) -> np.ndarray:
         raise InputError(f"{path} is missing or damaged; delete {done} to render these views again") from error
 
 
-def _render_chunks(folder: Path, count: int, seed: int, size: int, views: int, split: str, plain: bool) -> None:
+def _drawer(kind: Kind, split: str, plain: bool) -> Callable[[np.random.Generator], WorldObject]:
+    if kind == "assemblies":
+        return lambda rng: sample_assembly(rng, style="photo" if plain else None)
+    return lambda rng: sample_object(rng, split=split, plain=plain)
+
+
+def _render_chunks(
+    folder: Path, count: int, seed: int, size: int, views: int, draw: Callable[[np.random.Generator], WorldObject]
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for index, start in enumerate(track(range(0, count, CHUNK), description=f"Rendering {count} objects")):
         path = folder / f"{index:05d}.json"
         if path.exists():
             continue
         rng = np.random.default_rng([seed, index])
-        objects = [sample_object(rng, split=split, plain=plain) for _ in range(min(CHUNK, count - start))]
-        rgb, alpha, azimuths, elevations = render_on_orbits(objects, seed * 1_000_003 + index, size, views)
+        objects = [draw(rng) for _ in range(min(CHUNK, count - start))]
+        rgb, alpha, azimuths, elevations, photos = _render_both(objects, seed * 1_000_003 + index, size, views)
         with atomic_path(path.with_suffix(".npz")) as temporary:
-            np.savez(temporary, rgb=rgb, alpha=alpha)
+            np.savez(temporary, rgb=rgb, alpha=alpha, photos=photos)
         table = {
             "captions": [[varied_caption(o, rng) for _ in range(WORDINGS)] for o in objects],
             "descriptions": [full_description(o) for o in objects],

@@ -25,7 +25,7 @@ from invert3d_ns.world.primitives import PRIMITIVE_FLOATS
 LIGHT = (-0.45, -0.65, 0.61)
 """Direction to the light, in the object frame (from the front, left and above)."""
 
-INTERFACE = 1
+INTERFACE = 2
 """What ``sdf_interface`` of the compiled renderer must return: other arguments than it takes would crash."""
 
 

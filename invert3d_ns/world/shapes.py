@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 
@@ -270,3 +271,18 @@ UNSEEN_CLASSES: dict[str, Builder] = {
     "dumbbell": _dumbbell,
 }
 """Classes that no training caption or render ever holds: for inversion tests and the demo scene."""
+
+
+@cache
+def part_names() -> frozenset[str]:
+    """Names that captions have for parts of objects."""
+    shapes = [build(np.random.default_rng(0)) for build in CLASSES.values()]
+    return frozenset(part for shape in shapes for part in (*shape.second, *((shape.main,) if shape.main else ())))
+
+
+def parts_of(name: str) -> tuple[str, ...]:
+    """Names that captions have for parts of objects of a class, the largest part's last; none for other words."""
+    if name not in CLASSES:
+        return ()
+    shape = CLASSES[name](np.random.default_rng(0))
+    return (*shape.second, *((shape.main,) if shape.main else ()))

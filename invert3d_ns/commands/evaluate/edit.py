@@ -52,7 +52,7 @@ class EvaluateEdit(InversionOptions, SampledViews, SeededReport):
             seeds=self.used_seeds(),
             sampling_steps=self.sampling_steps,
             guidance_scale=self.guidance_scale,
-            inversion_steps=min(self.steps, 40) if self.quick else self.steps,
+            inversion_steps=min(self.steps or 40, 40) if self.quick else self.steps,
             vectors=self.vectors,
             groups=8 if self.quick else 48,
             words=self.words,

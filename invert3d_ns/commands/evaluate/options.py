@@ -63,7 +63,7 @@ class SampledViews(PriorName):
 class InversionOptions:
     """Inversions that an evaluation makes."""
 
-    steps: Annotated[int, at_least(1)] = 400
-    """Optimizer steps of an inversion."""
-    vectors: Annotated[int, at_least(1, 75)] = 32
-    """Number of pseudo-words N."""
+    steps: Annotated[int, at_least(0)] | None = None
+    """Optimizer steps of an inversion; the prior's own number if not given."""
+    vectors: Annotated[int, at_least(1, 75)] | None = None
+    """Number of pseudo-words N; the view encoder's, or 32 from a word, if not given."""

@@ -1,8 +1,9 @@
 """Inversion of photographs without cameras: fit pseudo-words to them, and find where they were taken from.
 
 Priors need a camera and the photograph has none: it is a latent variable with a distribution over a grid of orbit
-cameras, found from what the frozen prior itself thinks of each (see :class:`ImageInversion`). Two ways to the words:
+cameras, found from what the frozen prior itself thinks of each (see :class:`ImageInversion`). Three ways to the words:
 
+- encoder: the prior's view encoder says them in one look at the photographs, from the cameras found;
 - imagined (:mod:`invert3d_ns.words.photographs.imagined`): plain words and the photograph are completed to whole
   orbits, and these are inverted;
 - direct: textual inversion of the image itself (Invert3D, section 5.1) on the prior's single-view path, F = 1. Words
@@ -17,19 +18,20 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from invert3d_ns.alignment.checkpoints import load_clip
 from invert3d_ns.base.english import with_article
 from invert3d_ns.base.random import random_stream
 from invert3d_ns.scenes.cameras import camera_condition
 from invert3d_ns.words.bank import LatentBank
 from invert3d_ns.words.cti import CameraTextInversion, fit_words
+from invert3d_ns.words.description import describe_views
 from invert3d_ns.words.embedding import ObjectEmbedding
 from invert3d_ns.words.photographs.imagined import imagine_bank
-from invert3d_ns.words.photographs.naming import TextScore, candidate_words, name_object
 from invert3d_ns.words.photographs.object_views import frame_view
-from invert3d_ns.words.settings import ImageSettings, Objective
+from invert3d_ns.words.settings import STEPS, VECTORS, ImageSettings, Objective
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from invert3d_ns.prior.multiview import MultiViewPrior
 
@@ -103,11 +105,21 @@ class ImageInversion(CameraTextInversion):
         cameras = camera_condition(*self.cameras.T)[:, None].to(self.latents.device)
         return LatentBank(self.latents, cameras, nothing, cameras[:0], nothing)
 
+    @torch.no_grad()
+    def encoded_words(self, bank: LatentBank, groups: int = 0) -> Float[Tensor, "N D"]:
+        """Words in one look at all photographs at once, from their likeliest cameras.
+
+        Raises:
+            InputError: the prior has no view encoder.
+        """
+        return self.prior.encode_views(bank.latents.transpose(0, 1), bank.cameras.transpose(0, 1))[0]
+
     def loss(
         self, words: Float[Tensor, "N D"], bank: LatentBank, step: int, groups: int = 1
     ) -> dict[str, Float[Tensor, ""]]:
         """Compute the terms of the loss at ``step``, after a search of the cameras where one is due."""
-        every = max(1, self.settings.steps * 2 // 3 // self.settings.searches)
+        steps = STEPS if self.settings.steps is None else self.settings.steps
+        every = max(1, steps * 2 // 3 // self.settings.searches)
         turn, due = divmod(step, every)
         if self.settings.method == "direct" and due == 0 and turn < self.settings.searches:
             plain = self.prior.encode_prompt(with_article(self.text)) if turn == 0 else None
@@ -207,23 +219,6 @@ class ImageInversion(CameraTextInversion):
         return (total / count).reshape(len(contexts), len(cameras))
 
     @torch.no_grad()
-    def text_score(self, near: str) -> TextScore:
-        """Search the cameras under the text ``near``; make the score of other texts from the likeliest ones.
-
-        A text's score is its loss, the mean over photographs, each from the camera that suits the text best.
-        """
-        self.search_cameras(self.prior.encode_prompt(with_article(near)), sharpness=2.0)
-        cameras = list(self.weights.topk(min(_TEXT_CAMERAS, int(self.possible.sum(1).min()))).indices)
-
-        @torch.no_grad()
-        def score(texts: Sequence[str], draws: range, *, rough: bool) -> Float[Tensor, " P"]:
-            contexts = self.prior.encode_prompt([with_article(text) for text in texts])
-            tried = [own[:_ROUGH_CAMERAS] for own in cameras] if rough else cameras
-            each = [self.camera_losses(index, contexts, own, draws).amin(1) for index, own in enumerate(tried)]
-            return torch.stack(each).mean(0)
-
-        return score
-
     def _frame(self, index: int, framing: Framing) -> None:
         if self.framings[index] != framing:
             self.framings[index] = framing
@@ -281,16 +276,23 @@ def invert_images(
     settings = settings or ImageSettings()
     report = progress or (lambda what, done, total: None)
     inversion = ImageInversion(prior, photographs, settings, seed=seed)
-    if not settings.init_word:
+    if not settings.init_word and settings.clip != "none":
         report("naming the object", 0, 1)
-        inversion.text = name_object(inversion.text_score, candidate_words(prior)) or inversion.text
+        inversion.text = describe_views(load_clip(settings.clip, prior.device), inversion.views).text
     plain = with_article(inversion.text)
-    words = inversion.initial_words(settings.vectors, plain)
+    method = settings.method or ("imagined" if prior.view_encoder is None else "encoder")
+    steps = (0 if method == "encoder" else STEPS) if settings.steps is None else settings.steps
     objective, bank, groups = inversion, inversion.bank(), settings.batch
-    if settings.method == "imagined":
-        context = prior.encode_prompt(plain)
+    context = prior.encode_prompt(plain)
+    if method in ("encoder", "imagined"):
         report("finding cameras", 0, 1)
         inversion.search_cameras(context, sharpness=4.0, draws=4)
+    if method == "encoder":
+        words = inversion.encoded_words(inversion.bank())
+        context = inversion.context(words)
+    else:
+        words = inversion.initial_words(settings.vectors or VECTORS, plain)
+    if method == "imagined" or (method == "encoder" and steps):
         bank = imagine_bank(
             prior,
             context,
@@ -305,9 +307,11 @@ def invert_images(
         objective,
         bank,
         words,
-        steps=settings.steps,
+        steps=steps,
         learning_rate=settings.learning_rate,
         groups=groups,
-        callback=lambda step, _: report("finding words", step + 1, settings.steps),
+        callback=lambda step, _: report("finding words", step + 1, steps),
     )
-    return ObjectEmbedding.for_prior(prior, words, init_word=inversion.text, steps=settings.steps), inversion
+    embedding = ObjectEmbedding.for_prior(prior, words, init_word=inversion.text, steps=steps)
+    embedding.description = inversion.text if inversion.text != prior.info.init_word else ""
+    return embedding, inversion

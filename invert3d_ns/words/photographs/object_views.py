@@ -12,18 +12,17 @@ from torch import Tensor
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.scenes.images import read_image
-from invert3d_ns.scenes.silhouettes import alpha_from_background, uniform_background
+from invert3d_ns.words.photographs.cutout import cut_out
 
 LEAST_PIXELS = 24
 """Smallest larger side, in pixels, of an object that something can be learned from."""
 _FRAGMENT = 0.02
-_LEAST_COVER, _MOST_COVER = 1e-3, 0.98
 
 
 def object_view(path: Path, size: int, extent: float = 1.0) -> Float[Tensor, "3 S S"]:
     """Read a photograph of one object and make it a view: RGB in [0, 1] on white.
 
-    The object is what the alpha channel covers, or else what differs from the one color that surrounds it.
+    The object is what the alpha channel covers, or else what :func:`.cutout.cut_out` tells from what is behind it.
 
     Args:
         path: an image file of any size and proportions.
@@ -37,7 +36,7 @@ def object_view(path: Path, size: int, extent: float = 1.0) -> Float[Tensor, "3 
         raise InputError(f"extent {extent:g} is no share of the frame; give a number above 0 and up to 1")
     pixels = read_image(path)
     rgb = torch.from_numpy(pixels[..., :3].copy()).float() / 255
-    alpha = largest_pieces(_alpha(path, pixels, rgb))
+    alpha = largest_pieces(cut_out(path, pixels, rgb))
     rows, columns = torch.nonzero(alpha > 0.5, as_tuple=True)
     top, bottom, left, right = (int(v) for v in (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1))
     side = max(bottom - top, right - left)
@@ -65,29 +64,6 @@ def largest_pieces(alpha: Float[Tensor, "H W"]) -> Float[Tensor, "H W"]:
     areas[0] = 0
     keep = areas >= _FRAGMENT * areas.max()
     return alpha * torch.from_numpy(keep[pieces])
-
-
-def _alpha(path: Path, pixels: np.ndarray, rgb: Float[Tensor, "H W 3"]) -> Float[Tensor, "H W"]:
-    if min(rgb.shape[:2]) < 4:
-        raise InputError(f"{path} has {rgb.shape[1]}x{rgb.shape[0]} pixels; give a larger picture")
-    cut_out = pixels.shape[-1] == 4 and pixels[..., 3].min() < 250
-    if cut_out:
-        alpha = torch.from_numpy(pixels[..., 3].copy()).float() / 255
-    else:
-        background = uniform_background([rgb])
-        if background is None:
-            raise InputError(
-                f"no object is found in {path}: what surrounds it is not of one color; cut the object out (a PNG "
-                "with a transparent background), or photograph it whole before a plain wall"
-            )
-        alpha = alpha_from_background(rgb, background)
-    covered = (alpha > 0.5).float().mean().item()
-    if covered < _LEAST_COVER:
-        what = "is transparent" if cut_out else "is of one color"
-        raise InputError(f"{path} is all background: every pixel {what}; give a picture that shows an object")
-    if covered > _MOST_COVER:
-        raise InputError(f"the object fills {path} to the edges, so its outline is unknown; give a picture of it whole")
-    return alpha
 
 
 def _window(

@@ -238,8 +238,8 @@ static void *work(void *argument) {
 #define EXPORT __attribute__((visibility("default")))
 #endif
 
-/* Of sdf_render. Raise it, and INTERFACE in rendering.py, whenever its arguments change. */
-EXPORT int sdf_interface(void) { return 1; }
+/* Of sdf_render. Raise it, and INTERFACE in rendering.py, whenever its arguments, or what they mean, change. */
+EXPORT int sdf_interface(void) { return 2; }
 
 EXPORT void sdf_render(const float *primitives, const int32_t *counts, int most, const float *cameras, int objects, int views,
                        int size, int samples, float tangent, const float *light, uint8_t *rgba, float *depth, float *normals,

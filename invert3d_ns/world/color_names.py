@@ -1,0 +1,36 @@
+"""Names of the colors of pixels."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from invert3d_ns.world.vocabulary import COLORS
+
+_OBJECT = 0.08
+"""Difference from white from which on a pixel is the object's."""
+
+
+def color_shares_of_views(views: Float[Tensor, "F 3 H W"]) -> dict[str, float]:
+    """Shares of an object's pixels by the name of their color, largest first, in views on white: RGB in [0, 1]."""
+    pixels = views.clamp(0, 1).permute(0, 2, 3, 1).flatten(0, 2).cpu()
+    return shares_of_pixels(pixels[(1 - pixels).amax(-1) > _OBJECT])
+
+
+def shares_of_pixels(pixels: Float[Tensor, "P 3"]) -> dict[str, float]:
+    """Shares of some pixels by the name of their color, largest first.
+
+    Returns:
+        All names of :data:`.vocabulary.COLORS`; shares add up to 1 unless there are no pixels.
+    """
+    nearest = torch.cdist(_shaded(pixels), _shaded(torch.tensor(list(COLORS.values())))).argmin(dim=1)
+    counts = torch.bincount(nearest, minlength=len(COLORS)).tolist()
+    shares = {name: count / max(len(pixels), 1) for name, count in zip(COLORS, counts, strict=True)}
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))
+
+
+def _shaded(colors: Float[Tensor, "P 3"]) -> Float[Tensor, "P 4"]:
+    """Colors so that light and shade on one of them count for little: at full brightness, and a bit of brightness."""
+    brightness = colors.amax(dim=-1, keepdim=True)
+    return torch.cat([colors / brightness.clamp_min(0.05), 0.4 * brightness], dim=-1)
