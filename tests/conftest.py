@@ -43,6 +43,12 @@ def tiny_v_prior(tmp_path_factory: pytest.TempPathFactory):
     return make_tiny_prior(tmp_path_factory.mktemp("tokenizer"), "v_prediction", seed=1)
 
 
+@pytest.fixture(scope="session")
+def tiny_encoding_prior(tmp_path_factory: pytest.TempPathFactory):
+    """As ``tiny_v_prior``, with a view encoder and rays. Read-only: it is shared by the session."""
+    return make_tiny_prior(tmp_path_factory.mktemp("tokenizer"), "v_prediction", seed=2, encodes=True)
+
+
 @pytest.fixture(scope="module")
 def small_networks():
     """Tiny networks for every model that is trained here, and CLIP's attributes from the third step on."""

@@ -31,6 +31,7 @@ def tiny_config(data: Path, prior: Path | None, output_dir: Path, *, method: str
         "steps_per_eval_image": 3,
         "logging__steps_per_log": 1,
         "pipeline__vectors": 3,
+        "pipeline__clip": "none",
         "pipeline__bank_groups": 3,
         "pipeline__heldout_groups": 2,
         "pipeline__heldout_every": 2,

@@ -11,9 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
+from invert3d_ns.alignment.checkpoints import load_clip
 from invert3d_ns.cli import main
-from invert3d_ns.metrics import inversion_quality
-from invert3d_ns.metrics.inversion_quality import OBJECTS, evaluate_object, unseen_object
+from invert3d_ns.metrics import inversion_objects
+from invert3d_ns.metrics.inversion_objects import OBJECTS, InversionObject, unseen_object
+from invert3d_ns.metrics.inversion_quality import (
+    Start,
+    default_starts,
+    evaluate_object,
+    silhouette_overlap,
+    tabulate_inversions,
+)
 from invert3d_ns.metrics.judge import ASPECTS
 from invert3d_ns.metrics.report import mean_and_spread
 from invert3d_ns.prior.checkpoints import save_prior
@@ -32,7 +40,7 @@ def one_object():
     """Every inversion here is of the same splats, which take a second to make."""
     cloud = unseen_object("robot")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inversion_quality, "unseen_object", lambda name, seed=5: cloud)
+        patch.setattr(inversion_objects, "unseen_object", lambda name, seed=5: cloud)
         yield
 
 
@@ -93,22 +101,22 @@ def test_evaluate_prior(prior_folder: Path, tmp_path: Path, capsys: pytest.Captu
 
 
 def test_evaluate_inversion(prior_folder: Path, tmp_path: Path) -> None:
-    options = ("--quick", "--prior", prior_folder, "--steps", 2, "--vectors", 2, "--sampling-steps", 1)
-    assert _run("evaluate", "inversion", *options, "--seeds", 1, "--per-view-timesteps", "--out", tmp_path / "r") == 0
+    options = ("--quick", "--prior", prior_folder, "--starts", "word:2", "--vectors", 2, "--sampling-steps", 1)
+    assert _run("evaluate", "inversion", *options, "--assemblies", 0, "--seeds", 1, "--out", tmp_path / "r") == 0
     document = _read(tmp_path / "r", "views.png")
     assert document["seeds"] == [1]
-    settings = "--sampling-steps 1 --steps 2 --vectors 2 --per-view-timesteps"
     assert document["command"].startswith("invert3d evaluate inversion --quick --seeds 1 ")
-    assert f"{settings} --out {tmp_path / 'r'}" in document["command"]
-    labels = ["init word", "caption", "z*", "z*, a timestep a view"]
+    assert "--starts word:2 --assemblies 0 --vectors 2" in document["command"]
+    labels = ["autoencoder", "init word", "caption", "word + 2 steps"]
     assert [row["words"] for row in document["rows"]] == labels
     figures = document["figures"]
-    assert figures["objects"] == 1 and figures["objects_won_loss"] in (0, 1) and figures["objects_won_psnr"] in (0, 1)
-    for row, name in zip(document["rows"], ("init_word", "caption", "z", "z_a_timestep_a_view"), strict=True):
-        assert float(row["held-out loss"]) == pytest.approx(figures[f"loss_{name}"], abs=1e-4)
-        assert float(row["PSNR dB"]) == pytest.approx(figures[f"psnr_{name}"], abs=1e-2)
+    for row in document["rows"]:
+        assert float(row["psnr"]) == pytest.approx(figures[f"psnr, class, {row['words']}"], abs=1e-2)
+        assert 0 <= float(row["iou"]) <= 1 and -1 <= float(row["clip"]) <= 1
+        assert ("loss" in row) == (row["words"] != "autoencoder")
+    assert "least gain over the caption in dB, word + 2 steps" in figures
     with Image.open(tmp_path / "r" / "views.png") as picture:
-        assert picture.size == (4 * 96, 4 * 96)
+        assert picture.size == (4 * 4 * 64, 2 * 64)
 
 
 @pytest.mark.parametrize("what", ["inversion", "rasterization"])
@@ -168,7 +176,9 @@ def test_bench_startup_without_an_installed_package(
         (["evaluate", "edit", "--vectors", "0"], "--vectors is 0; give 1 to 75"),
         (["evaluate", "edit", "--methods"], "--methods is empty"),
         (["evaluate", "prior", "--prior", "PRIOR", "--consistency-objects", "-1"], "--consistency-objects"),
-        (["evaluate", "inversion", "--prior", "PRIOR", "--steps", "0"], "--steps"),
+        (["evaluate", "inversion", "--prior", "PRIOR", "--starts", "word"], "'word' is no start of an inversion"),
+        (["evaluate", "inversion", "--prior", "PRIOR", "--starts", "encoder:5"], "has no view encoder"),
+        (["evaluate", "inversion", "--objects", "armchair"], "unknown object 'armchair'; use some of robot"),
         (["evaluate", "inversion", "--prior", "PRIOR", "--quick", "--vectors", "99"], "99"),
         (["evaluate", "edit", "--seeds", "0", "-1"], "--seeds is -1; give 0 to 2147483647"),
         (["evaluate", "edit", "--sampling-steps", "0"], "--sampling-steps is 0; give 1 to 1000"),
@@ -208,10 +218,21 @@ def test_spread() -> None:
     assert mean_and_spread([1.0, 2.0], 3) == "1.500 ± 0.707"
 
 
-def test_words_that_were_not_trained_are_the_init_word(tiny_v_prior) -> None:
-    rows, views = evaluate_object(tiny_v_prior, "robot", 0, steps=0, vectors=1, sampling_steps=1, groups=2)
-    assert [row["words"] for row in rows] == ["init word", "caption", "z*"]
-    init, caption, words = rows
+@pytest.fixture(scope="module")
+def towers():
+    return load_clip("bundled", "cpu")
+
+
+@pytest.fixture(scope="module")
+def robot() -> InversionObject:
+    return InversionObject("robot", "class", "a green robot", unseen_object("robot"))
+
+
+def test_words_that_were_not_trained_are_the_init_word(tiny_v_prior, towers, robot) -> None:
+    settings = {"vectors": 1, "sampling_steps": 1, "groups": 2}
+    rows, views = evaluate_object(tiny_v_prior, towers, robot, 0, [Start("word", 0)], **settings)
+    assert [row["words"] for row in rows] == ["autoencoder", "init word", "caption", "word alone"]
+    _, init, caption, words = rows
     assert words["loss"] == pytest.approx(init["loss"], rel=1e-5)
     assert words["psnr"] == pytest.approx(init["psnr"], rel=1e-4)
     assert caption["loss"] != pytest.approx(init["loss"], rel=1e-5)
@@ -222,13 +243,37 @@ def test_words_that_were_not_trained_are_the_init_word(tiny_v_prior) -> None:
     assert green.argmax() == 1 and (views[0, :, :, 0, 0] == 1).all()
 
 
-def test_training_moves_only_the_words_and_repeats_by_seed(tiny_v_prior) -> None:
-    evaluate = functools.partial(evaluate_object, tiny_v_prior, "robot", 0, vectors=1, sampling_steps=1, groups=2)
-    first, _ = evaluate(steps=2)
-    again, _ = evaluate(steps=2)
-    untrained, _ = evaluate(steps=0)
+def test_training_moves_only_the_words_and_repeats_by_seed(tiny_v_prior, towers, robot) -> None:
+    settings = {"vectors": 1, "sampling_steps": 1, "groups": 2}
+    evaluate = functools.partial(evaluate_object, tiny_v_prior, towers, robot, 0, **settings)
+    first, again = ([{**row, "seconds": 0} for row in evaluate([Start("word", 2)])[0]] for _ in range(2))
+    untrained = [{**row, "seconds": 0} for row in evaluate([Start("word", 0)])[0]]
     assert first == again
-    assert first[:2] == untrained[:2] and first[2]["loss"] != untrained[2]["loss"]
+    assert first[:3] == untrained[:3] and first[3]["loss"] != untrained[3]["loss"]
+
+
+def test_the_view_encoder_is_a_start_of_its_own(tiny_encoding_prior, towers, robot) -> None:
+    starts = [Start("encoder", 0), Start("encoder", 2), Start("word", 0)]
+    rows, _ = evaluate_object(tiny_encoding_prior, towers, robot, 0, starts, sampling_steps=1, groups=5)
+    losses = {row["words"]: row["loss"] for row in rows if "loss" in row}
+    assert len({round(losses[start.label], 7) for start in starts}) == 3
+    assert default_starts(tiny_encoding_prior)[0] == starts[0]
+    table, figures = tabulate_inversions(rows)
+    assert {row["words"] for row in table} == {
+        "autoencoder",
+        "init word",
+        "caption",
+        *(start.label for start in starts),
+    }
+    assert {"psnr, class, encoder alone", "iou, class, autoencoder"} <= figures.keys()
+
+
+def test_equal_silhouettes_overlap_wholly_and_apart_ones_not() -> None:
+    views = torch.ones(2, 3, 8, 8)
+    views[:, :, 2:6, 2:6] = 0.2
+    assert silhouette_overlap(views, views) == 1.0
+    assert silhouette_overlap(views, views.roll(2, -1)) == pytest.approx(8 / 24)
+    assert silhouette_overlap(views, views.roll(4, -1)) == 0.0
 
 
 def test_inverted_objects_are_of_classes_that_no_training_holds() -> None:

@@ -12,16 +12,16 @@ import pytest
 import torch
 from PIL import Image as PIL
 
-from invert3d_ns.base.english import with_article
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.cli import run_command
 from invert3d_ns.commands.image import InvertImages
-from invert3d_ns.scenes.cameras import camera_condition
+from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world
 from invert3d_ns.words.embedding import ObjectEmbedding
 from invert3d_ns.words.photographs.imagined import imagine_bank, imagine_views, orbit_from
 from invert3d_ns.words.photographs.inversion import ImageInversion, camera_grid, invert_images
-from invert3d_ns.words.photographs.naming import candidate_words, name_object
 from invert3d_ns.words.settings import ImageSettings
+from invert3d_ns.world.objects import sample_object
+from invert3d_ns.world.rendering import render_objects
 
 QUICK = ImageSettings(
     init_word="object", vectors=3, steps=6, batch=2, searches=2, orbits=1, method="direct", extents=(0.7,)
@@ -194,31 +194,29 @@ def test_imagined_inversion_starts_from_plain_words(tiny_v_prior, photographs) -
     assert list(dict.fromkeys(stages)) == ["finding cameras", "imagining other sides", "finding words"]
 
 
-class Namer(Oracle):
-    """A prior's loss that is least for the prompt "a red mug", and smaller for each word of it."""
-
-    def encode_prompt(self, prompts, words=None):
-        texts = [prompts] if isinstance(prompts, str) else prompts
-        misses = [float("mug" not in t) + 0.5 * float("red" not in t) + 0.1 * float(" mug red" in t) for t in texts]
-        return torch.tensor(misses)[:, None, None]
-
-    def prediction_loss(self, latents, noise, t, context, cameras, *, reduction="mean"):
-        return 5.0 + context[:, 0] + (cameras - self.truth).square().mean(-1)
-
-
-def test_naming_finds_the_words_and_stops(tiny_v_prior, photographs) -> None:
-    words = candidate_words(tiny_v_prior)
-    assert {"red", "mug", "photo"} <= set(words) and "a" not in words and "3d" not in words
-    inversion = ImageInversion(Namer(tiny_v_prior, 90.0, 18.0), photographs, QUICK)  # type: ignore[arg-type]
-    assert name_object(inversion.text_score, words) == "red mug"
-    assert name_object(inversion.text_score, words, start="mug") == "red mug"
-    assert name_object(inversion.text_score, [], start="cube") == "cube"
-    assert with_article("airplane") == "an airplane" and with_article("red mug") == "a red mug"
+def test_the_view_encoder_says_the_words_in_one_look(tiny_encoding_prior, photographs) -> None:
+    settings = ImageSettings(init_word="object", extents=(0.7,))
+    embedding, inversion = invert_images(tiny_encoding_prior, photographs, settings, seed=3)
+    assert embedding.vectors.shape == (8, 24) and embedding.steps == 0
+    cameras = camera_condition(*inversion.cameras.T)[None]
+    expected = tiny_encoding_prior.encode_views(inversion.latents[None, :, 0], cameras)[0]
+    torch.testing.assert_close(embedding.vectors, expected, atol=1e-5, rtol=0)
+    further, _ = invert_images(tiny_encoding_prior, photographs, replace(settings, steps=2), seed=3)
+    assert further.steps == 2 and float((further.vectors - embedding.vectors).abs().max()) > 1e-4
 
 
-def test_large_vocabularies_are_not_tried(tiny_v_prior, monkeypatch) -> None:
-    monkeypatch.setattr("invert3d_ns.words.photographs.naming.MOST_WORDS", 10)
-    assert candidate_words(tiny_v_prior) == []
+def test_clip_names_what_the_photographs_show(tiny_encoding_prior) -> None:
+    item = sample_object(np.random.default_rng(8), name="chair", color="red", style="photo", plain=True)
+    rgb = render_objects([item], orbit_camera_to_world(torch.tensor([[35.0]]), torch.tensor([[15.0]])), 256).rgb[0, 0]
+    view = torch.from_numpy(rgb.copy()).permute(2, 0, 1).float() / 255
+    rows, columns = (1 - view).amax(0).gt(0.05).nonzero(as_tuple=True)
+    view = view[None, :, rows.min() : rows.max(), columns.min() : columns.max()]
+    square = torch.nn.functional.interpolate(view, (128, 128))
+    embedding, inversion = invert_images(tiny_encoding_prior, square, ImageSettings(extents=(0.7,)))
+    assert "chair" in inversion.text and "red" in inversion.text
+    assert embedding.description == inversion.text
+    unnamed, _ = invert_images(tiny_encoding_prior, square, ImageSettings(extents=(0.7,), clip="none"))
+    assert unnamed.description == "" and unnamed.init_word == "object"
 
 
 @pytest.mark.parametrize(
@@ -226,6 +224,8 @@ def test_large_vocabularies_are_not_tried(tiny_v_prior, monkeypatch) -> None:
     [
         ({"vectors": 0}, "--vectors"),
         ({"steps": 0}, "--steps"),
+        ({"method": "encoder"}, "--method encoder has a number of words of its own"),
+        ({"method": "encoder", "vectors": None}, "has no view encoder"),
         ({"batch": -1}, "--batch"),
         ({"searches": 0}, "--searches"),
         ({"orbits": 0}, "--orbits"),

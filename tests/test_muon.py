@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from invert3d_ns.training import muon
 from invert3d_ns.training.muon import Muon, orthogonalize, split_parameters
 
 
@@ -93,3 +94,11 @@ def test_parameters_are_split_by_what_they_are() -> None:
     assert [p.shape for p in hidden] == [torch.Size([8, 8, 3, 3])]
     trained = [p for p in model.parameters() if p.requires_grad]
     assert len(hidden) + len(rest) == len(trained) and {id(p) for p in hidden + rest} == {id(p) for p in trained}
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 64), (2, 8, 16), (1, 24, 216)])
+def test_wide_matrices_by_their_gram_matrix_are_the_same(shape: tuple[int, int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator) * torch.logspace(0, -3, shape[1])[:, None]
+    x = x / x.norm(dim=(-2, -1), keepdim=True)
+    torch.testing.assert_close(muon._by_gram(x), muon._by_steps(x), atol=2e-4, rtol=0)

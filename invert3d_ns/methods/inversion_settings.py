@@ -137,6 +137,10 @@ def choose_start(prior: MultiViewPrior, config: InversionSettings) -> tuple[bool
         if config.init == "encoder":
             raise InputError(f"the prior {prior.info.name!r} has no view encoder; leave --pipeline.init out")
         return False, vectors or VECTORS
+    if config.init == "encoder" and config.init_word is not None:
+        raise InputError(
+            "--pipeline.init-word is given, but with --pipeline.init encoder no vector starts from a word; drop either"
+        )
     fits = vectors in (None, encoder.vectors) and size == prior.info.image_size
     if config.init == "encoder" and not fits:
         raise InputError(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from invert3d_ns.training.batches import draw_orbits
 from invert3d_ns.training.compute import mixed_precision
 from invert3d_ns.training.latents import LatentCache
-from invert3d_ns.training.loop import Stage, step_generator
+from invert3d_ns.training.loop import Stage, initial_weights, step_generator
 from invert3d_ns.world.data import WorldViews
 
 if TYPE_CHECKING:
@@ -101,7 +101,9 @@ def train_view_words(
     """
     info = prior.info
     assert prior.view_encoder is not None
-    decoder = RayDecoder(info.latent_channels, info.latent_size, info.token_dim).to(prior.device)
+    with initial_weights(seed):
+        decoder = RayDecoder(info.latent_channels, info.latent_size, info.token_dim)
+    decoder.to(prior.device)
     model = nn.ModuleDict({"encoder": prior.view_encoder, "decoder": decoder})
     caches = [(one, LatentCache(folder, one, prior.vae, info.latent_size, info.latent_channels)) for one in sets]
     own = {"--seed": seed, "the training set": " and ".join(one.fingerprint() for one in sets)}

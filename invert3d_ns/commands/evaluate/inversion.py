@@ -13,7 +13,7 @@ from invert3d_ns.commands.evaluate.options import SampledViews, SeededReport
 
 @dataclass
 class EvaluateInversion(SampledViews, SeededReport):
-    """Do words carry objects that the prior never saw, beside the init word, a caption and the autoencoder?"""
+    """Do words carry objects that the prior never saw? Beside init word, caption and autoencoder."""
 
     starts: tuple[str, ...] = ()
     """Where words start from and the steps that follow, as encoder:0 encoder:50 word:400. If not given, the view encoder
