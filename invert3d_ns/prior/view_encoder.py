@@ -75,6 +75,7 @@ class ViewEncoder(ModelMixin, ConfigMixin):
         width: width of the words inside.
         layers: blocks of the words.
         heads: of all attention.
+        scale: factor on the words, for priors whose token embeddings are small.
         prior: fingerprint of the prior whose words it speaks.
     """
 
@@ -92,10 +93,11 @@ class ViewEncoder(ModelMixin, ConfigMixin):
         width: int = 192,
         layers: int = 3,
         heads: int = 4,
+        scale: float = 1.0,
         prior: str = "",
     ) -> None:
         super().__init__()
-        self.cells, self.samples, self.size = cells, samples, latent_size
+        self.cells, self.samples, self.size, self.scale = cells, samples, latent_size, scale
         self.inp, self.ray = nn.Linear(latent_channels, view_width), nn.Linear(RAY_CHANNELS, view_width)
         self.view = nn.ModuleList([Block(view_width, heads) for _ in range(view_layers)])
         self.down = nn.Linear(view_width, point_width)
@@ -139,4 +141,4 @@ class ViewEncoder(ModelMixin, ConfigMixin):
         again = tokens.reshape(objects, views, POOLED, side, POOLED, side, -1).mean((3, 5)).flatten(1, 3)
         for block in self.blocks:
             words = block(words, again)
-        return self.last(self.last_norm(words))
+        return self.scale * self.last(self.last_norm(words))

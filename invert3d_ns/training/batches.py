@@ -34,7 +34,7 @@ NOISY_FROM = 500
 it."""
 PATTERNED_SHARE = 0.6
 """Share of the objects drawn that have a pattern."""
-WORDS_SHARE = 0.65
+WORDS_SHARE = 0.7
 """Share of the batches under words of the view encoder, where the prior has one."""
 ASSEMBLIES_SHARE, CAPTIONED_ASSEMBLIES_SHARE = 0.55, 0.15
 """Shares of the batches under words, and of those under captions, that hold random assemblies."""
@@ -42,7 +42,7 @@ ALL_SHOWN_SHARE = 0.7
 """Share of the batches under words whose encoder sees a whole orbit; the others show it fewer views."""
 RESTYLED_SHARE = 0.4
 """Share, of the objects in a batch under words that have a style, whose target is in it, and whose prompt says so."""
-NOISIEST_SHARE, NOISIEST_FROM = 0.4, 900
+NOISIEST_SHARE, NOISIEST_FROM = 0.6, 900
 """This share of the timesteps under words is from this step on: there is nothing there but words to go by."""
 DROP_VECTORS, WORD_NOISE = 0.15, 0.1
 """Most of an object's vectors that are dropped (the share is uniform up to it), and the standard deviation of noise on

@@ -55,7 +55,7 @@ PEAK, WARM_PEAK = 2e-3, 1.2e-3
 EMA_DECAY = 0.9995
 INVERSION_STEPS = 400
 """Steps of inversion that pay with a prior of this size."""
-DECAY_SHARE = 0.3
+DECAY_SHARE = 0.75
 """Share of the steps, the last ones, over which the learning rate falls to zero."""
 
 

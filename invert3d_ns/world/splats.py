@@ -12,12 +12,23 @@ from invert3d_ns.scenes.rasterization import SH_C0
 from invert3d_ns.world.objects import WorldObject
 from invert3d_ns.world.primitives import pack_primitives
 from invert3d_ns.world.rendering import render_objects
-from invert3d_ns.world.shapes import UNSEEN_CLASSES
+from invert3d_ns.world.shapes import CLASSES, UNSEEN_CLASSES
 from invert3d_ns.world.vocabulary import COLORS
 
 
 def demo_object() -> WorldObject:
-    """The object of the bundled demo scene: a robot in four colors, of a class that the bundled prior never saw."""
+    """The object of the bundled demo scene: a red chair with yellow legs.
+
+    The bundled prior knows chairs and saw none in red: that pair is held out (:func:`.objects.held_out`).
+    """
+    shape = CLASSES["chair"](np.random.default_rng(8))
+    paint = {"seat": "red", "back": "red", "legs": "yellow"}
+    rows = pack_primitives(shape, {part: COLORS[color] for part, color in paint.items()})
+    return WorldObject("chair", "red", "plain", "yellow", "legs", rows, main="seat")
+
+
+def robot_object() -> WorldObject:
+    """A robot in four colors: of a class that the bundled prior never saw."""
     shape = UNSEEN_CLASSES["robot"](np.random.default_rng(0))
     paint = {"body": "orange", "arms": "orange", "head": "yellow", "legs": "blue", "eyes": "red"}
     rows = pack_primitives(shape, {part: COLORS[color] for part, color in paint.items()})

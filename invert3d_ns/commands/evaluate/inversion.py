@@ -13,11 +13,11 @@ from invert3d_ns.commands.evaluate.options import SampledViews, SeededReport
 
 @dataclass
 class EvaluateInversion(SampledViews, SeededReport):
-    """Do words carry objects that the prior never saw? Beside init word, caption and autoencoder."""
+    """Do words carry objects that the prior never saw? Beside the init word, a caption and the autoencoder."""
 
     starts: tuple[str, ...] = ()
-    """Where words start from and the steps that follow, as encoder:0 encoder:50 word:400. If not given, the view encoder
-    alone, with 50 steps, and with the prior's own number."""
+    """Where words start from and the steps that follow, as encoder:0 encoder:50 word:400. If not given, the view
+    encoder alone, with 50 steps, and with the prior's own number."""
     objects: tuple[str, ...] | None = None
     """Some of the five classes, such as robot."""
     assemblies: Annotated[int, at_least(0, 1000)] = 20

@@ -283,8 +283,8 @@ def invert_images(
     method = settings.method or ("imagined" if prior.view_encoder is None else "encoder")
     steps = (0 if method == "encoder" else STEPS) if settings.steps is None else settings.steps
     objective, bank, groups = inversion, inversion.bank(), settings.batch
-    context = prior.encode_prompt(plain)
-    if method in ("encoder", "imagined"):
+    context = prior.encode_prompt(plain) if method in ("encoder", "imagined") else None
+    if context is not None:
         report("finding cameras", 0, 1)
         inversion.search_cameras(context, sharpness=4.0, draws=4)
     if method == "encoder":
@@ -292,7 +292,7 @@ def invert_images(
         context = inversion.context(words)
     else:
         words = inversion.initial_words(settings.vectors or VECTORS, plain)
-    if method == "imagined" or (method == "encoder" and steps):
+    if context is not None and (steps or method == "imagined"):
         bank = imagine_bank(
             prior,
             context,
