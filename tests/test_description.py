@@ -96,6 +96,8 @@ def test_what_a_person_says_wins() -> None:
     edit = parse_edit("blue", noun="car")
     assert in_light_of(edit, "red chair") == edit
     assert in_light_of(parse_edit("blue"), "") == parse_edit("blue")
+    said = in_light_of(parse_edit("blue", noun="a green car"), "red chair")
+    assert (said.source, said.target, said.noun) == ("green", "blue", "a green car")
 
 
 def test_conditions_start_from_the_description(tiny_v_prior) -> None:

@@ -11,7 +11,9 @@ from edit_runs import edit, make_material
 from pretend_cuda import pretend_cuda
 from runs import EDIT_STEPS, SPLAT_STEPS, STEPS, go_on, tiny_config, train
 
+from invert3d_ns.prior.checkpoints import save_prior
 from invert3d_ns.scenes.runs import read_run
+from invert3d_ns.words.embedding import ObjectEmbedding
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +50,11 @@ def test_a_file_of_splats(material, tmp_path):
         edited = train(edit(folder, tmp_path, prompt="blue instead of red", **options))
     before, after = read_run(folder), read_run(edited)
     assert torch.equal(before.means, after.means) and not torch.equal(before.features_dc, after.features_dc)
+
+
+def test_words_in_one_look(material, tiny_encoding_prior, tmp_path: Path) -> None:
+    save_prior(tiny_encoding_prior, tmp_path / "encoding", dtype=torch.float32)
+    options = {"pipeline__vectors": None, "pipeline__steps": 2}
+    with pretend_cuda():
+        folder = train(on_gpu(material / "ball.ply", tmp_path / "encoding", tmp_path / "out", **options))
+    assert ObjectEmbedding.load(folder / "embedding.safetensors").vectors.shape == (8, 24)

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from invert3d_ns.alignment.checkpoints import load_clip
+from invert3d_ns.base.metrics import silhouette_overlap
 from invert3d_ns.cli import main
 from invert3d_ns.metrics import inversion_objects
 from invert3d_ns.metrics.inversion_objects import OBJECTS, InversionObject, unseen_object
@@ -19,7 +20,6 @@ from invert3d_ns.metrics.inversion_quality import (
     Start,
     default_starts,
     evaluate_object,
-    silhouette_overlap,
     tabulate_inversions,
 )
 from invert3d_ns.metrics.judge import ASPECTS

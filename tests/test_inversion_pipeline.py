@@ -64,8 +64,9 @@ def test_a_run_leaves_embedding_picture_and_figures(name, request, tiny_v_prior)
     assert truth.min() < 128 and np.median(truth[0]) > 250, "an object on a white background"
 
     figures = json.loads((folder / "metrics.json").read_text())
+    assert set(figures["heldout_loss"]) == {"embedding", "init_word"}
+    assert set(figures["psnr"]) == {"embedding", "init_word", "autoencoder"} and 0 <= figures["silhouette_iou"] <= 1
     for figure in ("heldout_loss", "psnr"):
-        assert set(figures[figure]) == {"embedding", "init_word"}
         assert all(np.isfinite(value) for value in figures[figure].values())
     assert figures["seed"] == config.machine.seed
     assert figures["prior"]["fingerprint"] == tiny_v_prior.info.fingerprint

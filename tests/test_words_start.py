@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from runs import tiny_config, train
@@ -129,3 +130,22 @@ def test_an_encoder_that_is_not_there_is_refused(tiny_v_prior, material: Path, t
         choose_start(tiny_v_prior, InversionSettings(init="encoder"))
     with pytest.raises(InputError, match="there are no words to edit"):
         _train(material, tmp_path, "plain", pipeline__steps=0, pipeline__vectors=3, prompt="blue")
+
+
+@pytest.mark.parametrize(
+    ("overlap", "words", "rough"), [(0.9, 22.0, False), (0.6, 22.0, True), (0.9, 12.0, True), (0.75, 18.0, False)]
+)
+def test_words_that_came_not_far_are_said_to_be_rough(overlap: float, words: float, rough: bool, capsys) -> None:
+    from invert3d_ns.methods.words_report import WordsOutputs, announce
+
+    loss = {"embedding": 0.3, "init_word": 0.4}
+    quality = {"embedding": words, "init_word": 11.0, "autoencoder": 30.0}
+    figures = {"heldout_loss": loss, "psnr": quality, "silhouette_iou": overlap}
+    outputs = WordsOutputs(
+        Path("e"), Path("v"), Path("m"), figures, np.zeros((1, 1, 3), np.uint8), ("blue", "red"), "cat"
+    )
+    announce(outputs)
+    said = " ".join(capsys.readouterr().out.split())
+    assert ("A rough likeness" in said) == rough
+    assert (f"reach {words:.1f} dB, where the prior's autoencoder alone reaches 30.0" in said) == rough
+    assert "It looks like a cat" in said

@@ -1,4 +1,4 @@
-"""How alike two sets of images are: PSNR and structural similarity."""
+"""How alike two sets of images are: PSNR, structural similarity, and overlap of silhouettes on white."""
 
 from __future__ import annotations
 
@@ -11,12 +11,21 @@ from torch.nn import functional
 
 _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
+_SEEN = 0.08
+"""Difference from white from which on a pixel is the object's."""
 
 
 def psnr(images: Float[Tensor, "*B 3 H W"], truth: Float[Tensor, "*B 3 H W"]) -> float:
     """Peak signal-to-noise ratio in dB of images in [0, 1], computed for each image, then averaged; 100 at most."""
     error = (images - truth).square().flatten(-3).mean(-1).clamp_min(1e-10)
     return (-10 * error.log10()).mean().item()
+
+
+def silhouette_overlap(images: Float[Tensor, "*B 3 H W"], truth: Float[Tensor, "*B 3 H W"]) -> float:
+    """Mean intersection over union of what differs from white in images in [0, 1]; 0 where both are all white."""
+    ours, theirs = ((1 - each).amax(-3) > _SEEN for each in (images, truth))
+    both, either = (ours & theirs).flatten(-2).sum(-1), (ours | theirs).flatten(-2).sum(-1)
+    return float((both / either.clamp_min(1)).mean())
 
 
 def ssim(a: Float[Tensor, "B C H W"], b: Float[Tensor, "B C H W"]) -> Float[Tensor, ""]:

@@ -25,7 +25,7 @@ from torch import Tensor
 from invert3d_ns.base.english import with_article
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing.edit import TOKEN, Edit, Space
-from invert3d_ns.editing.phrases import find_phrase, place_term
+from invert3d_ns.editing.phrases import find_phrase, place_term, put_noun
 from invert3d_ns.editing.reading import in_light_of
 from invert3d_ns.prior.conditions import Conditions
 from invert3d_ns.prior.prompts import columns_of, token_count
@@ -127,7 +127,7 @@ def _plain(edit: Edit, init_word: str, suffix: str) -> tuple[str, str]:
     else:
         away, towards = place_term(edit.source, noun), place_term(edit.target, noun)
     if edit.prompt:
-        towards = edit.prompt.replace(TOKEN, towards)
+        towards = put_noun(towards, edit.prompt, TOKEN)
     return towards + suffix, away + suffix
 
 

@@ -59,6 +59,25 @@ def place_term(term: str, noun: str) -> str:
     return with_article(f"{term} {bare}")
 
 
+def put_noun(noun: str, prompt: str, token: str) -> str:
+    """A prompt with a noun in the place of the placeholder, without the noun's article where it has one before it.
+
+    Example:
+        >>> put_noun("a red chair", "a blue <object>", "<object>")
+        'a blue red chair'
+        >>> put_noun("a red chair", "a pencil sketch of <object>", "<object>")
+        'a pencil sketch of a red chair'
+    """
+    bare = re.sub(r"^(an?|the) ", "", noun)
+    first, *rest = prompt.split(token)
+    text = first
+    for piece in rest:
+        led = re.search(r"\b(?:an?|the)(?: [\w-]+)* $", text)
+        words = led[0].split() if led else []
+        text += (bare if words and not _AFTER & set(words) else noun) + piece
+    return text
+
+
 def find_phrase(phrase: str, text: str) -> list[tuple[int, int]]:
     """Where whole words of ``text`` say ``phrase``, as pairs of first and last-plus-one character."""
     pattern = rf"(?<![\w]){re.escape(phrase.strip())}(?![\w])"

@@ -19,8 +19,8 @@ _LASTING = ("color", "pattern", "material")
 def in_light_of(edit: Edit, description: str) -> Edit:
     """The edit with what is known about the object: its noun, and what goes when something of a kind comes.
 
-    "blue" of a "red chair with yellow legs" is "blue instead of red", and the noun is the whole description. An edit
-    that says itself what the object is stays as it is, and so does every one where nothing is known.
+    "blue" of a "red chair with yellow legs" is "blue instead of red", and the noun is the whole description. What an
+    edit says itself of the object counts instead of that; where nothing is known, it stays as it is.
 
     Args:
         edit: as a person asked for it.
@@ -31,7 +31,8 @@ def in_light_of(edit: Edit, description: str) -> Edit:
         >>> edit.source, edit.target, edit.noun
         ('red', 'blue', 'red chair with yellow legs')
     """
-    if edit.noun.strip() or not description.strip():
+    description = edit.noun.strip() or description.strip()
+    if not description:
         return edit
     edit = replace(edit, noun=description)
     if edit.source.strip() or edit.weights:

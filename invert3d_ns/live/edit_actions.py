@@ -111,6 +111,10 @@ class EditActions:
         """The action that brings a saved run of this scene back."""
         return Action("Open", lambda *_: self._open(folder), task=f"Opening {folder.name}")
 
+    def description(self) -> str:
+        """What the object is in plain words, as far as it is known by now; empty if nobody said."""
+        return getattr(self.host, "description", "")
+
     def look_for_runs(self) -> None:
         """Find saved runs of this scene; reads files."""
         if isinstance(self.host, KeepsRuns):

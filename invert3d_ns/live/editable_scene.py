@@ -133,6 +133,11 @@ class EditableScene(SplatScene):
         """Whether there are words, and it is known which prior they are of."""
         return self.words is not None and bool(self._origin)
 
+    @property
+    def description(self) -> str:
+        """What the object is in plain words; empty if nobody said."""
+        return self._origin.get("description", "") if self.knows_words() else ""
+
     def get_extra_state(self) -> dict[str, Any]:
         """What checkpoints hold besides the tensors of splats and words."""
         return {

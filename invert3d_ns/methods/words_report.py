@@ -17,7 +17,7 @@ from torch import Tensor
 from invert3d_ns.base.commandline import quoted_command
 from invert3d_ns.base.english import with_article
 from invert3d_ns.base.files import atomic_path
-from invert3d_ns.base.metrics import psnr
+from invert3d_ns.base.metrics import psnr, silhouette_overlap
 from invert3d_ns.base.provenance import provenance
 from invert3d_ns.editing.color_words import color_shares, recoloring
 from invert3d_ns.runs.report import print_lines, write_metrics
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 PICTURE = "Held-out views (truth above, generated below)"
 """What a run's events call pictures of what its words generate."""
+ROUGH_OVERLAP, ROUGH_GAP = 0.7, 14.0
+"""Silhouettes' overlap below which, and decibels behind the autoencoder above which, words are a rough likeness."""
 _GENERATED_GROUPS = 2
 _PREVIEW_STEPS = 8
 _VIEW_PIXELS = 192
@@ -54,6 +56,13 @@ class WordsOutputs:
     """A target and a source color for the edit that is suggested."""
     description: str = ""
     """What the object is, in plain words, as far as it is known."""
+
+    def is_rough(self) -> bool:
+        """Whether the words' views are far from the object, in outline or in all."""
+        quality = self.figures["psnr"]
+        return (
+            self.figures["silhouette_iou"] < ROUGH_OVERLAP or quality["autoencoder"] - quality["embedding"] > ROUGH_GAP
+        )
 
 
 def comparison(
@@ -80,7 +89,8 @@ def measure(
 
     Returns:
         ``heldout_loss`` (denoising loss, lower is better) and ``psnr`` (generated views against the truth in dB, higher
-        is better), each for ``embedding`` and ``init_word``; and true views above generated ones.
+        is better), each for ``embedding`` and ``init_word``; ``psnr`` also for the ``autoencoder`` alone, which no
+        words can beat; ``silhouette_iou`` of the words' views with the truth; and true views above generated ones.
     """
     assert pipeline.words is not None
     truth, cameras = _heldout(pipeline, bank, groups=_GENERATED_GROUPS)
@@ -89,7 +99,11 @@ def measure(
     heldout_loss = pipeline.inversion_of_prior().heldout_loss
     losses = {name: heldout_loss(condition, bank, draws=8) for name, condition in conditions.items()}
     generated = {name: pipeline.generate(cameras, prompt, seed=seed) for name, prompt in prompts.items()}
-    figures = {"heldout_loss": losses, "psnr": {name: psnr(images, truth) for name, images in generated.items()}}
+    quality = {name: psnr(images, truth) for name, images in generated.items()}
+    with pipeline.prior.use() as prior:
+        quality["autoencoder"] = psnr(prior.decode_latents(prior.encode_images(truth)).to(truth), truth)
+    overlap = silhouette_overlap(generated["embedding"], truth)
+    figures = {"heldout_loss": losses, "psnr": quality, "silhouette_iou": overlap}
     return figures, comparison(truth, generated["embedding"])
 
 
@@ -153,6 +167,13 @@ def announce(outputs: WordsOutputs) -> None:
     """Say where the files are, and how good the words are."""
     loss, quality = outputs.figures["heldout_loss"], outputs.figures["psnr"]
     looks = []
+    if outputs.is_rough():
+        overlap = 100 * outputs.figures["silhouette_iou"]
+        looks.append(
+            f"[bold]A rough likeness:[/bold] views from the words share {overlap:.0f} % of the silhouette and reach "
+            f"{quality['embedding']:.1f} dB, where the prior's autoencoder alone reaches {quality['autoencoder']:.1f}: "
+            "the prior knows few such objects"
+        )
     if outputs.description:
         named = escape(with_article(outputs.description))
         looks.append(f"It looks like {named}; edits start from that (--noun says it better)")

@@ -30,8 +30,6 @@ VECTORS = 32
 FIGURES = {"loss": 4, "psnr": 2, "iou": 3, "clip": 3}
 """What rows hold, and digits: the denoising loss on held-out orbits; generated views against the truth in dB; how well
 their silhouettes overlap; and the similarity of their CLIP vectors."""
-_SEEN = 0.08
-"""Difference from white from which on a pixel is the object's."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +207,7 @@ def grade_views(
     towers: ClipTowers, views: Float[Tensor, "G F 3 H W"], truth: Float[Tensor, "G F 3 H W"]
 ) -> dict[str, float]:
     """How near views come to the truth: PSNR in dB, overlap of silhouettes, similarity of CLIP vectors."""
-    from invert3d_ns.base.metrics import psnr
+    from invert3d_ns.base.metrics import psnr, silhouette_overlap
 
     device = towers.mean.device
     with torch.no_grad():
@@ -219,13 +217,6 @@ def grade_views(
         "iou": silhouette_overlap(views, truth),
         "clip": float((vectors[0] * vectors[1]).sum(-1).mean()),
     }
-
-
-def silhouette_overlap(views: Float[Tensor, "*B 3 H W"], truth: Float[Tensor, "*B 3 H W"]) -> float:
-    """Mean intersection over union of what differs from white."""
-    ours, theirs = ((1 - each).amax(-3) > _SEEN for each in (views, truth))
-    both, either = (ours & theirs).flatten(-2).sum(-1), (ours | theirs).flatten(-2).sum(-1)
-    return float((both / either.clamp_min(1)).mean())
 
 
 def tabulate_inversions(graded: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, str]], dict[str, float]]:

@@ -79,7 +79,8 @@ def prior_networks(prior: MultiViewPrior) -> list[list[torch.nn.Module]]:
     vae = prior.vae
     doors = [[vae.encoder, vae.quant_conv], [vae.decoder, vae.post_quant_conv]]
     halves = [[part for part in door if part is not None] for door in doors]
-    return [[prior.text_encoder], [prior.unet], *halves]
+    views: list[list[torch.nn.Module]] = [] if prior.view_encoder is None else [[prior.view_encoder]]
+    return [[prior.text_encoder], [prior.unet], *halves, *views]
 
 
 def set_tiling(prior: MultiViewPrior, on: bool) -> None:

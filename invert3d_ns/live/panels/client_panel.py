@@ -36,6 +36,7 @@ class ClientPanel:
         self.region = RegionBox()
         self.state = StateView(self.queue, _GREETING, self._notes)
         self._fields: dict[str, Any] = {}
+        self._described = before is not None
         gui, form, box = client.gui, EditForm(), BoxState()
         if before is not None:
             with suppress(InputError):
@@ -143,7 +144,15 @@ class ClientPanel:
                 return self.actions.open(run.folder)
         raise InputError("there is no saved run of this scene yet; apply an edit, then press Save")
 
+    def _show_description(self) -> None:
+        """Fill in what the object is, once that is known, unless somebody typed something else."""
+        described, field = self.actions.description(), self._fields["noun"]
+        if described and not self._described:
+            self._described = True
+            field.value = field.value or described
+
     def _show_runs(self) -> None:
+        self._show_description()
         titles = tuple(run.title for run in self.actions.runs)
         if titles and titles != tuple(self._runs.options):
             self._runs.options = titles
