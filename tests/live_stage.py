@@ -89,6 +89,7 @@ class StandInPrior:
 
     class info:
         image_size = 16
+        words = ()
 
     @contextmanager
     def use(self) -> Iterator[Any]:

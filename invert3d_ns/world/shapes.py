@@ -280,6 +280,19 @@ def part_names() -> frozenset[str]:
     return frozenset(part for shape in shapes for part in (*shape.second, *((shape.main,) if shape.main else ())))
 
 
+def part_heights(name: str) -> dict[str, float]:
+    """How high the named parts of a class stand, 0 at the foot to 1 at the top; empty for other words."""
+    if name not in CLASSES:
+        return {}
+    primitives = CLASSES[name](np.random.default_rng(0)).primitives
+    low = min(p.center[2] - p.half_extents()[2] for p in primitives)
+    high = max(p.center[2] + p.half_extents()[2] for p in primitives)
+    heights: dict[str, list[float]] = {}
+    for p in primitives:
+        heights.setdefault(p.part, []).append((p.center[2] - low) / (high - low))
+    return {part: float(np.mean(values)) for part, values in heights.items()}
+
+
 def parts_of(name: str) -> tuple[str, ...]:
     """Names that captions have for parts of objects of a class, the largest part's last; none for other words."""
     if name not in CLASSES:
