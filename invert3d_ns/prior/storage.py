@@ -75,6 +75,7 @@ def save_prior(
             module = copy.deepcopy(getattr(prior, name)).to("cpu", dtype)
             module.save_pretrained(temporary / name, max_shard_size=max_shard_size, safe_serialization=True)
         prior.tokenizer.save_pretrained(temporary / "tokenizer")
+        _forget_origin(temporary / "tokenizer" / "tokenizer_config.json")
         # transformers 5 writes tokenizer.json only; version 4 reads the vocabulary and merges.
         prior.tokenizer.backend_tokenizer.model.save(str(temporary / "tokenizer"))
         prior.scheduler.save_pretrained(temporary / "scheduler")  # type: ignore[attr-defined]
@@ -84,6 +85,13 @@ def save_prior(
             file.chmod(0o644)
         (temporary / DESCRIPTION).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         write_manifest(temporary)
+
+
+def _forget_origin(path: Path) -> None:
+    """Take out of a tokenizer's config how it was loaded, which transformers writes into what it saves."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    kept = {key: value for key, value in config.items() if key not in ("is_local", "local_files_only")}
+    path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 
 def networks_of(prior: MultiViewPrior) -> tuple[str, ...]:
