@@ -153,9 +153,15 @@ CASES = [
     case("train on text", "ns-train invert3d --data notes.txt", "notes.txt"),
     case("train on an empty folder", "ns-train invert3d --data case", "case"),
     case(
-        "train an edit of splats", "ns-train invert3d-edit --data ball.ply --prompt blue", "there are no words to edit"
+        "train an edit of splats",
+        "ns-train invert3d-edit --data ball.ply --prompt blue --pipeline.init word",
+        "there are no words to edit",
     ),
-    case("train an edit of the demo", "ns-train invert3d-edit --prompt blue", "there are no words to edit"),
+    case(
+        "train an edit of the demo",
+        "ns-train invert3d-edit --prompt blue --pipeline.init word",
+        "there are no words to edit",
+    ),
     case("train an edit without words", "ns-train invert3d-edit --data run", "nothing to edit; give --prompt"),
     case("train an empty edit", ["ns-train", "invert3d-edit", "--data", "run", "--prompt", ""], "the prompt is empty"),
     case(

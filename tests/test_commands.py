@@ -27,7 +27,7 @@ from invert3d_ns.commands.options import OrbitOptions
 
 GROUPS = {
     "prior": {"list", "fetch", "check", "convert"},
-    "train": {"prior", "clip", "judge", "demo"},
+    "train": {"prior", "encoder", "clip", "judge", "demo"},
     "evaluate": {"prior", "inversion", "edit", "clip"},
     "bench": {"rasterization", "inversion", "editing", "startup", "prior"},
 }

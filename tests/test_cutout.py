@@ -17,7 +17,8 @@ SIDE = 160
 
 def _grid() -> tuple[torch.Tensor, torch.Tensor]:
     line = torch.linspace(-1, 1, SIDE)
-    return torch.meshgrid(line, line, indexing="ij")
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    return y, x
 
 
 def _wall() -> torch.Tensor:

@@ -6,6 +6,7 @@ import functools
 import json
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -116,7 +117,7 @@ def test_evaluate_inversion(prior_folder: Path, tmp_path: Path) -> None:
         assert ("loss" in row) == (row["words"] != "autoencoder")
     assert "least gain over the caption in dB, word + 2 steps" in figures
     with Image.open(tmp_path / "r" / "views.png") as picture:
-        assert picture.size == (4 * 4 * 64, 2 * 64)
+        assert picture.size == (4 * 4 * 64, 64)
 
 
 @pytest.mark.parametrize("what", ["inversion", "rasterization"])
@@ -229,7 +230,7 @@ def robot() -> InversionObject:
 
 
 def test_words_that_were_not_trained_are_the_init_word(tiny_v_prior, towers, robot) -> None:
-    settings = {"vectors": 1, "sampling_steps": 1, "groups": 2}
+    settings: dict[str, Any] = {"vectors": 1, "sampling_steps": 1, "groups": 2}
     rows, views = evaluate_object(tiny_v_prior, towers, robot, 0, [Start("word", 0)], **settings)
     assert [row["words"] for row in rows] == ["autoencoder", "init word", "caption", "word alone"]
     _, init, caption, words = rows
@@ -244,7 +245,7 @@ def test_words_that_were_not_trained_are_the_init_word(tiny_v_prior, towers, rob
 
 
 def test_training_moves_only_the_words_and_repeats_by_seed(tiny_v_prior, towers, robot) -> None:
-    settings = {"vectors": 1, "sampling_steps": 1, "groups": 2}
+    settings: dict[str, Any] = {"vectors": 1, "sampling_steps": 1, "groups": 2}
     evaluate = functools.partial(evaluate_object, tiny_v_prior, towers, robot, 0, **settings)
     first, again = ([{**row, "seconds": 0} for row in evaluate([Start("word", 2)])[0]] for _ in range(2))
     untrained = [{**row, "seconds": 0} for row in evaluate([Start("word", 0)])[0]]

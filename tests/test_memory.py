@@ -103,18 +103,6 @@ def test_options_change_no_result(options: dict[str, Any], prior, plain) -> None
     assert all(parameter.grad is None for parameter in prior.parameters())
 
 
-@pytest.mark.parametrize("mode", ["model", "sequential"])
-def test_a_view_encoder_is_brought_where_it_computes(mode: Any, tiny_encoding_prior) -> None:
-    prior = copy.deepcopy(tiny_encoding_prior)
-    latents, cameras = torch.randn(1, 3, 4, 4, 4), torch.eye(4).flatten().expand(1, 3, 16)
-    expected = prior.encode_views(latents, cameras)
-    assert [prior.view_encoder] in prior_networks(prior)
-    prior.offload = Offload(prior_networks(prior), CPU, mode)
-    torch.testing.assert_close(prior.encode_views(latents, cameras), expected, rtol=0, atol=0)
-    assert prior.encode_prompt("a red cube").shape == (1, 77, 24)
-    prior.offload.remove()
-
-
 def test_compiling_changes_no_result(prior, plain, monkeypatch: pytest.MonkeyPatch) -> None:
     # The graphs that are captured, without the minute in which a C++ compiler makes kernels of them.
     compiler, graphs = torch.nn.Module.compile, []

@@ -126,7 +126,7 @@ def test_a_run_begins_with_a_few_lines_and_not_with_all_settings(tmp_path, capfd
     config.print_to_terminal()
     said = capfd.readouterr().out
     assert len(said.splitlines()) <= 10
-    for word in ("invert3d", "the bundled demo", "bundled", "words 400", "edit 60", "seed 42", "[out]", "config.yml"):
+    for word in ("invert3d", "the bundled demo", "bundled", "words 100", "edit 60", "seed 42", "[out]", "config.yml"):
         assert word in said
 
 

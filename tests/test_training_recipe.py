@@ -25,7 +25,7 @@ def _run(arguments: list[str]) -> int:
 
 def _tiny(out: Path, *extra: str) -> list[str]:
     numbers = ["--objects", "8", "--images", "8", "--autoencoder-steps", "2", "--decoder-steps", "2"]
-    options = ["--denoiser-steps", "2", "--no-gates", "--no-evaluate"]
+    options = ["--denoiser-steps", "2", "--assemblies", "6", "--encoder-steps", "2", "--no-gates", "--no-evaluate"]
     return ["train", "prior", "--out", str(out), *numbers, *options, *extra]
 
 

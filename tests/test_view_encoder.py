@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.prior.checkpoints import has_view_encoder, load_prior, save_prior
+from invert3d_ns.prior.memory import prior_networks
+from invert3d_ns.prior.offload import Offload
 from invert3d_ns.scenes.cameras import camera_condition
 
 
@@ -127,3 +131,15 @@ def test_prompts_of_a_batch_have_words_of_their_own(tiny_encoding_prior, views) 
     mixed = prior.encode_prompt(["a cat", "<object>"], {"<object>": words})
     torch.testing.assert_close(mixed[0], prior.encode_prompt("a cat")[0], atol=1e-5, rtol=0)
     torch.testing.assert_close(mixed[1], together[1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["model", "sequential"])
+def test_a_view_encoder_is_brought_where_it_computes(mode: Any, tiny_encoding_prior) -> None:
+    prior = copy.deepcopy(tiny_encoding_prior)
+    latents, cameras = torch.randn(1, 3, 4, 4, 4), torch.eye(4).flatten().expand(1, 3, 16)
+    expected = prior.encode_views(latents, cameras)
+    assert [prior.view_encoder] in prior_networks(prior)
+    prior.offload = Offload(prior_networks(prior), torch.device("cpu"), mode)
+    torch.testing.assert_close(prior.encode_views(latents, cameras), expected, rtol=0, atol=0)
+    assert prior.encode_prompt("a red cube").shape == (1, 77, 24)
+    prior.offload.remove()

@@ -10,7 +10,7 @@ import tyro
 
 from invert3d_ns.base.outputs import check_folder
 from invert3d_ns.base.ranges import above, at_least
-from invert3d_ns.commands.options import LARGEST_SEED
+from invert3d_ns.commands.options import LARGEST_SEED, PriorName
 
 MOST_OBJECTS = 1_000_000
 """Objects in a training set; with eight views each they take 130 GB."""
@@ -129,11 +129,9 @@ class TrainPrior(WorldOptions, TrainingOptions):
 
 
 @dataclass
-class TrainEncoder(TrainingOptions):
+class TrainEncoder(PriorName, TrainingOptions):
     """Make a view encoder, which says an object's words in one look, for a prior that stays as it is."""
 
-    prior: str = "bundled"
-    """Name or path of the prior."""
     data: tuple[Path, ...] = ()
     """Scenes to learn from: splat files or runs. Without, objects of the procedural world."""
     objects: Annotated[int, at_least(1, MOST_OBJECTS)] = 64

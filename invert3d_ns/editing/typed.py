@@ -6,7 +6,6 @@ import re
 from functools import cache
 
 from invert3d_ns.base.english import with_article
-from invert3d_ns.world.shapes import part_names
 
 _IT = r"(?:it|this|that|the object|the thing)"
 _LEADS = (
@@ -28,6 +27,8 @@ def as_edit_words(text: str) -> tuple[str, str]:
         >>> as_edit_words("striped legs"), as_edit_words("make the wheels white")
         (('with striped legs', 'legs'), ('with white wheels', 'wheels'))
     """
+    from invert3d_ns.world.shapes import part_names  # numpy, which --help does not need
+
     text = " ".join(text.split())
     made = re.fullmatch(_MAKE_PART, text, re.IGNORECASE)
     if made and made["part"].lower() in part_names():

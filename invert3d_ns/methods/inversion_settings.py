@@ -96,13 +96,25 @@ class InversionSettings(PhasedPipelineConfig):
         edits = self.model.prompt is not None or self.edit_options != EditOptions()
         steps = {
             "splats": f"{self.splat_steps} (none if they exist)" if self.splat_steps else "",
-            "words": ("the prior's own number" if self.steps is None else str(self.steps)) if learns else "",
+            "words": self._steps_in_words() if learns else "",
             "edit": str(self.edit.total_steps) if edits else "",
         }
         return (
             ("prior", self.prior if learns or self.prior != "bundled" else "the one that the words are of"),
             ("steps", ", ".join(f"{name} {text}" for name, text in steps.items() if text)),
         )
+
+    def _steps_in_words(self) -> str:
+        from invert3d_ns.prior.checkpoints import converted_folder
+        from invert3d_ns.prior.storage import read_info
+
+        if self.steps is not None:
+            return str(self.steps)
+        try:
+            folder = converted_folder(self.prior)
+            return str(read_info(folder).inversion_steps) if folder is not None else "as many as the prior wants"
+        except InputError:  # said where the prior is loaded
+            return "as many as the prior wants"
 
     def find_own_files(self, folder: Path) -> None:
         """Look for the file of edits in the run's own folder, in place, where it is not there any more."""

@@ -214,7 +214,7 @@ def _load_view_encoder(folder: Path) -> Any:
     weights = _read_shards(folder, torch.float32)
     config = read_network_config(folder / CONFIG, len(weights))
     with torch.device("meta"):
-        encoder = ViewEncoder.from_config(config)
+        encoder: Any = ViewEncoder.from_config(config)
     load_strictly(encoder, weights, VIEW_ENCODER, assign=True)
     return encoder
 

@@ -77,7 +77,7 @@ def with_rays(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     if takes_rays(unet):
         return unet
     config: dict[str, Any] = dict(unet.config)
-    wider = UNet2DConditionModel.from_config(config | {"in_channels": config["out_channels"] + RAY_CHANNELS})
+    wider: Any = UNet2DConditionModel.from_config(config | {"in_channels": config["out_channels"] + RAY_CHANNELS})
     state = unet.state_dict()
     kernel = state["conv_in.weight"]
     state["conv_in.weight"] = nn.functional.pad(kernel, (0, 0, 0, 0, 0, RAY_CHANNELS))

@@ -178,7 +178,7 @@ class Recipe:
         return {
             "autoencoder": common,
             "decoder": common | steps,
-            "encoder": common | steps | {"--start": content, "--assemblies": self.assemblies},
+            "encoder": common | {"--start": content, "--assemblies": self.assemblies} | steps,
             "denoiser": common
             | steps
             | {

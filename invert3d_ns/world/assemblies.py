@@ -26,7 +26,7 @@ MIRRORED_SHARE, SOFT_SHARE, CLASS_SHARE = 0.65, 0.25, 0.2
 a class instead of on a body."""
 ROUND_KINDS: tuple[Kind, ...] = ("ellipsoid", "ellipsoid", "ellipsoid", "cone", "cone")
 KINDS: tuple[Kind, ...] = ("ellipsoid", "ellipsoid", "box", "box", "cone", "cone", "torus", "cup", "prism")
-PART_WORDS: dict[Kind, str] = {
+PART_WORDS: dict[str, str] = {
     "ellipsoid": "ball",
     "box": "box",
     "cone": "cone",
@@ -121,7 +121,10 @@ def _solid(rng: np.random.Generator, kinds: tuple[Kind, ...], size: float, part:
     """A primitive of a mean half size, thin ones and flat ones among them."""
     kind = kinds[rng.integers(len(kinds))]
     a, b, c = size * np.exp(rng.normal(0, 0.45, 3)).clip(0.3, 2.5)
-    turn = (0.0, 0.0, 0.0) if rng.random() < 0.5 else tuple(float(v) for v in rng.choice([0, 0, 30, -45, 90, 60], 3))
+    turn = (0.0, 0.0, 0.0)
+    if rng.random() >= 0.5:
+        a_, b_, c_ = (float(v) for v in rng.choice([0, 0, 30, -45, 90, 60], 3))
+        turn = (a_, b_, c_)
     thin = max(0.05, 0.12 * size)
     if kind == "torus":
         sizes: tuple[float, ...] = (max(a, 2 * thin), max(thin, 0.3 * b))

@@ -78,12 +78,12 @@ def smooth_background(rgb: Float[Tensor, "H W 3"]) -> Float[Tensor, "H W 3"] | N
     border = torch.ones(height, width, dtype=torch.bool)
     border[rim:-rim, rim:-rim] = False
     design, values = terms[border], rgb[border].double()
-    kept = torch.ones(len(design), dtype=torch.bool)
+    surface, off = values[:6], torch.zeros(len(values), dtype=torch.float64)
     for _ in range(4):  # what crosses the border, feet or shadows, is left out step by step
+        kept = off <= max(float(off.median()) * 3, _SMOOTH)
         surface = torch.linalg.lstsq(design[kept], values[kept], driver="gelsd").solution
         off = (design @ surface - values).abs().amax(-1)
-        kept = off < max(float(off.median()) * 3, _SMOOTH)
-    if (off < _SMOOTH).double().mean() < _SHARE:
+    if float(off.lt(_SMOOTH).float().mean()) < _SHARE:
         return None
     return (terms @ surface).clamp(0, 1).float()
 
