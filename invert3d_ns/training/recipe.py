@@ -202,7 +202,7 @@ class Recipe:
             "decoder": ("autoencoder", "decoder"),
             "encoder": ("autoencoder", "encoder"),
             "denoiser": ("autoencoder", "encoder", "denoiser"),
-            "export": ("autoencoder", "denoiser"),
+            "export": ("autoencoder", "encoder", "denoiser"),
         }
         if stage == "data":
             return
