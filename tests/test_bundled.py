@@ -18,7 +18,8 @@ from invert3d_ns.metrics.prior_quality import evaluate_prior
 from invert3d_ns.prior.checkpoints import load_prior
 from invert3d_ns.prior.multiview import MultiViewPrior
 from invert3d_ns.words.bank import build_bank
-from invert3d_ns.words.cti import CameraTextInversion, fit_words
+from invert3d_ns.words.cti import TOKEN, CameraTextInversion, fit_words
+from invert3d_ns.world.data import world_views
 
 FOLDER = Path(invert3d_ns.prior.__file__).parent / "bundled"
 
@@ -57,3 +58,19 @@ def test_words_of_an_unseen_object_beat_the_word_they_started_from(bundled: Mult
     initial = inversion.initial_words(8, bundled.info.init_word)
     words = fit_words(inversion, bank, initial, steps=60)
     assert inversion.heldout_loss(words, bank) < 0.95 * inversion.heldout_loss(bundled.info.init_word, bank)
+
+
+def test_words_in_one_look_are_the_objects_own(bundled: MultiViewPrior, tmp_path: Path) -> None:
+    """Held-out assemblies: the view encoder's words of one orbit denoise another better than another's, or none."""
+    data = world_views(tmp_path, 8, seed=90, views=8, kind="assemblies", plain=True)
+    latents, cameras = bundled.encode_images(data.images(slice(None))), data.cameras()
+    words = bundled.encode_views(latents[:, ::2], cameras[:, ::2])
+    noise = torch.randn(latents[:, 1::2].shape, generator=torch.Generator().manual_seed(1))
+
+    def loss(context: torch.Tensor) -> float:
+        t = torch.full((8,), 995)
+        return float(bundled.prediction_loss(latents[:, 1::2], noise, t, context, cameras[:, 1::2]))
+
+    own, other = (bundled.encode_prompt([TOKEN] * 8, {TOKEN: each}) for each in (words, words.roll(1, 0)))
+    right, swapped, without = loss(own), loss(other), loss(bundled.encode_prompt([""] * 8))
+    assert right < 0.75 * swapped and right < 0.85 * without, (right, swapped, without)

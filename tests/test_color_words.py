@@ -20,10 +20,10 @@ def test_colors_of_a_ball_that_is_red_in_front_and_blue_behind() -> None:
     assert sum(shares.values()) == pytest.approx(1.0) and set(shares) == set(COLORS)
 
 
-def test_the_demo_is_orange_and_green_is_suggested() -> None:
+def test_the_demo_is_red_and_green_is_suggested() -> None:
     shares = color_shares(read_object(DEMO_SCENE)[0])
-    assert shares["orange"] > 0.4 and shares["blue"] > 0.1
-    assert recoloring(shares) == ("green", "orange")
+    assert shares["red"] > 0.4 and shares["yellow"] > 0.1
+    assert recoloring(shares) == ("green", "red")
 
 
 @pytest.mark.parametrize("source", COLORS)

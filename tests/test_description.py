@@ -79,6 +79,7 @@ def test_an_embedding_keeps_its_description(tiny_v_prior, tmp_path: Path) -> Non
     [
         ("blue", "red chair with yellow legs", "red", "blue"),
         ("make it blue", "red chair", "red", "blue"),
+        ("a green chair", "red chair with yellow legs", "red", "green"),
         ("spotted", "red striped chair", "striped", "spotted"),
         ("spotted", "red chair", "", ""),
         ("in van gogh style", "red chair", "", ""),

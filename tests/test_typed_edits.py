@@ -34,6 +34,7 @@ INFO = PriorInfo(
         ("a green chair", "a green chair", ""),
         ("shiny metal", "shiny metal", ""),
         ("legs", "legs", ""),
+        ("remove the legs", "without legs", ""),
     ],
 )
 def test_words_are_put_as_edits_take_them(typed: str, words: str, part: str) -> None:

@@ -133,7 +133,7 @@ def test_an_encoder_that_is_not_there_is_refused(tiny_v_prior, material: Path, t
 
 
 @pytest.mark.parametrize(
-    ("overlap", "words", "rough"), [(0.9, 22.0, False), (0.6, 22.0, True), (0.9, 12.0, True), (0.75, 18.0, False)]
+    ("overlap", "words", "rough"), [(0.9, 22.0, False), (0.6, 22.0, True), (0.9, 9.0, True), (0.75, 16.0, False)]
 )
 def test_words_that_came_not_far_are_said_to_be_rough(overlap: float, words: float, rough: bool, capsys) -> None:
     from invert3d_ns.methods.words_report import WordsOutputs, announce

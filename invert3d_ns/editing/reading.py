@@ -37,13 +37,20 @@ def in_light_of(edit: Edit, description: str) -> Edit:
     edit = replace(edit, noun=description)
     if edit.source.strip() or edit.weights:
         return edit
-    asked = asked_words(edit)
+    asked = _without_noun(asked_words(edit), description)
     kind = kind_of(asked)
     if kind not in _LASTING:
         return edit
     before = re.split(r"\bwith\b", description)[0].split()
     source = next((word for word in before if kind_of(word) == kind), "")
     return replace(edit, prompt="", source=source, target=asked) if source and source != asked else edit
+
+
+def _without_noun(asked: str, description: str) -> str:
+    """What is asked for, less the object's own noun: "a green chair of", said of a chair, is "green"."""
+    noun = re.split(r"\bwith\b", description)[0].split()[-1:]
+    words = re.fullmatch(r"(?:an?|the) (.+) (\S+) of", asked)
+    return words[1] if words and [words[2].lower()] == noun else asked
 
 
 def unknown_in(edits: Sequence[Edit], info: PriorInfo) -> str:

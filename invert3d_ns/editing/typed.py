@@ -38,6 +38,9 @@ def as_edit_words(text: str) -> tuple[str, str]:
         if match:
             text = match["rest"]
             break
+    removed = re.fullmatch(r"(?:please )?(?:remove|delete|drop) (?:the |its )?(?P<rest>.+)", text, re.IGNORECASE)
+    if removed:
+        return f"without {removed['rest']}", ""
     given = re.fullmatch(_GIVE, text, re.IGNORECASE)
     if given:
         text = given["rest"]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 PICTURE = "Held-out views (truth above, generated below)"
 """What a run's events call pictures of what its words generate."""
-ROUGH_OVERLAP, ROUGH_GAP = 0.7, 14.0
+ROUGH_OVERLAP, ROUGH_GAP = 0.7, 20.0
 """Silhouettes' overlap below which, and decibels behind the autoencoder above which, words are a rough likeness."""
 _GENERATED_GROUPS = 2
 _PREVIEW_STEPS = 8

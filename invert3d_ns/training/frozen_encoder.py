@@ -91,9 +91,8 @@ def train_encoder(
         InputError: ``folder`` has a checkpoint of a training with other settings, or a scene cannot be seen.
     """
     banks = [build_bank(renderer(cloud), prior, groups=ORBITS, heldout_groups=1, seed=seed) for cloud in scenes]
-    encoder = encoder_for(prior, seed)
-    encoder.to(device=prior.device)
-    prior.view_encoder = encoder
+    prior.view_encoder = encoder = encoder_for(prior, seed)
+    prior.to(prior.device)
     own = {"--seed": seed, "the prior": prior.info.fingerprint, "scenes": len(scenes)}
     name = "view-encoder"
     stage = Stage(
