@@ -15,6 +15,16 @@ def with_article(words: str) -> str:
     return f"{'an' if words[:1].lower() in tuple('aeiou') else 'a'} {words}"
 
 
+def with_article_unless_plural(words: str) -> str:
+    """The words after "a" or "an", as they are if they end as a plural does.
+
+    Example:
+        >>> with_article_unless_plural("yellow legs"), with_article_unless_plural("red roof")
+        ('yellow legs', 'a red roof')
+    """
+    return words if words.endswith("s") else with_article(words)
+
+
 def counted(count: int, total: int, noun: str) -> str:
     """``3 of 8 images``; ``all 8 images`` where it is every one."""
     return f"all {total} {noun}" if count == total else f"{count} of {total} {noun}"

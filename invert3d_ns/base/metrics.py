@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -21,9 +21,14 @@ def psnr(images: Float[Tensor, "*B 3 H W"], truth: Float[Tensor, "*B 3 H W"]) ->
     return (-10 * error.log10()).mean().item()
 
 
+def object_pixels(images: Float[Tensor, "*B 3 H W"]) -> Bool[Tensor, "*B H W"]:
+    """Where images in [0, 1] of an object on white show the object."""
+    return (1 - images).amax(-3) > _SEEN
+
+
 def silhouette_overlap(images: Float[Tensor, "*B 3 H W"], truth: Float[Tensor, "*B 3 H W"]) -> float:
     """Mean intersection over union of what differs from white in images in [0, 1]; 0 where both are all white."""
-    ours, theirs = ((1 - each).amax(-3) > _SEEN for each in (images, truth))
+    ours, theirs = object_pixels(images), object_pixels(truth)
     both, either = (ours & theirs).flatten(-2).sum(-1), (ours | theirs).flatten(-2).sum(-1)
     return float((both / either.clamp_min(1)).mean())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from invert3d_ns.base.english import with_article
+from invert3d_ns.base.english import with_article_unless_plural
 
 _IT = r"(?:it|this|that|the object|the thing)"
 _LEADS = (
@@ -50,8 +50,7 @@ def as_edit_words(text: str) -> tuple[str, str]:
     words = text.lower().split()
     bare = [word for word in words if word not in ("a", "an", "the", "its", "with")]
     if len(bare) > 1 and bare[-1] in part_names() and "of" not in words and words[0] not in ("in", "at", "without"):
-        phrase = " ".join(bare)
-        return f"with {phrase if bare[-1].endswith('s') else with_article(phrase)}", bare[-1]
+        return f"with {with_article_unless_plural(' '.join(bare))}", bare[-1]
     return text, ""
 
 

@@ -18,6 +18,7 @@ from invert3d_ns.editing.scene_edit_config import SceneEditConfig
 from invert3d_ns.prior.settings import PriorOptions
 from invert3d_ns.runs.pipeline import PhasedPipelineConfig
 from invert3d_ns.words.bank import MOST_HELD_OUT
+from invert3d_ns.words.cti import VECTORS
 from invert3d_ns.words.embedding import ObjectEmbedding
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 Init = Literal["encoder", "word"]
 """Where words start from."""
-VECTORS = 32
-"""Words that are learned from a word, if nothing else is asked for (Invert3D, official code)."""
 
 
 @dataclass

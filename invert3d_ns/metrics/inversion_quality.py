@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from invert3d_ns.words.bank import LatentBank
     from invert3d_ns.words.cti import CameraTextInversion
 
-VECTORS = 32
-"""Words that start from a word, if nothing else is asked for."""
 FIGURES = {"loss": 4, "psnr": 2, "iou": 3, "clip": 3}
 """What rows hold, and digits: the denoising loss on held-out orbits; generated views against the truth in dB; how well
 their silhouettes overlap; and the similarity of their CLIP vectors."""
@@ -85,7 +83,6 @@ def invert_splats(
     init: Literal["encoder", "word"] | None = None,
     groups: int,
     heldout_groups: int,
-    per_view_timesteps: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[LatentBank, CameraTextInversion, Float[Tensor, "N D"]]:
     """Invert splats with the prior's own timesteps, jitter and learning rate.
@@ -95,11 +92,10 @@ def invert_splats(
         cloud: the object, in the object frame.
         seed: of the bank's orbits, the jitter and every step.
         steps: optimization steps.
-        vectors: number N of pseudo-words; the view encoder's, or :data:`VECTORS` from a word, if None.
+        vectors: number N of pseudo-words; the view encoder's, or :data:`.cti.VECTORS` from a word, if None.
         init: where they start from; the view encoder if the prior has one and N is its, if None.
         groups: orbits in the bank.
         heldout_groups: orbits that no step sees.
-        per_view_timesteps: see :class:`.settings.Objective`.
         progress: called with the steps done and their number.
 
     Returns:
@@ -110,7 +106,7 @@ def invert_splats(
     from invert3d_ns.words.settings import Objective
 
     bank = build_bank(renderer(cloud), prior, groups=groups, heldout_groups=heldout_groups, seed=seed)
-    inversion = CameraTextInversion(prior, Objective(per_view_timesteps, prior.info.inversion_timesteps), seed=seed)
+    inversion = CameraTextInversion(prior, Objective(timestep_range=prior.info.inversion_timesteps), seed=seed)
     encoder = prior.view_encoder
     if init is None:
         init = "encoder" if encoder is not None and vectors in (None, encoder.vectors) else "word"
@@ -126,7 +122,7 @@ def find_words(
     progress: Callable[[int, int], None] | None = None,
 ) -> Float[Tensor, "N D"]:
     """Words of a bank's object from one start."""
-    from invert3d_ns.words.cti import fit_words
+    from invert3d_ns.words.cti import VECTORS, fit_words
 
     info = inversion.prior.info
     if start.init == "encoder":

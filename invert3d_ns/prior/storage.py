@@ -169,7 +169,7 @@ def load_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Multi
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTokenizer
 
-    from invert3d_ns.prior.conversion import build_text_encoder, load_strictly
+    from invert3d_ns.prior.conversion import build_text_encoder
     from invert3d_ns.prior.matching import check_parts_match
     from invert3d_ns.prior.multiview import MultiViewPrior
 
@@ -180,20 +180,16 @@ def load_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Multi
     networks: dict[str, Any] = {}
     try:
         with quiet_libraries():
-            # Not from_pretrained: it fills weights that a damaged folder lacks with random numbers, and takes time to
-            # draw random numbers that it then overwrites.
             for part, kind in kinds.items():
-                weights = _read_shards(folder / part, dtype)
-                config = read_network_config(folder / part / CONFIG, len(weights))
-                with torch.device("meta"):
-                    networks[part] = kind.from_config(config)
-                load_strictly(networks[part], weights, part, assign=True)
+                networks[part] = _load_network(kind, folder / part, dtype)
             part = "text_encoder"
             weights = _read_shards(folder / part, torch.float32)
             networks[part] = build_text_encoder(read_network_config(folder / part / CONFIG, len(weights)), weights)
             part = VIEW_ENCODER
             if (folder / part).is_dir():
-                networks[part] = _load_view_encoder(folder / part)
+                from invert3d_ns.prior.view_encoder import ViewEncoder
+
+                networks[part] = _load_network(ViewEncoder, folder / part, torch.float32)
             part = "tokenizer"
             networks[part] = CLIPTokenizer.from_pretrained(folder / part, local_files_only=True)
             part = "scheduler"
@@ -207,16 +203,17 @@ def load_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Multi
     return prior.to(device)
 
 
-def _load_view_encoder(folder: Path) -> Any:
+def _load_network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    # Not from_pretrained: it fills weights that a damaged folder lacks with random numbers, and takes time to draw
+    # random numbers that it then overwrites.
     from invert3d_ns.prior.conversion import load_strictly
-    from invert3d_ns.prior.view_encoder import ViewEncoder
 
-    weights = _read_shards(folder, torch.float32)
+    weights = _read_shards(folder, dtype)
     config = read_network_config(folder / CONFIG, len(weights))
     with torch.device("meta"):
-        encoder: Any = ViewEncoder.from_config(config)
-    load_strictly(encoder, weights, VIEW_ENCODER, assign=True)
-    return encoder
+        network = kind.from_config(config)
+    load_strictly(network, weights, folder.name, assign=True)
+    return network
 
 
 def _read_shards(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:

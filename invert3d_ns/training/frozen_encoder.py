@@ -108,15 +108,15 @@ def train_encoder(
 def _loss(prior: MultiViewPrior, banks: Sequence[LatentBank], generator: torch.Generator) -> Tensor:
     chosen = torch.randint(len(banks), (min(SCENES, len(banks)),), generator=generator).tolist()
     orders = [torch.randperm(len(banks[index]), generator=generator)[:2].tolist() for index in chosen]
-    shown, asked = (
-        [torch.stack(parts) for parts in zip(*pairs, strict=True)]
-        for pairs in (
-            [(banks[i].latents[order[k]], banks[i].cameras[order[k]]) for i, order in zip(chosen, orders, strict=True)]
-            for k in (0, -1)
-        )
-    )
+
+    def views(which: int) -> tuple[Tensor, Tensor]:
+        picked = [(banks[index], order[which]) for index, order in zip(chosen, orders, strict=True)]
+        latents, cameras = ([getattr(bank, name)[k] for bank, k in picked] for name in ("latents", "cameras"))
+        return torch.stack(latents), torch.stack(cameras)
+
+    (shown, seen), (asked, cameras) = views(0), views(-1)
     low, high = (round(share * prior.num_timesteps) for share in prior.info.inversion_timesteps)
     t = torch.randint(low, max(high, low + 1), (len(chosen),), generator=generator).to(prior.device)
-    noise = torch.randn(asked[0].shape, generator=generator).to(asked[0])
-    context = prior.encode_prompt([TOKEN] * len(chosen), {TOKEN: prior.encode_views(*shown)})
-    return prior.prediction_loss(asked[0], noise, t, context, asked[1])
+    noise = torch.randn(asked.shape, generator=generator).to(asked)
+    context = prior.encode_prompt([TOKEN] * len(chosen), {TOKEN: prior.encode_views(shown, seen)})
+    return prior.prediction_loss(asked, noise, t, context, cameras)

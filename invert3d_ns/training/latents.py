@@ -40,7 +40,7 @@ class LatentCache:
         shape = (count, views, channels, size, size)
         latents, fresh = open_store(folder / f"latents-{stem}.npy", np.float16, shape)
         known, _ = open_store(folder / f"latents-known-{stem}.npy", np.bool_, (count,))
-        self.rows = (data.styles > 0).cumsum(0) - 1
+        self.rows = data.photo_rows()
         photos = None
         if data.photos is not None:
             photos, also_fresh = open_store(

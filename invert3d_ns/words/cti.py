@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 TOKEN = "<object>"
 """The placeholder in prompts that stands for the learned vectors."""
+VECTORS = 32
+"""Words that are learned from a word, if nothing else is asked for (Invert3D, official code)."""
 ENCODED_GROUPS = 4
 """Orbits that the view encoder looks at. Each word stands for a place, so that means of words mean something."""
 

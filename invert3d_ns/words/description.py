@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from invert3d_ns.base.english import with_article
+from invert3d_ns.base.english import with_article, with_article_unless_plural
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,8 +66,7 @@ class Description:
         words = " ".join(word for word in (self.color, self.pattern, self.noun) if word)
         if not self.part:
             return words
-        part = f"{self.part_color} {self.part}"
-        return f"{words} with {part if part.endswith('s') else with_article(part)}"
+        return f"{words} with {with_article_unless_plural(f'{self.part_color} {self.part}')}"
 
 
 @torch.no_grad()
@@ -115,13 +114,13 @@ def describe_views(towers: ClipTowers, views: Float[Tensor, "F 3 H W"], noun: st
     return found if fits >= KNOWN else replace(found, noun=UNNAMED, part="", part_color="")
 
 
-def describe_splats(towers: ClipTowers, cloud: SplatCloud, noun: str = "") -> Description:
+def describe_splats(towers: ClipTowers, cloud: SplatCloud) -> Description:
     """Describe an object of splats, in the object frame, from eight views around it."""
     from invert3d_ns.scenes.rendering import render_orbit
 
     azimuths = 22.5 + torch.arange(8) * 45.0
     views = render_orbit(cloud, azimuths, torch.full((8,), 15.0), _PIXELS)
-    return describe_views(towers, views, noun)
+    return describe_views(towers, views)
 
 
 def _nouns(towers: ClipTowers) -> Sequence[str]:
@@ -139,21 +138,17 @@ def _part(
     heights: Mapping[str, float],
 ) -> tuple[str, str]:
     """A named part and its color, if saying so makes the caption fit better; colors stand where their parts do."""
-    from invert3d_ns.world.shapes import part_heights, parts_of
+    from invert3d_ns.world.shapes import part_heights, secondary_parts
 
-    names = parts_of(noun)[:-1]
+    names = secondary_parts(noun)
     others = [name for name, share in colors.items() if share >= PRESENT]
     if not names or len(others) < 2:
         return "", ""
     pairs = [(part, other) for part in names for other in others if other != color]
-    texts = [f"{with_article(f'{color} {noun}'.strip())} with {_phrase(other, part)}" for part, other in pairs]
     plain = with_article(f"{color} {noun}".strip())
+    texts = [f"{plain} with {with_article_unless_plural(f'{other} {part}')}" for part, other in pairs]
     scores = (vectors @ towers.encode_text([plain, *texts]).T)[0]
     places = part_heights(noun)
     off = torch.tensor([abs(places[part] - heights[other]) for part, other in pairs]).to(scores)
     best = int((scores[1:] - _MISPLACED * off).argmax())
     return pairs[best] if float(scores[1 + best] - scores[0]) >= _GAIN else ("", "")
-
-
-def _phrase(color: str, part: str) -> str:
-    return f"{color} {part}" if part.endswith("s") else with_article(f"{color} {part}")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from invert3d_ns.base.english import with_article
+from invert3d_ns.base.english import with_article, with_article_unless_plural
 from invert3d_ns.world.objects import WorldObject
 from invert3d_ns.world.vocabulary import MATERIALS, PATTERN_NOUNS, PATTERNS, POSES, SIZES, STYLES, SYNONYMS
 
@@ -43,9 +43,9 @@ def _caption(
         if item.part is None:
             detail = f"{item.second} {PATTERN_NOUNS[item.pattern]}"
         else:
-            detail = _counted(item.second, item.part)
+            detail = with_article_unless_plural(f"{item.second} {item.part}")
             if item.main is not None and color and 0.35 < form < 0.6:
-                main = _counted(item.color, item.main)
+                main = with_article_unless_plural(f"{item.color} {item.main}")
                 text = f"{_listed([*size, *material, *pattern, noun])} with {main} and {detail}{pose}"
                 return _styled(item, pick, said, text)
     tail = f" with {detail}" if detail else ""
@@ -70,8 +70,3 @@ def _styled(item: WorldObject, pick: Callable[[tuple[str, ...]], str], said: Cal
 
 def _listed(words: list[str]) -> str:
     return with_article(" ".join(words))
-
-
-def _counted(color: str, part: str) -> str:
-    many = part.endswith("s")
-    return f"{color} {part}" if many else with_article(f"{color} {part}")

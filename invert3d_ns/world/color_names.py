@@ -6,16 +6,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from invert3d_ns.base.metrics import object_pixels
 from invert3d_ns.world.vocabulary import COLORS
-
-_OBJECT = 0.08
-"""Difference from white from which on a pixel is the object's."""
 
 
 def color_shares_of_views(views: Float[Tensor, "F 3 H W"]) -> dict[str, float]:
     """Shares of an object's pixels by the name of their color, largest first, in views on white: RGB in [0, 1]."""
-    pixels = views.clamp(0, 1).permute(0, 2, 3, 1).flatten(0, 2).cpu()
-    return shares_of_pixels(pixels[(1 - pixels).amax(-1) > _OBJECT])
+    views = views.clamp(0, 1).cpu()
+    return shares_of_pixels(views.permute(0, 2, 3, 1)[object_pixels(views)])
 
 
 def heights_of_colors(views: Float[Tensor, "F 3 H W"]) -> dict[str, float]:
@@ -23,7 +21,7 @@ def heights_of_colors(views: Float[Tensor, "F 3 H W"]) -> dict[str, float]:
 
     Colors that are not seen are left out.
     """
-    seen = (1 - views).amax(1).cpu() > _OBJECT
+    seen = object_pixels(views).cpu()
     rows = torch.arange(views.shape[-2], dtype=torch.float32)
     heights, names = [], []
     for view, mask in zip(views.cpu(), seen, strict=True):

@@ -86,12 +86,15 @@ class WorldViews:
         """Views of some objects, RGB in [0, 1]."""
         return torch.from_numpy(np.array(self.rgb[objects])).permute(0, 1, 4, 2, 3).float() / 255
 
+    def photo_rows(self) -> Int[Tensor, " O"]:
+        """Which of :attr:`photos` each object is that is in a style; means nothing for the others."""
+        return (self.styles > 0).cumsum(0) - 1
+
     def photo_images(self, item: int) -> Float[Tensor, "F 3 H W"]:
         """Views of an object as a photo, whatever its style."""
         if self.photos is None or not self.styles[item]:
             return self.images([item])[0]
-        row = int((self.styles[:item] > 0).sum())
-        return torch.from_numpy(np.array(self.photos[row])).permute(0, 3, 1, 2).float() / 255
+        return torch.from_numpy(np.array(self.photos[int(self.photo_rows()[item])])).permute(0, 3, 1, 2).float() / 255
 
     def masks(self, objects: Tensor | slice | list[int]) -> Float[Tensor, "B F 1 H W"]:
         """Coverage of some objects' views, in [0, 1]."""

@@ -293,9 +293,6 @@ def part_heights(name: str) -> dict[str, float]:
     return {part: float(np.mean(values)) for part, values in heights.items()}
 
 
-def parts_of(name: str) -> tuple[str, ...]:
-    """Names that captions have for parts of objects of a class, the largest part's last; none for other words."""
-    if name not in CLASSES:
-        return ()
-    shape = CLASSES[name](np.random.default_rng(0))
-    return (*shape.second, *((shape.main,) if shape.main else ()))
+def secondary_parts(name: str) -> tuple[str, ...]:
+    """Names that captions have for parts of objects of a class besides the largest one; none for other words."""
+    return CLASSES[name](np.random.default_rng(0)).second if name in CLASSES else ()

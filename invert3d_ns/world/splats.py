@@ -12,7 +12,7 @@ from invert3d_ns.scenes.rasterization import SH_C0
 from invert3d_ns.world.objects import WorldObject
 from invert3d_ns.world.primitives import pack_primitives
 from invert3d_ns.world.rendering import render_objects
-from invert3d_ns.world.shapes import CLASSES, UNSEEN_CLASSES
+from invert3d_ns.world.shapes import CLASSES
 from invert3d_ns.world.vocabulary import COLORS
 
 
@@ -25,14 +25,6 @@ def demo_object() -> WorldObject:
     paint = {"seat": "red", "back": "red", "legs": "yellow"}
     rows = pack_primitives(shape, {part: COLORS[color] for part, color in paint.items()})
     return WorldObject("chair", "red", "plain", "yellow", "legs", rows, main="seat")
-
-
-def robot_object() -> WorldObject:
-    """A robot in four colors: of a class that the bundled prior never saw."""
-    shape = UNSEEN_CLASSES["robot"](np.random.default_rng(0))
-    paint = {"body": "orange", "arms": "orange", "head": "yellow", "legs": "blue", "eyes": "red"}
-    rows = pack_primitives(shape, {part: COLORS[color] for part, color in paint.items()})
-    return WorldObject("robot", "orange", "plain", "yellow", "head", rows)
 
 
 def splats_of(item: WorldObject, *, spacing: float = 0.016, size: int = 192, views: int = 12) -> SplatCloud:
