@@ -45,7 +45,7 @@ def tiny_v_prior(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="session")
 def tiny_encoding_prior(tmp_path_factory: pytest.TempPathFactory):
-    """As ``tiny_v_prior``, with a view encoder and rays. Read-only: it is shared by the session."""
+    """As ``tiny_v_prior``, with a view encoder, rays and a ray reader. Read-only: it is shared by the session."""
     return make_tiny_prior(tmp_path_factory.mktemp("tokenizer"), "v_prediction", seed=2, encodes=True)
 
 

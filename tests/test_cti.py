@@ -6,6 +6,8 @@ from synthetic import make_bank
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.words.cti import (
+    DRAFT_WEIGHT,
+    DRAFTED_GROUPS,
     TOKEN,
     CameraTextInversion,
     check_vector_count,
@@ -108,6 +110,22 @@ def test_the_loss_of_several_groups_is_the_mean_of_each(prior, bank):
             for i in range(3)
         ]
     assert together.item() == pytest.approx(torch.stack(each).mean().item(), rel=1e-4)
+
+
+def test_drafts_of_several_orbits_are_part_of_the_loss_where_there_are_any(tiny_encoding_prior, prior):
+    bank = make_bank(tiny_encoding_prior)
+    inversion = CameraTextInversion(tiny_encoding_prior, seed=2)
+    words = inversion.initial_words(5, "object", jitter=0.3).requires_grad_()
+    loss = inversion.loss(words, bank, 3, groups=2)["draft"]
+    context = tiny_encoding_prior.encode_prompt(TOKEN, {TOKEN: words})
+    drafts = [tiny_encoding_prior.draft(context, cameras[None])[0] for cameras in bank.cameras]
+    each = (torch.stack(drafts) - bank.latents).square().mean((1, 2, 3, 4))
+    assert len(bank) <= DRAFTED_GROUPS, "every orbit is drafted, so that the mean is known"
+    torch.testing.assert_close(loss, DRAFT_WEIGHT * each.mean())
+    gradients = [torch.autograd.grad(x, words, retain_graph=True)[0] for x in (loss, DRAFT_WEIGHT * each.mean())]
+    torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-3)
+    assert float(gradients[0].abs().max()) > 0
+    assert "draft" not in CameraTextInversion(prior).loss(words.detach(), make_bank(prior), 3)
 
 
 def test_the_norm_penalty_counts_squared_lengths_in_words(prior, bank):

@@ -73,9 +73,10 @@ class Fake:
         return torch.randn(3, self.prior.info.token_dim, device=device, requires_grad=True)
 
 
-@pytest.fixture(scope="module", params=["epsilon", "v"])
-def faked(request, tiny_prior, tiny_v_prior) -> Fake:
-    return Fake(copy.deepcopy(tiny_prior if request.param == "epsilon" else tiny_v_prior))
+@pytest.fixture(scope="module", params=["epsilon", "v", "encodes"])
+def faked(request, tiny_prior, tiny_v_prior, tiny_encoding_prior) -> Fake:
+    priors = {"epsilon": tiny_prior, "v": tiny_v_prior, "encodes": tiny_encoding_prior}
+    return Fake(copy.deepcopy(priors[request.param]))
 
 
 @pytest.fixture
@@ -175,7 +176,8 @@ def test_cameras_are_made_where_their_angles_are(fake, device):
 def test_a_step_of_the_inversion(fake, per_view):
     words = fake.words()
     terms = fake.inversions[per_view].loss(words, fake.bank, step=5, groups=2)
-    assert set(terms) == {"denoising", "norm"}
+    drafts = {"draft"} if fake.prior.ray_reader is not None else set()
+    assert set(terms) == {"denoising", "norm"} | drafts
     for term in terms.values():
         assert_on_cuda(term, ())
         assert term.requires_grad

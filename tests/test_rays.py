@@ -9,10 +9,10 @@ import torch
 
 from invert3d_ns.prior import rays
 from invert3d_ns.prior.rays import RAY_CHANNELS, project, ray_features, ray_maps
-from invert3d_ns.prior.unet import run_unet, takes_rays
+from invert3d_ns.prior.unet import run_unet, takes_drafts, takes_rays
 from invert3d_ns.scenes import cameras
 from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world
-from invert3d_ns.training.denoiser import with_rays
+from invert3d_ns.training.denoiser import with_drafts
 
 
 @pytest.fixture()
@@ -78,17 +78,21 @@ def test_maps_lie_as_pictures_do(conditions: torch.Tensor) -> None:
     torch.testing.assert_close(maps[0, 1, :, 2, 3], ray_features(conditions, 4)[0, 1, 11])
 
 
-def test_a_unet_that_is_told_where_it_looks_first_makes_nothing_of_it(tiny_v_prior, conditions: torch.Tensor) -> None:
+def test_a_unet_that_is_told_more_first_makes_nothing_of_it(tiny_v_prior, conditions: torch.Tensor) -> None:
     prior = tiny_v_prior
-    wider = with_rays(prior.unet)
-    assert takes_rays(wider) and not takes_rays(prior.unet) and with_rays(wider) is wider
+    wider = with_drafts(prior.unet)
+    assert takes_rays(wider) and takes_drafts(wider) and with_drafts(wider) is wider
+    assert not takes_rays(prior.unet) and not takes_drafts(prior.unet)
     from invert3d_ns.prior.attention import install_cross_view_attention
 
     install_cross_view_attention(wider)
     sample, context = torch.randn(1, 3, 4, 4, 4), prior.encode_prompt("a red mug")
     given = sample, torch.tensor([600]), context, conditions
-    before = run_unet(prior.unet, *given)
+    before, draft = run_unet(prior.unet, *given), torch.randn_like(sample)
     with torch.no_grad():
-        torch.testing.assert_close(run_unet(wider, *given), before, rtol=0, atol=0)
-        wider.conv_in.weight[:, 4:] = 0.1
-        assert float((run_unet(wider, *given) - before).abs().max()) > 1e-3
+        torch.testing.assert_close(run_unet(wider, *given, draft=draft), before, rtol=0, atol=0)
+        wider.conv_in.weight[:, 4:-4] = 0.1
+        told = run_unet(wider, *given, draft=draft)
+        assert float((told - before).abs().max()) > 1e-3
+        wider.conv_in.weight[:, -4:] = 0.1
+        assert float((run_unet(wider, *given, draft=draft) - told).abs().max()) > 1e-3

@@ -22,7 +22,7 @@ from invert3d_ns.training.batches import (
     draw_views,
     object_weights,
 )
-from invert3d_ns.training.denoiser import BANDS, build_scheduler, denoising_losses, train_denoiser
+from invert3d_ns.training.denoiser import BANDS, DRAFT_WEIGHT, build_scheduler, denoising_losses, train_denoiser
 from invert3d_ns.training.latents import LatentCache
 from invert3d_ns.world.data import WorldViews, world_views
 
@@ -98,7 +98,8 @@ def test_latents_captions_cameras_and_targets_belong_to_one_object(given, data: 
         share = prior.alphas_cumprod[call["t"][:, 0]].view(-1, 1, 1, 1, 1)
         noise = (call["noisy"] - share.sqrt() * latents) / (1 - share).sqrt()
         v = share.sqrt() * noise - (1 - share).sqrt() * latents
-        assert float(values["loss"]) == pytest.approx(float(v.square().mean()), rel=0.05)
+        denoising = float(values["loss"] - DRAFT_WEIGHT * values["draft"])
+        assert denoising == pytest.approx(float(v.square().mean()), rel=0.05)
         low.append(noise[(call["t"][:, 0] >= 50) & (call["t"][:, 0] < 400)].flatten())
     # What is left when the right views are taken away is unit noise; of other views more would be left.
     left = torch.cat(low)
@@ -132,7 +133,7 @@ def test_losses_are_logged_by_bands_of_timesteps(given) -> None:
     for call, values in list(zip(calls, losses, strict=True))[:20]:
         t = call["t"][:, 0]
         there = {name for name, low, high in BANDS if ((t >= low) & (t < high)).any()}
-        assert values.keys() == {"loss", *there}
+        assert values.keys() == {"loss", "draft", *there}
 
 
 def test_two_objects_are_learned_with_their_captions_and_cameras(

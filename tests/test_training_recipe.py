@@ -25,7 +25,18 @@ def _run(arguments: list[str]) -> int:
 
 def _tiny(out: Path, *extra: str) -> list[str]:
     numbers = ["--objects", "8", "--images", "8", "--autoencoder-steps", "2", "--decoder-steps", "2"]
-    options = ["--denoiser-steps", "2", "--assemblies", "6", "--encoder-steps", "2", "--no-gates", "--no-evaluate"]
+    options = [
+        "--denoiser-steps",
+        "2",
+        "--assemblies",
+        "6",
+        "--changes",
+        "4",
+        "--encoder-steps",
+        "2",
+        "--no-gates",
+        "--no-evaluate",
+    ]
     return ["train", "prior", "--out", str(out), *numbers, *options, *extra]
 
 
@@ -65,7 +76,9 @@ def test_training_ends_with_a_prior_that_loads_and_samples(used: Path, capsys: p
     assert prior.info.training["steps"] == 2
     views = prior.sample("a red ball", torch.zeros(1, 4, 16), steps=2)
     assert views.shape == (1, 4, 3, 64, 64) and views.isfinite().all()
-    assert prior.info.fingerprint == fingerprint([prior.unet, prior.text_encoder])
+    assert prior.ray_reader is not None
+    assert prior.info.fingerprint == fingerprint([prior.unet, prior.text_encoder, prior.ray_reader])
+    assert {"thing", "object"} & set(prior.info.words)
     sample_grid(prior, used / "samples" / "2.png", steps=1)
     assert (used / "samples" / "2.png").stat().st_size > 1000
     # Again: everything is trained already, and more steps go on from there.
@@ -130,6 +143,7 @@ def test_a_finished_prior_is_trained_on_with_its_autoencoder_as_it_is(
         (["--seed", "1"], "--seed was 0 and is now 1"),
         (["--objects", "9"], "--objects was 8 and is now 9"),
         (["--images", "16"], "--images was 8 and is now 16"),
+        (["--changes", "5"], "--changes was 4 and is now 5"),
         (["--denoiser-lr", "0.001"], "--denoiser-lr was not given and is now 0.001"),
         (["--autoencoder-steps", "3"], "--autoencoder-steps was 2 and is now 3"),
         (["--autoencoder-steps", "3", "--stage", "decoder"], "--autoencoder-steps was 2 and is now 3"),
@@ -192,6 +206,7 @@ def test_the_demo_scene_can_be_made_again(tmp_path: Path) -> None:
         ["clip", "--clip-steps", "0"],
         ["clip", "--device", "meta"],
         ["judge", "--judge-steps", "-1"],
+        ["prior", "--changes", "-1"],
         ["judge", "--start", "nowhere.safetensors"],
         ["judge", "--seed", "-1"],
         ["judge", "--seed", "3000000000"],

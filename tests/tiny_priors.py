@@ -54,20 +54,21 @@ def tiny_tokenizer(folder: Path):
 def make_tiny_prior(folder: Path, prediction_type: str = "epsilon", seed: int = 0, *, encodes: bool = False):
     """A prior of about 100k random parameters: 32x32 images, 4x4 latents.
 
-    ``encodes``: it has a view encoder of eight words, and its UNet is told where views look.
+    ``encodes``: it has a view encoder of eight words and a ray reader, and its UNet is told where views look.
     """
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     from invert3d_ns.prior.info import PriorInfo
     from invert3d_ns.prior.multiview import MultiViewPrior
+    from invert3d_ns.prior.ray_reader import RayReader
     from invert3d_ns.prior.rays import RAY_CHANNELS
     from invert3d_ns.prior.view_encoder import ViewEncoder
 
     torch.manual_seed(seed)
     unet = UNet2DConditionModel(
         sample_size=4,
-        in_channels=4 + (RAY_CHANNELS if encodes else 0),
+        in_channels=4 + (RAY_CHANNELS + 4 if encodes else 0),
         out_channels=4,
         layers_per_block=1,
         block_out_channels=(16, 32),
@@ -109,7 +110,8 @@ def make_tiny_prior(folder: Path, prediction_type: str = "epsilon", seed: int = 
             **betas, prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
         )
     info = PriorInfo.from_components(f"tiny-{prediction_type}", unet, vae, text_encoder, tokenizer, scheduler)
-    prior = MultiViewPrior(unet, vae, text_encoder, tokenizer, scheduler, info)
+    reader = RayReader(4, 4, 24, width=16, layers=2, heads=2) if encodes else None
+    prior = MultiViewPrior(unet, vae, text_encoder, tokenizer, scheduler, info, ray_reader=reader)
     if encodes:
         small = {"cells": 2, "width": 16, "view_width": 16, "point_width": 8, "heads": 2, "layers": 1}
         encoder = ViewEncoder(4, 4, 24, **small, prior=prior.info.fingerprint)  # type: ignore[arg-type]

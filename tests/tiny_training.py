@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from invert3d_ns.training import autoencoder, clip, denoiser, loop, text, view_words
+from invert3d_ns.training import autoencoder, clip, denoiser, loop, reading, text
 from invert3d_ns.training.judge import train_judge
 from invert3d_ns.training.judge_data import judged_views
 from invert3d_ns.world.captions import full_description
@@ -41,7 +41,7 @@ SMALL = {
         "num_attention_heads": 2,
         "projection_dim": 32,
     },
-    view_words: {"cells": 2, "width": 32, "view_width": 16, "point_width": 8, "heads": 2},
+    reading: {"cells": 2, "width": 32, "view_width": 16, "point_width": 8, "heads": 2},
 }
 """What differs from each recipe's own architecture: 64x64 images, 8x8x4 latents, 0.2 million weights in all."""
 SMALL_CLIP = {
@@ -55,6 +55,7 @@ def shrink(patch: pytest.MonkeyPatch) -> None:
     """Small networks in every recipe for as long as the patch lasts."""
     for module, numbers in SMALL.items():
         patch.setattr(module, "ARCHITECTURE", module.ARCHITECTURE | numbers)
+    patch.setattr(reading, "READER", {"width": 32, "layers": 2, "heads": 2})
     patch.setattr(clip, "ARCHITECTURE", SMALL_CLIP)
     patch.setattr(clip, "ATTRIBUTES_FROM", 3)
 
@@ -75,7 +76,7 @@ def tiny_denoiser(folder: Path, data: WorldViews, *, encodes: bool = False) -> M
     with loop.initial_weights(0):
         prior = denoiser.assemble_prior(folder, tiny_autoencoder(data), data, {"steps": 1})
         if encodes:
-            prior.view_encoder = view_words.build_view_encoder(prior)
+            prior.view_encoder = reading.build_view_encoder(prior)
         return prior
 
 
@@ -133,10 +134,11 @@ def train_stage(name: str, material: Path, folder: Path) -> None:
         else:
             prior = tiny_denoiser(material, data, encodes=True)
             assemblies = world_views(material, 4, seed=3, views=8, kind="assemblies", photos=True)
+            changes = world_views(material, 4, seed=3, views=8, kind="changes")
             if name == "encoder":
-                view_words.train_view_words(folder, prior, [assemblies, data], STEPS)
+                reading.train_reading(folder, prior, data, STEPS, assemblies=assemblies, changes=changes)
             else:
-                denoiser.train_denoiser(folder, prior, data, STEPS, assemblies=assemblies, images=8)
+                denoiser.train_denoiser(folder, prior, data, STEPS, assemblies=assemblies, changes=changes, images=8)
 
 
 def _copy_vocabulary(source: Path, folder: Path, make: Callable[[Path], object]) -> None:

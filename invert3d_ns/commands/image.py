@@ -95,7 +95,8 @@ class InvertImages(PriorComputation, PriorName):
 
         cameras, photographs = inversion.cameras, inversion.views
         context = prior.encode_prompt(embedding.token, embedding.words)
-        again = prior.sample(context, camera_condition(*cameras.T)[None], seed=self.seed)[0]
+        strength = prior.info.words_strength
+        again = prior.sample(context, camera_condition(*cameras.T)[None], seed=self.seed, strength=strength)[0]
         orbit = generate_views(prior, embedding, ORBIT, _ELEVATION, seed=self.seed)
         again, orbit = again.cpu(), orbit.cpu()
         rows = [torch.cat([part, torch.ones(-len(part) % 4, *part.shape[1:])]) for part in (photographs, again, orbit)]

@@ -66,7 +66,7 @@ class TrainPrior(WorldOptions, TrainingOptions):
     """Make the bundled prior: autoencoder, then denoiser and text tower."""
 
     stage: Literal["all", "data", "autoencoder", "decoder", "encoder", "denoiser", "export"] = "all"
-    """Stop after this one. encoder is the view encoder alone. decoder and denoiser may run side by side,
+    """Stop after this one. encoder is view encoder and ray reader alone. decoder and denoiser may run side by side,
     once the autoencoder is trained. export writes
     the averaged weights of the denoiser's latest checkpoint as a prior, also while that still trains."""
     start: str | None = None
@@ -77,8 +77,10 @@ class TrainPrior(WorldOptions, TrainingOptions):
     """Steps of its decoder alone (0.2 to 0.4 s each on one core)."""
     assemblies: Annotated[int, at_least(0, MOST_OBJECTS)] = 8192
     """Random assemblies in the training set, besides the objects that have names."""
-    encoder_steps: Annotated[int, at_least(0)] = 1000
-    """Steps of the view encoder alone (0.9 s each on one core); 0 for a prior without one."""
+    changes: Annotated[int, at_least(0, MOST_OBJECTS)] = 4096
+    """Pairs in the training set of an object and what words make of it, as "a blue <object>"."""
+    encoder_steps: Annotated[int, at_least(0)] = 1300
+    """Steps of view encoder and ray reader alone (0.9 s each on one core); 0 for a prior without a view encoder."""
     denoiser_steps: Annotated[int, at_least(1)] = 4800
     """Steps of the denoiser (0.8 s each on one core). A finished run may be resumed with more."""
     denoiser_lr: Annotated[float, above(0)] | None = None
@@ -107,6 +109,7 @@ class TrainPrior(WorldOptions, TrainingOptions):
             denoiser_steps=self.denoiser_steps,
             encoder_steps=self.encoder_steps,
             assemblies=self.assemblies,
+            changes=self.changes,
             images=self.images,
             seed=self.seed,
             device=device,

@@ -276,6 +276,7 @@ class InversionPipeline(KeepsEditedRuns, EditableScene, PhasedPipeline):
                 guidance_scale=self.config.guidance_scale,
                 steps=steps or self.config.sampling_steps,
                 seed=seed,
+                strength=prior.info.words_strength if prompt.strip() == TOKEN else 1.0,
             )
 
     def get_average_eval_image_metrics(

@@ -40,10 +40,11 @@ def bench_inversion_step(prior: MultiViewPrior, quick: bool = False, vectors: in
     optimizer = torch.optim.AdamW([words], lr=1e-3)
     with torch.no_grad():
         context = prior.encode_prompt("<object>", {"<object>": words})
+        draft = prior.draft(context, cameras)
 
     @torch.no_grad()
     def forward() -> None:
-        run_unet(prior.unet, latents, t, context, cameras)
+        run_unet(prior.unet, latents, t, context, cameras, draft=draft)
 
     def step() -> None:
         noise = torch.randn_like(latents)

@@ -192,6 +192,7 @@ def evaluate_object(
             steps=sampling_steps,
             seed=seed,
             guidance_scale=guidance_scale,
+            strength=1.0 if isinstance(condition, str) else prior.info.words_strength,
         ).cpu()
         loss = inversion.heldout_loss(condition, bank, draws=8)
         rows.append(base | {"words": label, "loss": loss, "seconds": seconds} | grade_views(towers, views, truth))

@@ -8,7 +8,6 @@ from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.inputs import user_path
 from invert3d_ns.prior.checkpoints import converted_folder, open_source
 from invert3d_ns.prior.golden import TOLERANCE, golden_difference, is_golden
-from invert3d_ns.prior.info import fingerprint
 from invert3d_ns.prior.storage import load_folder
 from invert3d_ns.weights.manifest import check_hashes
 
@@ -35,7 +34,7 @@ def check_prior(name_or_path: str) -> str:
         return f"converts; {len(prior.info.sources)} files, {size / 1e6:.1f} MB, fingerprint {prior.info.fingerprint}"
     compared = check_hashes(folder)
     prior = load_folder(folder, torch.device("cpu"), torch.float32)
-    found = fingerprint([prior.unet, prior.text_encoder])
+    found = prior.fingerprint()
     if found != prior.info.fingerprint:
         raise InputError(
             f"the weights in {folder} have fingerprint {found}, prior.json says {prior.info.fingerprint}; they were "

@@ -132,6 +132,12 @@ class Conditions:
             result = result + amount * self.direction_scale * (towards - away)
         return result
 
+    def draft(self, prior: MultiViewPrior, cameras: Float[Tensor, "B F 16"]) -> Latents | None:
+        """The prior's draft of the positive contexts, without guidance and directions; None if it drafts nothing."""
+        context = self.positive.expand(len(cameras), -1, -1)
+        weights = None if self.token_weights is None else self.token_weights.expand(len(cameras), -1)
+        return prior.draft(context, cameras, token_weights=weights)
+
     def predict_noise(
         self, prior: MultiViewPrior, noisy: Latents, t: Timesteps, cameras: Float[Tensor, "B F 16"]
     ) -> Latents:

@@ -57,12 +57,15 @@ class PriorInfo:
     """Default guidance of edits that start from the scene's own views; :attr:`guidance_scale` if None."""
     guidance_rescale: Annotated[float, at_least(0, 1)] = 0.0
     """Default guidance rescale phi (Lin et al. 2023, section 3.4); 0.7 for priors with zero terminal SNR."""
+    words_strength: Annotated[float, at_least(0.05, 1)] = 1.0
+    """Default share of the diffusion by which views of pseudo-words are sampled, from the prior's draft of them; 1 is
+    all of it, from noise."""
     sampling_steps: Annotated[int, at_least(1, 1000)] = 30
     """Default number of denoising steps of views and edits: what more steps add is not worth their time."""
     words: tuple[str, ...] = ()
     """Every word of its training captions, where these were few enough to list; see :mod:`.known_words`."""
     fingerprint: str = ""
-    """Short sha256 over the weights of UNet and text encoder: an embedding belongs to exactly these."""
+    """Short sha256 over the weights of UNet, text encoder and ray reader: an embedding belongs to exactly these."""
     training: dict[str, Any] = field(default_factory=dict)
     """How the weights came about. Without positive ``steps``, weights are never accepted as the bundled prior."""
     sources: dict[str, Any] = field(default_factory=dict)

@@ -9,12 +9,13 @@ import torch
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.prior.info import PriorInfo
 from invert3d_ns.prior.rays import RAY_CHANNELS
-from invert3d_ns.prior.unet import takes_rays
+from invert3d_ns.prior.unet import takes_drafts, takes_rays
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
+    from invert3d_ns.prior.ray_reader import RayReader
     from invert3d_ns.prior.view_encoder import ViewEncoder
 
 CAMERA_NUMBERS = 16
@@ -30,6 +31,7 @@ def check_parts_match(
     tokenizer: CLIPTokenizer,
     scheduler: Any,
     view_encoder: ViewEncoder | None = None,
+    ray_reader: RayReader | None = None,
 ) -> None:
     """Refuse parts that load, each by itself, and do not fit each other: what they computed would be nonsense.
 
@@ -43,7 +45,12 @@ def check_parts_match(
     config: Any = unet.config
     _require("camera numbers of the UNet", config.projection_class_embeddings_input_dim, "MVDream's", CAMERA_NUMBERS)
     _require("width of the UNet's cross-attention", config.cross_attention_dim, "the text encoder's", facts.token_dim)
+    if takes_drafts(unet) and ray_reader is None:
+        raise InputError("its UNet takes drafts of a ray reader, and it has none")
     beside = RAY_CHANNELS if takes_rays(unet) else 0
+    if ray_reader is not None:
+        _check_ray_reader(facts, unet, ray_reader)
+        beside += facts.latent_channels
     _require("latent channels into the UNet", config.in_channels - beside, "the autoencoder's", facts.latent_channels)
     _require("latent channels out of the UNet", config.out_channels, "the autoencoder's", facts.latent_channels)
     for name, module in unet.named_modules():
@@ -58,6 +65,17 @@ def check_parts_match(
     signal = torch.as_tensor(scheduler.alphas_cumprod)
     if len(signal) < 2 or not ((signal >= 0) & (signal <= 1)).all():
         raise InputError("its noise schedule is none: shares of the signal are not 0 to 1")
+
+
+def _check_ray_reader(facts: PriorInfo, unet: UNet2DConditionModel, ray_reader: RayReader) -> None:
+    config: Any = ray_reader.config
+    for name in ("latent_channels", "latent_size"):
+        _require(f"{name} of the ray reader", getattr(config, name), "the prior's", getattr(facts, name))
+    _require("context_dim of the ray reader", config.context_dim, "the text encoder's", facts.token_dim)
+    if config.heads < 1 or config.width % config.heads:
+        raise InputError(f"its ray reader has {config.heads} heads, which do not divide {config.width}")
+    if not takes_drafts(unet):
+        raise InputError("it has a ray reader, but its UNet takes no drafts")
 
 
 def _check_view_encoder(info: PriorInfo, view_encoder: ViewEncoder) -> None:

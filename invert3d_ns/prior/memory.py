@@ -80,7 +80,8 @@ def prior_networks(prior: MultiViewPrior) -> list[list[torch.nn.Module]]:
     doors = [[vae.encoder, vae.quant_conv], [vae.decoder, vae.post_quant_conv]]
     halves = [[part for part in door if part is not None] for door in doors]
     views: list[list[torch.nn.Module]] = [] if prior.view_encoder is None else [[prior.view_encoder]]
-    return [[prior.text_encoder], [prior.unet], *halves, *views]
+    denoiser: list[torch.nn.Module] = [prior.unet] if prior.ray_reader is None else [prior.unet, prior.ray_reader]
+    return [[prior.text_encoder], denoiser, *halves, *views]
 
 
 def set_tiling(prior: MultiViewPrior, on: bool) -> None:

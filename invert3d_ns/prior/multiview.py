@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.prior import prompts as prompting
 from invert3d_ns.prior.clamping import clamp_images
 from invert3d_ns.prior.info import PriorInfo, fingerprint
+from invert3d_ns.prior.noise import NoiseSchedule
 from invert3d_ns.prior.out_of_memory import explain_out_of_memory
-from invert3d_ns.prior.sampling import ALPHA_BAR_FLOOR
 from invert3d_ns.prior.settings import PriorOptions, Sampler
-from invert3d_ns.prior.unet import Latents, Timesteps, run_unet
+from invert3d_ns.prior.unet import Latents, Timesteps, draft_latents, run_unet
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 
     from invert3d_ns.prior.conditions import Conditions
     from invert3d_ns.prior.offload import Offload
+    from invert3d_ns.prior.ray_reader import RayReader
     from invert3d_ns.prior.view_encoder import ViewEncoder
 
 
-class MultiViewPrior(nn.Module):
+class MultiViewPrior(NoiseSchedule):
     """A camera-conditioned latent diffusion model of F views at once, frozen.
 
     Every weight has ``requires_grad=False``: gradients reach pseudo-words, latents and images only, at about the cost
@@ -49,10 +50,10 @@ class MultiViewPrior(nn.Module):
         scheduler: any diffusers scheduler; its ``alphas_cumprod`` and config define the noise schedule and sampling.
         info: facts about the prior; an empty fingerprint is computed.
         view_encoder: turns views into words, if the prior has one; stays in float32 as the text encoder does.
+        ray_reader: drafts clean latents from the prompt alone, for a UNet that takes drafts; in float32, too.
         frozen: False leaves ``requires_grad`` and train mode alone (for the code that trains priors).
     """
 
-    alphas_cumprod: Float[Tensor, " T"]
     options: PriorOptions
     """How it computes; :func:`invert3d_ns.prior.memory.apply_prior_options` sets them."""
     offload: Offload | None
@@ -67,6 +68,7 @@ class MultiViewPrior(nn.Module):
         scheduler: Any,
         info: PriorInfo,
         view_encoder: ViewEncoder | None = None,
+        ray_reader: RayReader | None = None,
         *,
         frozen: bool = True,
     ) -> None:
@@ -76,7 +78,7 @@ class MultiViewPrior(nn.Module):
         install_cross_view_attention(unet)
         prompting.enable_splicing(text_encoder)
         self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
-        self.view_encoder = view_encoder
+        self.view_encoder, self.ray_reader = view_encoder, ray_reader
         self.tokenizer, self.scheduler = tokenizer, scheduler
         self.frozen = frozen
         self.options, self.offload = PriorOptions(), None
@@ -84,21 +86,16 @@ class MultiViewPrior(nn.Module):
         if frozen:
             self.requires_grad_(False)
             self.eval()
-        self.info = info if info.fingerprint else replace(info, fingerprint=fingerprint([unet, text_encoder]))
+        self.info = info if info.fingerprint else replace(info, fingerprint=self.fingerprint())
 
     def train(self, mode: bool = True) -> MultiViewPrior:
         """A frozen prior stays in eval mode, also as part of a model that trains."""
         return super().train(mode and not self.frozen)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the networks compute."""
-        return self.alphas_cumprod.device
-
-    @property
-    def num_timesteps(self) -> int:
-        """Length T of the noise schedule."""
-        return len(self.alphas_cumprod)
+    def fingerprint(self) -> str:
+        """Fingerprint of the weights as they are now: of all that an embedding's vectors pass through."""
+        read = [] if self.ray_reader is None else [self.ray_reader]
+        return fingerprint([self.unet, self.text_encoder, *read])
 
     # Words
 
@@ -203,10 +200,27 @@ class MultiViewPrior(nn.Module):
 
     # Diffusion
 
-    def add_noise(self, latents: Latents, noise: Latents, t: Timesteps) -> Latents:
-        """Diffuse to step t: sqrt(alpha_bar) latents + sqrt(1 - alpha_bar) noise."""
-        signal, sigma = self._signal_and_noise(t)
-        return signal * latents + sigma * noise
+    def draft(
+        self,
+        context: Float[Tensor, "B L C"] | Float[Tensor, "B F L C"],
+        cameras: Float[Tensor, "B F 16"],
+        size: int | None = None,
+        token_weights: Float[Tensor, "B L"] | None = None,
+    ) -> Latents | None:
+        """What a prompt alone says about the clean latents, by the prior's ray reader; None if it has none.
+
+        Differentiable, and without noise: a prompt has one draft. It costs about a twentieth of a prediction.
+
+        Args:
+            context: of :meth:`encode_prompt`.
+            cameras: of the views.
+            size: side of the latents; the prior's own if None.
+            token_weights: multiply the attention to each token after the softmax.
+        """
+        if self.ray_reader is None:
+            return None
+        size = size or self.info.latent_size
+        return draft_latents(self.ray_reader, context, cameras, size, token_weights, self.device)
 
     def predict(
         self,
@@ -214,11 +228,17 @@ class MultiViewPrior(nn.Module):
         t: Timesteps,
         context: Float[Tensor, "B L C"] | Float[Tensor, "B F L C"],
         cameras: Float[Tensor, "B F 16"],
+        *,
+        draft: Latents | None = None,
     ) -> Latents:
         """The UNet's own prediction (noise or v), without guidance: that is what
         :class:`~invert3d_ns.prior.conditions.Conditions` are for.
+
+        ``draft`` is :meth:`draft`'s for the same context and cameras, if it is at hand.
         """
-        return run_unet(self.unet, noisy, t, context, cameras)
+        if draft is None:
+            draft = self.draft(context, cameras, noisy.shape[-1])
+        return run_unet(self.unet, noisy, t, context, cameras, draft=draft)
 
     def predict_each(
         self,
@@ -234,13 +254,16 @@ class MultiViewPrior(nn.Module):
         ``token_weights`` multiply the cross-attention to each token after the softmax (Invert3D eq. 11).
         """
         count = len(contexts)
+        contexts, cameras = contexts.flatten(0, 1), torch.cat([cameras] * count)
+        weights = None if token_weights is None else token_weights.flatten(0, 1)
         together = run_unet(
             self.unet,
             torch.cat([noisy] * count),
             torch.cat([t] * count),
-            contexts.flatten(0, 1),
-            torch.cat([cameras] * count),
-            None if token_weights is None else token_weights.flatten(0, 1),
+            contexts,
+            cameras,
+            weights,
+            self.draft(contexts, cameras, noisy.shape[-1], weights),
         )
         return together.unflatten(0, (count, -1))
 
@@ -258,13 +281,6 @@ class MultiViewPrior(nn.Module):
         """
         return self.noise_from(self.predict(noisy, t, context, cameras), noisy, t)
 
-    def noise_from(self, prediction: Latents, noisy: Latents, t: Timesteps) -> Latents:
-        """The noise that the UNet's own ``prediction`` for ``noisy`` stands for; see :meth:`predict_noise`."""
-        if self.info.prediction_type == "epsilon":
-            return prediction
-        signal, sigma = self._signal_and_noise(t)
-        return signal * prediction + sigma * noisy
-
     def predict_clean(
         self,
         noisy: Latents,
@@ -279,13 +295,6 @@ class MultiViewPrior(nn.Module):
         """
         return self.clean_from(self.predict(noisy, t, context, cameras), noisy, t)
 
-    def clean_from(self, prediction: Latents, noisy: Latents, t: Timesteps) -> Latents:
-        """The clean latents that the UNet's own ``prediction`` for ``noisy`` stands for; see :meth:`predict_clean`."""
-        signal, sigma = self._signal_and_noise(t)
-        if self.info.prediction_type == "epsilon":
-            return (noisy - sigma * prediction) / signal.clamp_min(ALPHA_BAR_FLOOR**0.5)
-        return signal * noisy - sigma * prediction
-
     def prediction_loss(
         self,
         latents: Latents,
@@ -294,14 +303,15 @@ class MultiViewPrior(nn.Module):
         context: Float[Tensor, "B L C"],
         cameras: Float[Tensor, "B F 16"],
         *,
+        draft: Latents | None = None,
         reduction: Literal["mean", "none"] = "mean",
     ) -> Float[Tensor, ""] | Float[Tensor, "B F"]:
         """Mean squared error of the UNet's own prediction for ``latents`` diffused with ``noise`` to step t.
 
-        ``reduction="none"`` gives the mean over each view's latent.
+        ``draft`` is :meth:`draft`'s, if it is at hand; ``reduction="none"`` gives the mean over each view's latent.
         """
         with explain_out_of_memory("inversion", self.options):
-            prediction = self.predict(self.add_noise(latents, noise, t), t, context, cameras)
+            prediction = self.predict(self.add_noise(latents, noise, t), t, context, cameras, draft=draft)
         if self.info.prediction_type == "epsilon":
             target = noise
         else:
@@ -324,6 +334,7 @@ class MultiViewPrior(nn.Module):
         steps: int | None = None,
         seed: int | Sequence[int] = 0,
         sampler: Sampler = "ddim",
+        strength: float = 1.0,
         callback: Callable[[int, Latents], None] | None = None,
     ) -> Float[Tensor, "B F 3 H W"]:
         """Generate the F views of B objects, RGB in [0, 1].
@@ -337,10 +348,13 @@ class MultiViewPrior(nn.Module):
             steps: denoising steps; the prior's default if None.
             seed: start noise is drawn on the CPU, so a seed means the same on each device. With one number, object b
                 uses ``seed + b`` and does not depend on what else is in the batch.
+            strength: below 1, only this last share of the diffusion is run, from the prior's draft: what the prompt
+                says is where it is, and noise adds no more than detail.
             callback: called after each step with its index and the latents.
 
         Raises:
-            InputError: a prompt does not fit the context, or the GPU's memory is full.
+            InputError: a prompt does not fit the context, the prior has no draft to start from, or the GPU's memory is
+                full.
         """
         from invert3d_ns.prior.conditions import Conditions
         from invert3d_ns.prior.sampling import denoise, start_noise
@@ -359,6 +373,9 @@ class MultiViewPrior(nn.Module):
         cameras = cameras.to(self.device)
         objects, views = cameras.shape[:2]
         noise = start_noise(self, views, [seed + b for b in range(objects)] if isinstance(seed, int) else seed)
+        draft = conditions.draft(self, cameras) if strength < 1 else None
+        if strength < 1 and draft is None:
+            raise InputError(f"the prior {self.info.name!r} drafts no views; sample with strength 1")
         with explain_out_of_memory("sampling", self.options):
             latents = denoise(
                 self,
@@ -366,21 +383,8 @@ class MultiViewPrior(nn.Module):
                 lambda latents, t: conditions.predict(self, latents, t, cameras),
                 steps=steps,
                 sampler=sampler,
+                strength=strength,
+                start=None if draft is None else lambda t: self.add_noise(draft, noise, t),
                 callback=callback,
             )
         return self.decode_latents(latents)
-
-    def alpha_bar(self, t: Timesteps) -> Float[Tensor, "B f 1 1 1"]:
-        """Share of the signal's variance at step t, float32, f = 1 or F as ``t`` has it.
-
-        Steps below 0 stand for where sampling ends: 1, or what step 0 has for priors whose scheduler says so
-        (``set_alpha_to_one=False``, as Stable Diffusion's).
-        """
-        t = t.to(self.device)
-        last = 1.0 if self.scheduler.config.get("set_alpha_to_one", True) else self.alphas_cumprod[0]
-        alpha_bar = torch.where(t < 0, last, self.alphas_cumprod[t.clamp_min(0)])
-        return alpha_bar.reshape(len(t), -1, 1, 1, 1)
-
-    def _signal_and_noise(self, t: Timesteps) -> tuple[Float[Tensor, "B f 1 1 1"], Float[Tensor, "B f 1 1 1"]]:
-        alpha_bar = self.alpha_bar(t)
-        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()

@@ -37,7 +37,8 @@ def rays(cameras: Float[Tensor, "*B 16"], size: int) -> tuple[Float[Tensor, "*B 
     middles = ((torch.arange(size, device=cameras.device, dtype=cameras.dtype) + 0.5) / size * 2 - 1) * half
     y, x = torch.meshgrid(-middles, middles, indexing="ij")
     local = F.normalize(torch.stack([x, y, -torch.ones_like(x)], -1).reshape(-1, 3), dim=-1)
-    directions = torch.einsum("...ij,pj->...pi", matrices[..., :3, :3], local)
+    # A sum of products, which stays in float32 where matrix products are in lower precision.
+    directions = (matrices[..., None, :3, :3] * local[:, None]).sum(-1)
     return matrices[..., None, :3, 3].expand_as(directions), directions
 
 
@@ -74,7 +75,7 @@ def project(
     """
     matrices = cameras.unflatten(-1, (4, 4))
     offsets = points - matrices[..., None, :3, 3]
-    seen = torch.einsum("...qi,...ij->...qj", offsets, matrices[..., :3, :3])
+    seen = (offsets[..., None] * matrices[..., None, :3, :3]).sum(-2)
     depths = -seen[..., 2]
     half = math.tan(math.radians(FOV_Y) / 2)
     places = torch.stack([seen[..., 0], -seen[..., 1]], -1) / (depths[..., None] * half)

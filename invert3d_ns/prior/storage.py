@@ -1,4 +1,7 @@
-"""A prior as a folder: ``prior.json`` beside diffusers' ``unet/ vae/ text_encoder/ tokenizer/ scheduler/``."""
+"""A prior as a folder: ``prior.json`` beside diffusers' ``unet/ vae/ text_encoder/ tokenizer/ scheduler/``.
+
+``view_encoder/`` and ``ray_reader/``, networks of our own, may stand beside them.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +33,8 @@ FORMAT_VERSION = 1
 NETWORKS = ("unet", "vae", "text_encoder")
 """Parts of a prior that have weights; each is a folder of its name."""
 _ADVICE = "convert or download it again"
-VIEW_ENCODER = "view_encoder"
-"""Part that a prior may have or not."""
+VIEW_ENCODER, RAY_READER = "view_encoder", "ray_reader"
+"""Parts that a prior may have or not."""
 MAX_SHARD_SIZE = "15MB"
 """Largest weight file of the bundled prior; repositories and mirrors refuse or mangle bigger ones."""
 
@@ -96,7 +99,7 @@ def _forget_origin(path: Path) -> None:
 
 def networks_of(prior: MultiViewPrior) -> tuple[str, ...]:
     """Names of the parts of a prior that have weights."""
-    return NETWORKS if prior.view_encoder is None else (*NETWORKS, VIEW_ENCODER)
+    return (*NETWORKS, *(name for name in (VIEW_ENCODER, RAY_READER) if getattr(prior, name) is not None))
 
 
 def round_weights(prior: MultiViewPrior, dtype: torch.dtype) -> None:
@@ -185,11 +188,9 @@ def load_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Multi
             part = "text_encoder"
             weights = _read_shards(folder / part, torch.float32)
             networks[part] = build_text_encoder(read_network_config(folder / part / CONFIG, len(weights)), weights)
-            part = VIEW_ENCODER
-            if (folder / part).is_dir():
-                from invert3d_ns.prior.view_encoder import ViewEncoder
-
-                networks[part] = _load_network(ViewEncoder, folder / part, torch.float32)
+            for part, kind in _optional_networks().items():
+                if (folder / part).is_dir():
+                    networks[part] = _load_network(kind, folder / part, torch.float32)
             part = "tokenizer"
             networks[part] = CLIPTokenizer.from_pretrained(folder / part, local_files_only=True)
             part = "scheduler"
@@ -201,6 +202,13 @@ def load_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Multi
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"the prior in {folder} is damaged: {part} cannot be loaded ({reason}); {_ADVICE}") from error
     return prior.to(device)
+
+
+def _optional_networks() -> dict[str, Any]:
+    from invert3d_ns.prior.ray_reader import RayReader
+    from invert3d_ns.prior.view_encoder import ViewEncoder
+
+    return {VIEW_ENCODER: ViewEncoder, RAY_READER: RayReader}
 
 
 def _load_network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:

@@ -13,6 +13,8 @@ from invert3d_ns.prior.rays import RAY_CHANNELS, ray_maps
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
+    from invert3d_ns.prior.ray_reader import RayReader
+
 Latents = Float[Tensor, "B F c h w"]
 """Scaled latents of F views of B objects."""
 Timesteps = Int[Tensor, " B"] | Int[Tensor, "B F"]
@@ -26,15 +28,17 @@ def run_unet(
     context: Float[Tensor, "B L C"] | Float[Tensor, "B F L C"],
     cameras: Float[Tensor, "B F 16"],
     token_weights: Float[Tensor, "B L"] | None = None,
+    draft: Latents | None = None,
 ) -> Latents:
     """One call of a UNet with cross-view attention, in the UNet's own precision; the result has the sample's dtype.
 
     A UNet that takes :data:`~invert3d_ns.prior.rays.RAY_CHANNELS` more channels than it gives is also told where each
-    place of the views looks.
+    place of the views looks; one that takes yet a latent more is given a ray reader's ``draft``.
 
     Timesteps, context, cameras and weights may lie on any device; they are moved to the sample's. ``token_weights``
     scale cross-attention; see :mod:`invert3d_ns.prior.attention`.
     """
+    assert (draft is not None) == takes_drafts(unet), "a draft is given to those, and only those, that take one"
     objects, views = sample.shape[:2]
     dtype = unet.dtype
     timesteps = t.to(sample.device).reshape(objects, -1).expand(objects, views)
@@ -46,6 +50,8 @@ def run_unet(
     if takes_rays(unet):
         maps = ray_maps(cameras.to(sample.device, sample.dtype), sample.shape[-1])
         given = torch.cat([given, maps.flatten(0, 1)], 1)
+    if draft is not None:
+        given = torch.cat([given, draft.flatten(0, 1).to(sample)], 1)
     output = unet(
         given.to(dtype),
         timesteps.flatten(),
@@ -59,5 +65,38 @@ def run_unet(
 
 def takes_rays(unet: UNet2DConditionModel) -> bool:
     """Whether a UNet's first layer takes rays beside the latent."""
+    return _beside(unet) >= RAY_CHANNELS
+
+
+def takes_drafts(unet: UNet2DConditionModel) -> bool:
+    """Whether a UNet's first layer takes a ray reader's draft beside the latent and the rays."""
     config: Any = unet.config
-    return config.in_channels == config.out_channels + RAY_CHANNELS
+    return _beside(unet) == RAY_CHANNELS + config.out_channels
+
+
+def _beside(unet: UNet2DConditionModel) -> int:
+    """Channels that a UNet's first layer takes beside the latent."""
+    config: Any = unet.config
+    return config.in_channels - config.out_channels
+
+
+def draft_latents(
+    reader: RayReader,
+    context: Float[Tensor, "B L C"] | Float[Tensor, "B F L C"],
+    cameras: Float[Tensor, "B F 16"],
+    size: int,
+    token_weights: Float[Tensor, "B L"] | None,
+    device: torch.device,
+) -> Latents:
+    """A ray reader's draft of clean latents, in its own precision; each view may have a context of its own.
+
+    ``device`` is where it computes, which an offloaded reader's weights do not say. All else may lie anywhere.
+    """
+    views, given = cameras.shape[1], {"device": device, "dtype": reader.dtype}
+    context, cameras = context.to(**given), cameras.to(**given)
+    weights = None if token_weights is None else token_weights.to(**given)
+    if context.ndim == 3:
+        return reader(context, cameras, size, weights)
+    each = None if weights is None else weights.repeat_interleave(views, 0)
+    drafts = reader(context.flatten(0, 1), cameras.flatten(0, 1)[:, None], size, each)
+    return drafts.unflatten(0, (-1, views))[:, :, 0]

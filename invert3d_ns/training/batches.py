@@ -1,12 +1,14 @@
 """Batches of the denoiser: which views, under what condition, how noisy; each from the seed and its step alone.
 
-The diet: captions, and words of the view encoder for *another* orbit of the same object, alone or in a prompt with a
-style whose render is then the target. So words and text compose, which is what edits need.
+The diet: captions, and words of the view encoder for *another* orbit of the same object, alone or in a prompt that asks
+for a style or a change, whose render is then the target. So words and text compose, which is what edits need.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -34,15 +36,18 @@ NOISY_FROM = 500
 it."""
 PATTERNED_SHARE = 0.6
 """Share of the objects drawn that have a pattern."""
-WORDS_SHARE = 0.7
+WORDS_SHARE = 0.5
 """Share of the batches under words of the view encoder, where the prior has one."""
-ASSEMBLIES_SHARE, CAPTIONED_ASSEMBLIES_SHARE = 0.55, 0.15
+ASSEMBLIES_SHARE, CAPTIONED_ASSEMBLIES_SHARE = 0.45, 0.15
 """Shares of the batches under words, and of those under captions, that hold random assemblies."""
+CHANGES_SHARE, CAPTIONED_CHANGES_SHARE = 0.25, 0.15
+"""The same shares of changed objects: what words make of an object whose words the prompt holds, and captions of it."""
 ALL_SHOWN_SHARE = 0.7
 """Share of the batches under words whose encoder sees a whole orbit; the others show it fewer views."""
-RESTYLED_SHARE = 0.4
-"""Share, of the objects in a batch under words that have a style, whose target is in it, and whose prompt says so."""
-NOISIEST_SHARE, NOISIEST_FROM = 0.6, 900
+RESTYLED_SHARE, CHANGED_SHARE = 0.4, 0.9
+"""Share, of the objects in a batch under words that have a style, whose target is in it, and whose prompt says so; and
+the same of objects that were changed."""
+NOISIEST_SHARE, NOISIEST_FROM = 0.4, 900
 """This share of the timesteps under words is from this step on: there is nothing there but words to go by."""
 DROP_VECTORS, WORD_NOISE = 0.15, 0.1
 """Most of an object's vectors that are dropped (the share is uniform up to it), and the standard deviation of noise on
@@ -76,7 +81,7 @@ class Shown:
     prompts: tuple[str, ...]
     """One for each object, with :data:`TOKEN` in it; empty where it was dropped."""
     latents: Float[Tensor, "B V c h w"]
-    """What the encoder sees: photos, also where a style is asked for."""
+    """What the encoder sees: photos, also where the prompt asks for something else."""
     cameras: Float[Tensor, "B V 16"]
     seed: int
     """Of the vectors that are dropped and of the noise on the rest."""
@@ -120,6 +125,7 @@ class Batches:
         seed: of every draw.
         timesteps: length of the noise schedule.
         assemblies: a training set of random assemblies, and latents of its views.
+        changes: the same of changed objects.
         words: whether part of the batches is under words of the prior's view encoder.
     """
 
@@ -132,28 +138,45 @@ class Batches:
         timesteps: int,
         *,
         assemblies: tuple[WorldViews, LatentCache] | None = None,
+        changes: tuple[WorldViews, LatentCache] | None = None,
         words: bool = False,
     ) -> None:
         self.images, self.seed, self.timesteps, self.words = images, seed, timesteps, words
         self.named = _Source(data, latents)
-        self.assemblies = None if assemblies is None else _Source(*assemblies)
+        self.assemblies = None if assemblies is None else _Source(*assemblies, turns=True)
+        self.changes = None if changes is None else _Source(*changes)
 
     def draw(self, step: int) -> Batch:
         """Draw the batch of a step."""
         # The order of the draws is part of what the shipped weights were trained on.
         generator = step_generator(self.seed, step)
-        under_words, unnamed = torch.rand(2, generator=generator).tolist()
+        under_words, chance = torch.rand(2, generator=generator).tolist()
         shown = self.words and under_words < WORDS_SHARE
-        share = ASSEMBLIES_SHARE if shown else CAPTIONED_ASSEMBLIES_SHARE
-        source = self.assemblies if self.assemblies is not None and unnamed < share else self.named
+        unnamed = ASSEMBLIES_SHARE if shown else CAPTIONED_ASSEMBLIES_SHARE
+        changed = CHANGES_SHARE if shown else CAPTIONED_CHANGES_SHARE
+        source = self.named
+        if self.assemblies is not None and chance < unnamed:
+            source = self.assemblies
+        elif self.changes is not None and chance > 1 - changed:
+            source = self.changes
         return self._draw_shown(source, generator) if shown else self._draw_captioned(source, generator)
+
+    def draw_captioned(self, step: int) -> Batch:
+        """Draw a batch of objects that have names, under captions."""
+        return self._draw_captioned(self.named, step_generator(self.seed, step))
+
+    def draw_shown(self, step: int, turn: int) -> Batch:
+        """Draw a batch under words of the set whose turn it is, counted by batches under words."""
+        sources = [source for source in (self.named, self.assemblies, self.changes) if source is not None]
+        return self._draw_shown(sources[turn % len(sources)], step_generator(self.seed, step))
 
     def _draw_captioned(self, source: _Source, generator: torch.Generator) -> Batch:
         count, views = draw_views(self.images, source.views, generator)
         objects = torch.multinomial(source.weights, count, replacement=True, generator=generator)
         condition = draw_captions(source.data, objects, generator)
         t = draw_timesteps(count, self.timesteps, generator)
-        return _noised(source, objects, views, condition, source.latents.encoded(objects, views), t, generator)
+        latents, cameras = source.latents.encoded(objects, views), source.cameras[objects[:, None], views]
+        return _noised(objects, views, cameras, condition, latents, t, generator)
 
     def _draw_shown(self, source: _Source, generator: torch.Generator) -> Batch:
         count = max(self.images // 4, 1)
@@ -165,29 +188,81 @@ class Batches:
         latents = source.latents.encoded(objects, views, as_photos=True)
         latents[restyled] = source.latents.encoded(objects[restyled], views[restyled])
         seed = int(torch.randint(2**62, (), generator=generator))
-        condition = Shown(prompts, seen, source.cameras[objects[:, None], others], seed)
-        return _noised(source, objects, views, condition, latents, t, generator)
+        sides, others = source.cameras[objects[:, None], views], source.cameras[objects[:, None], others]
+        if source.turns:
+            angles = torch.rand(count, generator=generator) * 2 * math.pi
+            sides, others = turn(sides, angles), turn(others, angles)
+        condition = Shown(prompts, seen, others, seed)
+        return _noised(objects, views, sides, condition, latents, t, generator)
+
+
+def open_batches(
+    folder: Path,
+    prior: MultiViewPrior,
+    data: WorldViews,
+    images: int,
+    seed: int,
+    *,
+    assemblies: WorldViews | None = None,
+    changes: WorldViews | None = None,
+) -> Batches:
+    """The batches of a prior's training, under words too where it has a view encoder; ``folder`` keeps latents."""
+    info = prior.info
+
+    def cached(views: WorldViews | None) -> tuple[WorldViews, LatentCache] | None:
+        if views is None:
+            return None
+        return views, LatentCache(folder, views, prior.vae, info.latent_size, info.latent_channels)
+
+    return Batches(
+        data,
+        LatentCache(folder, data, prior.vae, info.latent_size, info.latent_channels),
+        images,
+        seed,
+        prior.num_timesteps,
+        assemblies=cached(assemblies),
+        changes=cached(changes),
+        words=prior.view_encoder is not None,
+    )
+
+
+def sets_fingerprint(*sets: WorldViews | None) -> str:
+    """What tells one choice of training sets from another."""
+    return " and ".join(one.fingerprint() for one in sets if one is not None)
 
 
 class _Source:
-    """A training set, with what is drawn from it."""
+    """A training set, with what is drawn from it. ``turns``: its objects have no front."""
 
-    def __init__(self, data: WorldViews, latents: LatentCache) -> None:
-        self.data, self.latents = data, latents
+    def __init__(self, data: WorldViews, latents: LatentCache, *, turns: bool = False) -> None:
+        self.data, self.latents, self.turns = data, latents, turns
         self.weights, self.cameras, self.views = object_weights(data), data.cameras(), data.rgb.shape[1]
 
 
 def _noised(
-    source: _Source,
     objects: Tensor,
     views: Tensor,
+    cameras: Tensor,
     condition: Condition,
     latents: Tensor,
     t: Tensor,
     generator: torch.Generator,
 ) -> Batch:
     noise = torch.randn(latents.shape, generator=generator)
-    return Batch(objects, views, condition, source.cameras[objects[:, None], views], latents, noise, t)
+    return Batch(objects, views, condition, cameras, latents, noise, t)
+
+
+def turn(cameras: Float[Tensor, "B F 16"], angles: Float[Tensor, " B"]) -> Float[Tensor, "B F 16"]:
+    """Camera vectors of the same views of each object turned about its vertical axis (z), by radians.
+
+    Of an object without a front, stored views become views of as many objects as there are angles. The light turns with
+    it: it is then lit from a side that the renderer never lights, as things from elsewhere are.
+    """
+    sines, cosines, zeros = angles.sin(), angles.cos(), torch.zeros_like(angles)
+    rows = [[cosines, -sines, zeros, zeros], [sines, cosines, zeros, zeros]]
+    rows += [[zeros, zeros, zeros + 1, zeros], [zeros, zeros, zeros, zeros + 1]]
+    rotation = torch.stack([torch.stack(row, -1) for row in rows], -2)
+    return (rotation[:, None] @ cameras.unflatten(-1, (4, 4))).flatten(-2)
 
 
 def draw_orbits(count: int, views: int, generator: torch.Generator) -> tuple[Int[Tensor, "B F"], Int[Tensor, "B V"]]:
@@ -209,9 +284,9 @@ def draw_orbits(count: int, views: int, generator: torch.Generator) -> tuple[Int
 def draw_prompts(
     data: WorldViews, objects: Int[Tensor, " B"], generator: torch.Generator
 ) -> tuple[tuple[str, ...], Bool[Tensor, " B"]]:
-    """Draw the prompt around each object's words, and whether it asks for the object's style."""
-    styles = list(STYLES)
-    restyled = (data.styles[objects] > 0) & (torch.rand(len(objects), generator=generator) < RESTYLED_SHARE)
+    """Draw the prompt around each object's words, and whether it asks for what became of it: its style or change."""
+    styles, share = list(STYLES), RESTYLED_SHARE if data.changes is None else CHANGED_SHARE
+    restyled = data.have_photos()[objects] & (torch.rand(len(objects), generator=generator) < share)
     dropped = torch.rand(len(objects), generator=generator) < DROP_CAPTION
     wording = torch.rand(len(objects), generator=generator)
     prompts = []
@@ -219,6 +294,8 @@ def draw_prompts(
         objects.tolist(), restyled.tolist(), dropped.tolist(), wording.tolist(), strict=True
     ):
         options = STYLES[styles[int(data.styles[item])] if asked else "photo"]
+        if asked and data.changes is not None:
+            options = (data.changes[item],)
         prompts.append("" if without else options[int(which * len(options))].format(TOKEN))
     return tuple(prompts), restyled
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from invert3d_ns.metrics.inversion_quality import renderer
 from invert3d_ns.training.compute import quick_attention
 from invert3d_ns.training.loop import Stage, initial_weights, step_generator
-from invert3d_ns.training.view_words import ARCHITECTURE
+from invert3d_ns.training.reading import ARCHITECTURE
 from invert3d_ns.words.bank import LatentBank, build_bank
 from invert3d_ns.words.cti import TOKEN
 

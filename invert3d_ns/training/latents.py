@@ -27,7 +27,7 @@ def encoder_fingerprint(vae: AutoencoderKL) -> str:
 class LatentCache:
     """Latents of a training set, encoded when first drawn and kept in ``folder`` for a training that is resumed.
 
-    Objects that are in a style and were kept as photos, too, have latents of both.
+    Objects that look otherwise as photos, and were kept as such, too, have latents of both.
 
     The stored views of an object are encoded together, whichever of them are drawn: their bits then do not depend on
     the batch that asked first, so that a resumed training reads what an unbroken one reads.
@@ -40,7 +40,7 @@ class LatentCache:
         shape = (count, views, channels, size, size)
         latents, fresh = open_store(folder / f"latents-{stem}.npy", np.float16, shape)
         known, _ = open_store(folder / f"latents-known-{stem}.npy", np.bool_, (count,))
-        self.rows = data.photo_rows()
+        self.rows, self.have_photos = data.photo_rows(), data.have_photos()
         photos = None
         if data.photos is not None:
             photos, also_fresh = open_store(
@@ -55,15 +55,15 @@ class LatentCache:
     def encoded(
         self, objects: Int[Tensor, " B"], views: Int[Tensor, "B F"], *, as_photos: bool = False
     ) -> Float[Tensor, "B F c h w"]:
-        """Latents of views ``views`` of objects ``objects``, in their style or as photos; on the CPU."""
+        """Latents of views ``views`` of objects ``objects``, as they are or as photos; on the CPU."""
         for item in objects[~self.known[objects]].unique().tolist():
             self.latents[item] = self._encode(self.data.images([item])[0])
-            if self.photos is not None and self.data.styles[item]:
+            if self.photos is not None and self.have_photos[item]:
                 self.photos[self.rows[item]] = self._encode(self.data.photo_images(item))
             self.known[item] = True
         found = self.latents[objects[:, None], views]
         if as_photos and self.photos is not None:
-            styled = self.data.styles[objects] > 0
+            styled = self.have_photos[objects]
             found[styled] = self.photos[self.rows[objects[styled]][:, None], views[styled]]
         return found.float()
 

@@ -25,13 +25,13 @@ from invert3d_ns.training.denoiser import (
     WARM_PEAK,
     assemble_from_prior,
     assemble_prior,
-    fingerprint_of,
+    caption_words,
     load_checkpoint,
     train_denoiser,
 )
 from invert3d_ns.training.loop import initial_weights
-from invert3d_ns.training.view_words import build_view_encoder, train_view_words
-from invert3d_ns.world.data import WorldViews, world_views
+from invert3d_ns.training.reading import build_view_encoder, train_reading
+from invert3d_ns.world.data import Kind, WorldViews, world_views
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -72,9 +72,12 @@ class Recipe:
     """More steps for the decoder alone, after the encoder is frozen."""
     denoiser_steps: int
     encoder_steps: int = 0
-    """Steps of the view encoder alone, before the denoiser listens to it; without any there is no view encoder."""
+    """Steps of view encoder and ray reader alone, before the denoiser listens to them; without any there is no view
+    encoder."""
     assemblies: int = 0
     """Size of the training set of random assemblies."""
+    changes: int = 0
+    """Size of the training set of objects that words change, and what they become."""
     images: int = 32
     """Views in a step of the denoiser."""
     seed: int = 0
@@ -93,13 +96,16 @@ class Recipe:
         """Read the training set; the first call renders it."""
         return world_views(self.folder / "data", self.objects, seed=DATA_SEED, views=VIEWS, photos=True)
 
-    def assembly_data(self) -> WorldViews | None:
-        """Read the training set of random assemblies, if there is one; the first call renders it."""
-        if not self.assemblies:
-            return None
-        return world_views(
-            self.folder / "data", self.assemblies, seed=DATA_SEED, views=VIEWS, kind="assemblies", photos=True
+    def other_data(self) -> tuple[WorldViews | None, WorldViews | None]:
+        """Read the training sets of random assemblies and of changes, if there are any; the first call renders them."""
+        counts: dict[Kind, int] = {"assemblies": self.assemblies, "changes": self.changes}
+        assemblies, changes = (
+            world_views(self.folder / "data", count, seed=DATA_SEED, views=VIEWS, kind=kind, photos=True)
+            if count
+            else None
+            for kind, count in counts.items()
         )
+        return assemblies, changes
 
     def train(self, stage: StageName = "all") -> MultiViewPrior | None:
         """Train what is not trained yet, up to the stage of that name.
@@ -119,11 +125,12 @@ class Recipe:
         self._refuse_other_settings(stage, start)
         data = self.data()
         if stage == "data":
-            self.assembly_data()
+            self.other_data()
             return None
         flags = self._flags(start)
         if start is not None:
-            prior = assemble_from_prior(str(self.start), start, data, self._settings())
+            with initial_weights(self.seed):
+                prior = assemble_from_prior(str(self.start), start, data, self._settings())
             return self._denoise(prior, data, stage, flags)
         vae = train_autoencoder(
             self.folder,
@@ -174,16 +181,17 @@ class Recipe:
         common = {"--seed": self.seed, "--objects": self.objects}
         usual = PEAK if start is None else WARM_PEAK
         steps = {"--autoencoder-steps": self.autoencoder_steps if start is None else None}
+        unnamed = {"--assemblies": self.assemblies, "--changes": self.changes}
         content = start and f"{start.info.fingerprint[:8]} (autoencoder {fingerprint([start.vae])[:8]})"
         return {
             "autoencoder": common,
             "decoder": common | steps,
-            "encoder": common | {"--start": content, "--assemblies": self.assemblies} | steps,
+            "encoder": common | {"--start": content} | unnamed | steps,
             "denoiser": common
             | steps
             | {
                 "--start": content,
-                "--assemblies": self.assemblies,
+                **unnamed,
                 "--encoder-steps": self.encoder_steps,
                 "--images": self.images,
                 "--denoiser-lr": None if self.peak == usual else self.peak,
@@ -206,7 +214,7 @@ class Recipe:
         }
         if stage == "data":
             return
-        shared = {"--seed", "--objects", "--autoencoder-steps", "--assemblies"}
+        shared = {"--seed", "--objects", "--autoencoder-steps", "--assemblies", "--changes"}
         for name, flags in self._flags(start).items():
             now, steps = flags, getattr(self, f"{name}_steps")
             if name not in trained[stage]:
@@ -224,6 +232,7 @@ class Recipe:
             "lr": self.peak,
             "objects": self.objects,
             "assemblies": self.assemblies,
+            "changes": self.changes,
             "encoder_steps": self.encoder_steps,
             "views": VIEWS,
             "seed": self.seed,
@@ -234,14 +243,22 @@ class Recipe:
     def _denoise(
         self, prior: MultiViewPrior, data: WorldViews, stage: StageName, flags: dict[str, dict[str, Any]]
     ) -> MultiViewPrior | None:
-        assemblies = self.assembly_data()
+        assemblies, changes = self.other_data()
         if self.encoder_steps and prior.view_encoder is None:
             with initial_weights(self.seed):
                 prior.view_encoder = build_view_encoder(prior)
         prior = prior.to(self.device)
         if self.encoder_steps and stage != "export":
-            sets = [data] if assemblies is None else [assemblies, data]
-            train_view_words(self.folder, prior, sets, self.encoder_steps, seed=self.seed, settings=flags["encoder"])
+            train_reading(
+                self.folder,
+                prior,
+                data,
+                self.encoder_steps,
+                assemblies=assemblies,
+                changes=changes,
+                seed=self.seed,
+                settings=flags["encoder"],
+            )
         if stage == "encoder":
             return None
         psnr = self._grade("autoencoder that the denoiser is shown with", prior.vae)
@@ -255,6 +272,7 @@ class Recipe:
                 data,
                 self.denoiser_steps,
                 assemblies=assemblies,
+                changes=changes,
                 images=self.images,
                 lr=self.peak,
                 seed=self.seed,
@@ -262,7 +280,8 @@ class Recipe:
                 settings=flags["denoiser"],
                 sample=lambda done: sample_grid(prior, self.folder / "samples" / f"{done:06d}.png"),
             )
-        prior.info = replace(prior.info, fingerprint=fingerprint_of(prior), training=training)
+        words = tuple(sorted({*prior.info.words, *caption_words(assemblies, changes)}))
+        prior.info = replace(prior.info, fingerprint=prior.fingerprint(), training=training, words=words)
         if prior.view_encoder is not None:
             prior.view_encoder.register_to_config(prior=prior.info.fingerprint)
         return prior

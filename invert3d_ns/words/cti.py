@@ -24,6 +24,8 @@ TOKEN = "<object>"
 """The placeholder in prompts that stands for the learned vectors."""
 VECTORS = 32
 """Words that are learned from a word, if nothing else is asked for (Invert3D, official code)."""
+DRAFTED_GROUPS, DRAFT_WEIGHT = 4, 4.0
+"""Orbits that are drafted in a step, where the prior drafts views, and the weight of their loss."""
 ENCODED_GROUPS = 4
 """Orbits that the view encoder looks at. Each word stands for a place, so that means of words mean something."""
 
@@ -33,6 +35,7 @@ class CameraTextInversion:
 
     z* = argmin over z of E[ || prediction(x_t, t, prompt(z), cameras) - target ||^2 ], x_t = add_noise(x, noise, t),
     where prediction and target are in the prior's own parameterisation (noise or velocity). Only z receives a gradient.
+    Where the prior drafts views, :meth:`draft_loss` is added.
 
     Args:
         prior: the frozen multi-view diffusion model.
@@ -104,15 +107,34 @@ class CameraTextInversion:
         """Compute the terms of the loss at training step ``step``, scalars whose sum is minimized.
 
         Returns:
-            ``denoising``, and ``norm`` if the objective penalizes the vectors' length; differentiable in ``words``.
+            ``denoising``; ``draft`` if the prior drafts views, over more orbits, see :data:`DRAFTED_GROUPS`; and
+            ``norm`` if the objective penalizes the vectors' length. Differentiable in ``words``.
         """
         latents, cameras, noise, timesteps = self.draw_batch(bank, step, groups)
         context = self.context(words)
         context = context.expand(groups, -1, -1) if groups > 1 else context
         terms = {"denoising": self.prior.prediction_loss(latents, noise, timesteps, context, cameras)}
+        if self.prior.ray_reader is not None:
+            terms["draft"] = self.draft_loss(context[:1], bank, step)
         if self.objective.norm_penalty > 0:
             terms["norm"] = self.objective.norm_penalty * (words / self._unit).square().sum(dim=-1).mean()
         return terms
+
+    def draft_loss(self, context: Float[Tensor, "1 L C"], bank: LatentBank, step: int) -> Float[Tensor, ""]:
+        """Mean squared error of the prior's drafts of some orbits: without noise; an orbit costs a twentieth of a step.
+
+        It is what the denoising loss becomes where there is nothing but noise and the UNet takes the draft as it is.
+        """
+        latents, cameras = (part.flatten(0, 1)[None] for part in self.drafted_views(bank, step))
+        drafts = self.prior.draft(context, cameras, latents.shape[-1])
+        assert drafts is not None
+        return DRAFT_WEIGHT * (drafts - latents).square().mean()
+
+    def drafted_views(self, bank: LatentBank, step: int) -> tuple[Float[Tensor, "B F c h w"], Float[Tensor, "B F 16"]]:
+        """Draw the orbits that step ``step`` drafts, and their cameras."""
+        generator = random_stream("drafted orbits", self.seed, step)
+        picks = torch.randperm(len(bank), generator=generator)[:DRAFTED_GROUPS].to(bank.latents.device)
+        return bank.latents[picks], bank.cameras[picks]
 
     @torch.no_grad()
     def heldout_loss(

@@ -50,12 +50,15 @@ def generate_views(
         group_size: views that are denoised together and so agree with each other; as many as the prior was trained with
             if None. Every group starts from the same noise.
         progress: called with the steps done and the steps in all.
-        sampling: keywords of :meth:`MultiViewPrior.sample`.
+        sampling: keywords of :meth:`MultiViewPrior.sample`; the bare placeholder is sampled with the prior's
+            ``words_strength`` if none is given.
 
     Raises:
         InputError: the embedding is not for this prior, there are no azimuths, the elevation is out of range, or the
             prompt lacks the placeholder.
     """
+    from invert3d_ns.prior.sampling import count_steps, default_steps
+
     embedding.check_prior(prior)
     if not azimuths:
         raise InputError("no azimuths are given; give at least one, in degrees")
@@ -71,7 +74,10 @@ def generate_views(
         context = prior.encode_prompt(prompt, embedding.words)
     cameras = camera_condition(torch.tensor([float(a) for a in azimuths]), torch.tensor(float(elevation)))
     groups = view_groups(len(azimuths), group_size or prior.info.num_views)
-    steps = sampling["steps"] = sampling.get("steps") or prior.info.sampling_steps
+    bare = prompt.strip() == embedding.token
+    strength = sampling.setdefault("strength", prior.info.words_strength if bare else 1.0)
+    whole = sampling["steps"] = sampling.get("steps") or default_steps(prior, strength)
+    steps = count_steps(whole, strength)
     images: dict[int, Tensor] = {}
     for done, group in enumerate(groups):
 

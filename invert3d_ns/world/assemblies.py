@@ -207,7 +207,12 @@ def _with_own_materials(rng: np.random.Generator, rows: Float[np.ndarray, "P 32"
 def _spoken(shape: Shape, part: str) -> str:
     """What a caption calls a part, in the plural if there are several."""
     kinds = [p.kind for p in shape.primitives if p.part == part]
-    word = PART_WORDS[kinds[0]]
-    if len(kinds) == 1:
+    return part_word(kinds[0], len(kinds))
+
+
+def part_word(kind: str, count: int = 1) -> str:
+    """What captions call parts of a kind, in the plural if there are several."""
+    word = PART_WORDS[kind]
+    if count == 1:
         return word
     return f"{word}es" if word.endswith("x") else f"{word}s"

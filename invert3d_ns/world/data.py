@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from invert3d_ns.base.files import atomic_path
 from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world, random_orbit
 from invert3d_ns.world.assemblies import sample_assembly
 from invert3d_ns.world.captions import full_description, varied_caption
+from invert3d_ns.world.changes import sample_changed
 from invert3d_ns.world.objects import WorldObject, sample_object
 from invert3d_ns.world.rendering import render_objects
 from invert3d_ns.world.shapes import CLASSES
@@ -31,8 +32,8 @@ from invert3d_ns.world.stores import open_store
 from invert3d_ns.world.styles import apply_styles, style_coverage
 from invert3d_ns.world.vocabulary import COLORS, PATTERNS, STYLES
 
-Kind = Literal["classes", "assemblies"]
-"""What a set holds: objects that have a name, or random assemblies."""
+Kind = Literal["classes", "assemblies", "changes"]
+"""What a set holds: objects that have a name, random assemblies, or both and what words make of them."""
 CHUNK = 256
 """Objects drawn from one seed; a set of any size begins with the chunks of a smaller one."""
 WORDINGS = 6
@@ -66,7 +67,10 @@ class WorldViews:
     upright: Bool[Tensor, " O"]
     """Standing as usual, so that its azimuth can be told."""
     photos: UInt8[np.ndarray, "S F H W 3"] | None = None
-    """The S objects that are in a style, in order, as photos; None where they were not asked for."""
+    """The S objects that look otherwise as photos, before their style or change, in order; None where they were not
+    asked for."""
+    changes: list[str] | None = None
+    """In a set of changes, the words around "{}" that ask for each object as it is, not as a photo."""
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -77,7 +81,8 @@ class WorldViews:
 
     def fingerprint(self) -> str:
         """Eight hexadecimal digits that differ between data sets: over words, cameras, sizes and the first views."""
-        digest = hashlib.sha256(json.dumps([self.rgb.shape, self.captions, self.descriptions]).encode())
+        changes = [] if self.changes is None else [self.changes]
+        digest = hashlib.sha256(json.dumps([self.rgb.shape, self.captions, self.descriptions, *changes]).encode())
         for values in (self.azimuths, self.elevations, torch.from_numpy(np.array(self.rgb[:1]))):
             digest.update(values.contiguous().numpy().tobytes())
         return digest.hexdigest()[:8]
@@ -86,13 +91,17 @@ class WorldViews:
         """Views of some objects, RGB in [0, 1]."""
         return torch.from_numpy(np.array(self.rgb[objects])).permute(0, 1, 4, 2, 3).float() / 255
 
+    def have_photos(self) -> Bool[Tensor, " O"]:
+        """Which objects look otherwise as photos: those in a style, and all of a set of changes."""
+        return self.styles > 0 if self.changes is None else torch.ones(len(self), dtype=torch.bool)
+
     def photo_rows(self) -> Int[Tensor, " O"]:
-        """Which of :attr:`photos` each object is that is in a style; means nothing for the others."""
-        return (self.styles > 0).cumsum(0) - 1
+        """Which of :attr:`photos` each object is that looks otherwise as a photo; means nothing for the others."""
+        return self.have_photos().cumsum(0) - 1
 
     def photo_images(self, item: int) -> Float[Tensor, "F 3 H W"]:
-        """Views of an object as a photo, whatever its style."""
-        if self.photos is None or not self.styles[item]:
+        """Views of an object as a photo, whatever became of it."""
+        if self.photos is None or not self.have_photos()[item]:
             return self.images([item])[0]
         return torch.from_numpy(np.array(self.photos[int(self.photo_rows()[item])])).permute(0, 3, 1, 2).float() / 255
 
@@ -125,14 +134,17 @@ def render_on_orbits(
 
 
 def _render_both(
-    objects: list[WorldObject], seed: int, size: int, views: int
+    objects: list[WorldObject], seed: int, size: int, views: int, *, before: Sequence[WorldObject] = ()
 ) -> tuple[np.ndarray, np.ndarray, Tensor, Tensor, UInt8[np.ndarray, "S F H W 3"]]:
-    """As :func:`render_on_orbits`, and the objects that are in a style as photos."""
+    """As :func:`render_on_orbits`, and the objects that are in a style, or what all were before, as photos."""
     azimuths, elevations = sample_orbits(len(objects), views, seed)
-    renders = render_objects(objects, orbit_camera_to_world(azimuths, elevations), size)
+    poses = orbit_camera_to_world(azimuths, elevations)
+    renders = render_objects(objects, poses, size)
     styles = [o.style for o in objects]
     rgb = apply_styles(renders, styles, [seed * CHUNK + i for i in range(len(objects))])
     photos = renders.rgb[[style != "photo" for style in styles]]
+    if before:
+        photos = render_objects(before, poses, size).rgb
     return rgb, style_coverage(renders.alpha, styles), azimuths, elevations, photos
 
 
@@ -158,11 +170,12 @@ def world_views(
         seed: of their choice; held-out assemblies are those of other seeds.
         size: pixels of the square views.
         views: of each object.
-        split: see :func:`.objects.sample_object`; assemblies have none.
-        plain: see :func:`.objects.sample_object`.
-        kind: objects that have a name, or random assemblies.
-        photos: keep views before the style, too.
+        split: see :func:`.objects.sample_object`; assemblies and changes have none.
+        plain: see :func:`.objects.sample_object`; changes have none.
+        kind: objects that have a name, random assemblies, or changes of both.
+        photos: keep views before the style or the change, too; a set of changes always does.
     """
+    photos |= kind == "changes"
     traits = f"{split}{'-plain' if plain else ''}{'-photos' if photos else ''}"
     stem = f"world-{traits if kind == 'classes' else f'{kind}-{traits}'}-{seed}-{count}x{views}x{size}"
     done = folder / f"{stem}.json"
@@ -174,7 +187,7 @@ def world_views(
         for chunk in chunks:
             for key, values in json.loads(chunk.read_text()).items():
                 table.setdefault(key, []).extend(values)
-        styled = sum(style != "photo" for style in table["styles"])
+        styled = count if kind == "changes" else sum(style != "photo" for style in table["styles"])
         pictures = {"rgb": (count, views, size, size, 3), "alpha": (count, views, size, size)}
         if photos:
             pictures["photos"] = (styled, views, size, size, 3)
@@ -203,6 +216,7 @@ def world_views(
         table["descriptions"],
         upright=torch.tensor(table["upright"]),
         photos=_read_store(folder / f"{stem}.photos.npy", done) if photos else None,
+        changes=table.get("changes"),
         **index,
     )
 
@@ -214,23 +228,35 @@ def _read_store(path: Path, done: Path) -> np.ndarray:
         raise InputError(f"{path} is missing or damaged; delete {done} to render these views again") from error
 
 
-def _drawer(kind: Kind, split: str, plain: bool) -> Callable[[np.random.Generator], WorldObject]:
+Drawer = Callable[[np.random.Generator], tuple[WorldObject, WorldObject | None, str]]
+"""Draws an object, what it was before a change, if it was changed, and the words for the change."""
+
+
+def _drawer(kind: Kind, split: str, plain: bool) -> Drawer:
+    if kind == "changes":
+
+        def draw(rng: np.random.Generator) -> tuple[WorldObject, WorldObject | None, str]:
+            before, after, words = sample_changed(rng)
+            return after, before, words
+
+        return draw
     if kind == "assemblies":
-        return lambda rng: sample_assembly(rng, style="photo" if plain else None)
-    return lambda rng: sample_object(rng, split=split, plain=plain)
+        return lambda rng: (sample_assembly(rng, style="photo" if plain else None), None, "")
+    return lambda rng: (sample_object(rng, split=split, plain=plain), None, "")
 
 
-def _render_chunks(
-    folder: Path, count: int, seed: int, size: int, views: int, draw: Callable[[np.random.Generator], WorldObject]
-) -> None:
+def _render_chunks(folder: Path, count: int, seed: int, size: int, views: int, draw: Drawer) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for index, start in enumerate(track(range(0, count, CHUNK), description=f"Rendering {count} objects")):
         path = folder / f"{index:05d}.json"
         if path.exists():
             continue
         rng = np.random.default_rng([seed, index])
-        objects = [draw(rng) for _ in range(min(CHUNK, count - start))]
-        rgb, alpha, azimuths, elevations, photos = _render_both(objects, seed * 1_000_003 + index, size, views)
+        drawn = [draw(rng) for _ in range(min(CHUNK, count - start))]
+        objects, before = [one for one, _, _ in drawn], [old for _, old, _ in drawn if old is not None]
+        rgb, alpha, azimuths, elevations, photos = _render_both(
+            objects, seed * 1_000_003 + index, size, views, before=before
+        )
         with atomic_path(path.with_suffix(".npz")) as temporary:
             np.savez(temporary, rgb=rgb, alpha=alpha, photos=photos)
         table = {
@@ -244,5 +270,7 @@ def _render_chunks(
             "azimuths": azimuths.tolist(),
             "elevations": elevations.tolist(),
         }
+        if before:
+            table["changes"] = [words for _, _, words in drawn]
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(table))

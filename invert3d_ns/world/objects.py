@@ -96,15 +96,14 @@ def sample_object(
             break
     shape = (CLASSES | UNSEEN_CLASSES)[chosen](rng)
     parts = list(dict.fromkeys(p.part for p in shape.primitives))
-    tint = lambda c: tuple(np.clip(np.array(COLORS[c]) * rng.uniform(0.9, 1.1) + rng.uniform(-0.03, 0.03, 3), 0, 1))  # noqa: E731
-    paint = dict.fromkeys(parts, tint(main))
+    paint = dict.fromkeys(parts, tint(rng, main))
     second = part = None
     if print_ != "plain":
-        second = _pattern_color(rng, main)
+        second = pattern_color(rng, main)
     elif not plain and shape.second and rng.random() < PART_SHARE:
         part = shape.second[rng.integers(min(2, len(shape.second)))]
         second = pick([c for c in COLORS if c != main])
-        paint[part] = tint(second)
+        paint[part] = tint(rng, second)
     material = "matte" if plain or rng.random() < 0.7 else pick(("shiny", "metallic"))
     steady = plain or upright or rng.random() < 0.85
     size = "normal" if steady or rng.random() < 0.5 else "small"
@@ -112,7 +111,7 @@ def sample_object(
     rows = pack_primitives(
         shape,
         paint,
-        second_color=tint(second) if second else (1.0, 1.0, 1.0),
+        second_color=tint(rng, second) if second else (1.0, 1.0, 1.0),
         pattern=list(PATTERNS).index(print_),
         pattern_parts=tuple(parts),
         frequency=rng.uniform(3.0, 4.2) if print_ != "spotted" else rng.uniform(2.1, 2.8),
@@ -123,8 +122,14 @@ def sample_object(
     return WorldObject(chosen, main, print_, second, part, rows, look, material, size, pose, shape.main)
 
 
-def _pattern_color(rng: np.random.Generator, main: str) -> str:
-    """Color of a pattern: white or black on most colors, so that it is plain which of the two is the object's."""
+def tint(rng: np.random.Generator, color: str) -> tuple[float, float, float]:
+    """Draw a shade of a named color, RGB in [0, 1]."""
+    r, g, b = np.clip(np.array(COLORS[color]) * rng.uniform(0.9, 1.1) + rng.uniform(-0.03, 0.03, 3), 0, 1)
+    return float(r), float(g), float(b)
+
+
+def pattern_color(rng: np.random.Generator, main: str) -> str:
+    """Draw a pattern's color: white or black on most colors, so that it is plain which of the two is the object's."""
     if main in ("white", "black"):
         options = [c for c in COLORS if c not in ("white", "black", "gray")]
         return options[rng.integers(len(options))]

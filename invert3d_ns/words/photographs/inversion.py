@@ -23,7 +23,7 @@ from invert3d_ns.base.english import with_article
 from invert3d_ns.base.random import random_stream
 from invert3d_ns.scenes.cameras import camera_condition
 from invert3d_ns.words.bank import LatentBank
-from invert3d_ns.words.cti import CameraTextInversion, fit_words
+from invert3d_ns.words.cti import DRAFTED_GROUPS, CameraTextInversion, fit_words
 from invert3d_ns.words.description import describe_views
 from invert3d_ns.words.embedding import ObjectEmbedding
 from invert3d_ns.words.photographs.imagined import imagine_bank
@@ -142,6 +142,11 @@ class ImageInversion(CameraTextInversion):
         device = bank.latents.device
         cameras = camera_condition(*angles.T)[:, None].to(device)
         return bank.latents[picks.to(device)], cameras, noise, timesteps
+
+    def drafted_views(self, bank: LatentBank, step: int) -> tuple[Float[Tensor, "B F c h w"], Float[Tensor, "B F 16"]]:
+        """Draw photographs that step ``step`` drafts, and cameras from their distributions."""
+        latents, cameras, _, _ = self.draw_batch(bank, step, DRAFTED_GROUPS)
+        return latents, cameras
 
     @property
     def views(self) -> Float[Tensor, "K 3 S S"]:
