@@ -77,7 +77,7 @@ class ScoreDistillation(Guidance):
         The pseudo ground truth of the report is the one-step prediction of clean latents,
         (x_t - sqrt(1 - alpha_bar) eps_hat) / sqrt(alpha_bar).
         """
-        from invert3d_ns.prior.multiview import ALPHA_BAR_FLOOR
+        from invert3d_ns.prior.sampling import ALPHA_BAR_FLOOR
 
         noisy = self.prior.add_noise(latents, noise, t)
         with explain_out_of_memory("sampling", self.prior.options):
