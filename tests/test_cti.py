@@ -113,7 +113,7 @@ def test_the_loss_of_several_groups_is_the_mean_of_each(prior, bank):
 
 
 def test_drafts_of_several_orbits_are_part_of_the_loss_where_there_are_any(tiny_encoding_prior, prior):
-    bank = make_bank(tiny_encoding_prior)
+    bank = make_bank(tiny_encoding_prior, groups=4)
     inversion = CameraTextInversion(tiny_encoding_prior, seed=2)
     words = inversion.initial_words(5, "object", jitter=0.3).requires_grad_()
     loss = inversion.loss(words, bank, 3, groups=2)["draft"]

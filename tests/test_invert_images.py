@@ -16,7 +16,7 @@ from invert3d_ns.base.errors import InputError
 from invert3d_ns.cli import run_command
 from invert3d_ns.commands.image import InvertImages
 from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world
-from invert3d_ns.words.cti import DRAFT_WEIGHT
+from invert3d_ns.words.cti import DRAFT_WEIGHT, DRAFTED_GROUPS
 from invert3d_ns.words.embedding import ObjectEmbedding
 from invert3d_ns.words.photographs.imagined import imagine_bank, imagine_views, orbit_from
 from invert3d_ns.words.photographs.inversion import ImageInversion, camera_grid, invert_images
@@ -78,8 +78,9 @@ def test_drafts_are_of_cameras_from_the_distribution(tiny_encoding_prior, photog
     inversion = ImageInversion(tiny_encoding_prior, photographs, QUICK)
     bank = inversion.bank()
     latents, cameras = inversion.drafted_views(bank, 4)
-    assert latents.shape == (8, 1, 4, 4, 4) and len(cameras.flatten(0, 1).unique(dim=0)) == 8
-    assert torch.equal(latents[::2], inversion.latents[:1].expand(4, -1, -1, -1, -1))
+    assert latents.shape == (DRAFTED_GROUPS, 1, 4, 4, 4)
+    assert len(cameras.flatten(0, 1).unique(dim=0)) == DRAFTED_GROUPS
+    assert torch.equal(latents[::2], inversion.latents[:1].expand(DRAFTED_GROUPS // 2, -1, -1, -1, -1))
     words = inversion.initial_words(3, "object", jitter=0.3)
     draft = tiny_encoding_prior.draft(inversion.context(words), cameras.flatten(0, 1)[None])[0]
     torch.testing.assert_close(

@@ -129,7 +129,7 @@ def test_sampling_may_start_from_the_draft(tiny_encoding_prior, cameras: torch.T
     assert steps == [0]
     far = prior.sample(context, cameras, strength=0.6, steps=10, **options)
     assert steps[1:] == list(range(6))
-    assert float((near - drawn).square().mean()) < 0.2 * float((far - drawn).square().mean())
+    assert float((near - drawn).square().mean()) < 0.4 * float((far - drawn).square().mean())
     others = [prior.sample(context, cameras, steps=10, seed=seed, strength=0.6) for seed in (0, 1)]
     assert float((others[0] - others[1]).abs().max()) > 1e-3
 

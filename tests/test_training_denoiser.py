@@ -11,6 +11,7 @@ import torch
 from tiny_training import tiny_autoencoder, tiny_denoiser, two_objects
 
 from invert3d_ns.prior.multiview import MultiViewPrior
+from invert3d_ns.prior.rays import ray_maps
 from invert3d_ns.scenes.cameras import camera_condition
 from invert3d_ns.training.batches import (
     ALL_VIEWS_SHARE,
@@ -141,7 +142,7 @@ def test_two_objects_are_learned_with_their_captions_and_cameras(
 ) -> None:
     monkeypatch.setattr("invert3d_ns.training.denoiser.DECAY_SHARE", 0.3)  # few steps: long at the peak
     # Rays tell two objects' views apart so well that what is left for captions to say takes long to learn.
-    monkeypatch.setattr("invert3d_ns.training.denoiser.RAY_CHANNELS", 0)
+    monkeypatch.setattr("invert3d_ns.prior.unet.ray_maps", lambda *given: torch.zeros_like(ray_maps(*given)))
     data = two_objects()
     prior = tiny_denoiser(tmp_path, data)
     latents = prior.encode_images(data.images(slice(None)))

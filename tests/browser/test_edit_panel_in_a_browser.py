@@ -26,6 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Path("bundled"),
         tmp_path_factory.mktemp("outputs"),
         pipeline__vectors=8,
+        pipeline__clip="bundled",
         pipeline__datamanager__dataparser__image_size=64,
     )
     return train(config)
@@ -62,6 +63,7 @@ def test_a_person_edits_a_run(run: Path, tmp_path: Path):
 def _edit(page: driver.Page, url: str, run: Path, pictures: Path) -> None:
     page.click("Hide Train Cams")  # their small pictures flicker
     before = page.scene("1-opened")
+    assert page.field("It is").get_attribute("value") == "red chair with yellow legs", "what CLIP says it is"
     assert "Pause Training" not in page.text() and "Step: 0" not in page.text(), "nobody trains a finished run"
 
     page.click("Preview")
