@@ -75,6 +75,13 @@ def test_a_run_leaves_embedding_picture_and_figures(name, request, tiny_v_prior)
     assert figures["versions"]["torch"] and figures["hardware"]["cores"]
 
 
+def test_words_and_checkpoint_say_what_the_object_is(material, tmp_path):
+    folder = train(tiny_config(material / "ball.ply", material / "prior", tmp_path, pipeline__clip="bundled"))
+    found = ObjectEmbedding.load(folder / "embedding.safetensors").description
+    assert found
+    assert checkpoint(folder)[1]["pipeline"]["_extra_state"]["origin"]["description"] == found
+
+
 def test_a_run_folder_holds_nothing_unexpected(posed_run):
     names = sorted(path.name for path in posed_run[1].iterdir() if not path.name.startswith("events.out"))
     assert names == [

@@ -8,6 +8,7 @@ import torch
 
 from invert3d_ns.prior.checkpoints import load_prior
 from invert3d_ns.training.denoiser import assemble_from_prior
+from invert3d_ns.training.sets import TrainingSets
 from invert3d_ns.training.text import build_text_encoder, build_tokenizer, load_or_build_tokenizer
 from invert3d_ns.world.data import world_views
 
@@ -29,7 +30,7 @@ def test_the_shipped_vocabulary_spells_every_caption(tmp_path: Path) -> None:
     data = world_views(tmp_path, 40, seed=3, views=4)
     start = load_prior("bundled", "cpu", torch.float32)
     steps = start.info.training["steps"] + start.info.training.get("steps_before", 0)
-    prior = assemble_from_prior("bundled", start, data, {"steps": 3})
+    prior = assemble_from_prior("bundled", start, TrainingSets(data), {"steps": 3})
     assert prior.tokenizer is start.tokenizer and not prior.frozen
     assert prior.info.training["steps_before"] == steps
     assert prior.info.training["started_from"] == start.info.fingerprint

@@ -23,6 +23,7 @@ from invert3d_ns.training.batches import (
 )
 from invert3d_ns.training.latents import LatentCache
 from invert3d_ns.training.reading import train_reading
+from invert3d_ns.training.sets import TrainingSets
 from invert3d_ns.words.cti import TOKEN
 from invert3d_ns.world.data import WorldViews, world_views
 from invert3d_ns.world.vocabulary import STYLES
@@ -45,7 +46,7 @@ def drawn(small_networks, sets, tmp_path_factory: pytest.TempPathFactory):
     prior = tiny_denoiser(folder, sets[0], encodes=True)
     caches = [LatentCache(folder, data, prior.vae, 8, 4) for data in sets]
     others = {name: (sets[index], caches[index]) for index, name in ((1, "assemblies"), (2, "changes"))}
-    batches = Batches(sets[0], caches[0], 16, 5, 1000, **others, words=True)  # type: ignore[arg-type]
+    batches = Batches((sets[0], caches[0]), 16, 5, 1000, **others, words=True)  # type: ignore[arg-type]
     return prior, caches, [batches.draw(step) for step in range(150)]
 
 
@@ -129,7 +130,7 @@ def test_the_stage_of_reading_trains_both_ends_and_nothing_else(tmp_path: Path) 
     prior = tiny_denoiser(tmp_path, data, encodes=True)
     parts = torch.nn.ModuleDict({"unet": prior.unet, "text": prior.text_encoder})
     frozen = {name: value.clone() for name, value in parts.state_dict().items()}
-    train_reading(tmp_path, prior, data, 200)
+    train_reading(tmp_path, prior, TrainingSets(data), 200)
     assert all(torch.equal(value, frozen[name]) for name, value in parts.state_dict().items())
     assert all(parameter.requires_grad for parameter in prior.text_encoder.parameters())
     cameras = data.cameras()

@@ -113,6 +113,7 @@ def _changed(folder: Path, target: Path, **entries: object) -> Path:
         ({"prior": "0123456789abcdef"}, "speaks the words of another prior"),
         ({"token_dim": 32}, "view_encoder"),
         ({"latent_channels": 8}, "view_encoder"),
+        ({"heads": 0}, "view encoder has 0 heads|view_encoder"),
     ],
 )
 def test_an_encoder_of_another_prior_is_refused(folder: Path, tmp_path: Path, entries: dict, message: str) -> None:

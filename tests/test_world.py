@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -189,6 +190,19 @@ def test_sets_repeat_by_seed_and_are_read_back(tmp_path) -> None:
     assert (first.rgb[first.alpha == 0] == 255).all()
     assert not np.array_equal(first.rgb, other.rgb)
     assert first.cameras().shape == (3, 4, 16)
+
+
+def test_processes_render_what_one_renders(tmp_path, monkeypatch) -> None:
+    count = CHUNK + 1
+    alone = world_views(tmp_path / "a", count, seed=5, size=8, views=1, photos=True)
+    monkeypatch.setattr("invert3d_ns.world.data.MANY", 2)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    rendered_here = Mock()
+    monkeypatch.setattr("invert3d_ns.world.data._Chunks.render", rendered_here)
+    beside = world_views(tmp_path / "b", count, seed=5, size=8, views=1, photos=True)
+    assert not rendered_here.called and beside.fingerprint() == alone.fingerprint()
+    assert beside.photos is not None and alone.photos is not None
+    assert np.array_equal(beside.rgb, alone.rgb) and np.array_equal(beside.photos, alone.photos)
 
 
 def test_what_the_shipped_weights_saw_stays_what_it_was(tmp_path) -> None:

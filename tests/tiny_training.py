@@ -14,6 +14,7 @@ import torch
 from invert3d_ns.training import autoencoder, clip, denoiser, loop, reading, text
 from invert3d_ns.training.judge import train_judge
 from invert3d_ns.training.judge_data import judged_views
+from invert3d_ns.training.sets import TrainingSets
 from invert3d_ns.world.captions import full_description
 from invert3d_ns.world.data import WorldViews, render_on_orbits, world_views
 from invert3d_ns.world.objects import sample_object
@@ -74,7 +75,7 @@ def tiny_denoiser(folder: Path, data: WorldViews, *, encodes: bool = False) -> M
     ``encodes``: with a view encoder.
     """
     with loop.initial_weights(0):
-        prior = denoiser.assemble_prior(folder, tiny_autoencoder(data), data, {"steps": 1})
+        prior = denoiser.assemble_prior(folder, tiny_autoencoder(data), TrainingSets(data), {"steps": 1})
         if encodes:
             prior.view_encoder = reading.build_view_encoder(prior)
         return prior
@@ -135,10 +136,11 @@ def train_stage(name: str, material: Path, folder: Path) -> None:
             prior = tiny_denoiser(material, data, encodes=True)
             assemblies = world_views(material, 4, seed=3, views=8, kind="assemblies", photos=True)
             changes = world_views(material, 4, seed=3, views=8, kind="changes")
+            sets = TrainingSets(data, assemblies, changes)
             if name == "encoder":
-                reading.train_reading(folder, prior, data, STEPS, assemblies=assemblies, changes=changes)
+                reading.train_reading(folder, prior, sets, STEPS)
             else:
-                denoiser.train_denoiser(folder, prior, data, STEPS, assemblies=assemblies, changes=changes, images=8)
+                denoiser.train_denoiser(folder, prior, sets, STEPS, images=8)
 
 
 def _copy_vocabulary(source: Path, folder: Path, make: Callable[[Path], object]) -> None:

@@ -18,7 +18,7 @@ from invert3d_ns.prior.settings import PriorOptions
 from invert3d_ns.prior.shared import SharedPrior
 from invert3d_ns.scenes.cameras import OBJECT_RADIUS
 from invert3d_ns.scenes.cloud import unit_quaternions
-from invert3d_ns.words.embedding import EMBEDDING, ObjectEmbedding
+from invert3d_ns.words.embedding import ObjectEmbedding
 
 if TYPE_CHECKING:
     from invert3d_ns.scenes.cloud import SplatCloud
@@ -154,14 +154,3 @@ class EditableScene(SplatScene):
         self.edits = [Edit.from_dict(entry) for entry in state["edits"]]
         folder = None if state["folder"] is None else Path(state["folder"])
         self.output_folder = folder if folder is not None and folder.is_dir() else None
-        if self.output_folder is not None and not self._origin.get("description"):
-            self._origin |= _description_in(self.output_folder, self._origin.get("fingerprint"))
-
-
-def _description_in(folder: Path, fingerprint: Any) -> dict[str, str]:
-    """What a run's own words say of the object: it is described after the last checkpoint is written."""
-    try:
-        embedding = ObjectEmbedding.load(folder / EMBEDDING)
-    except InputError:  # none yet, or damaged, which is said where words are asked for
-        return {}
-    return {"description": embedding.description} if embedding.fingerprint == fingerprint else {}

@@ -79,7 +79,7 @@ class WordsPhase(Phase):
         return self.pipeline.inversion_of_prior().prior.info.inversion_learning_rate if lr is None else lr
 
     def begin(self, run: Run, state: dict[str, Any] | None) -> None:
-        """Freeze the splats, render and encode the bank of views, and create the words unless they exist.
+        """Freeze the splats, render and encode the bank of views, create and describe the words unless they exist.
 
         Raises:
             Cancelled: the run was asked to stop meanwhile.
@@ -124,6 +124,8 @@ class WordsPhase(Phase):
                     f"prior {inversion.prior.info.name!r} are asked for; resume with the settings that the run was "
                     "started with"
                 )
+        with run.lock:
+            pipeline.describe()  # before the first checkpoint, which keeps what is said
 
     def optimizers(self, configured: dict[str, Any]) -> Optimizers:
         """AdamW (official code) on the words, and the decay of its learning rate, if any."""
@@ -167,8 +169,6 @@ class WordsPhase(Phase):
     def finish(self, run: Run) -> Sequence[str]:
         """Write ``embedding.safetensors``, ``views.png`` and ``metrics.json``, and say how good the words are."""
         assert self.bank is not None, "begin() comes first"
-        with run.lock:
-            self.pipeline.describe()
         with run.lock, self.pipeline.prior.use():
             outputs = words_report.write_outputs(self.pipeline, self.bank, self.steps, run, lr=self.learning_rate())
         run.show_picture(words_report.PICTURE, outputs.picture)

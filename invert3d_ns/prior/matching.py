@@ -49,7 +49,9 @@ def check_parts_match(
         raise InputError("its UNet takes drafts of a ray reader, and it has none")
     beside = RAY_CHANNELS if takes_rays(unet) else 0
     if ray_reader is not None:
-        _check_ray_reader(facts, unet, ray_reader)
+        _check_module("ray reader", ray_reader, facts, "context_dim")
+        if not takes_drafts(unet):
+            raise InputError("it has a ray reader, but its UNet takes no drafts")
         beside += facts.latent_channels
     _require("latent channels into the UNet", config.in_channels - beside, "the autoencoder's", facts.latent_channels)
     _require("latent channels out of the UNet", config.out_channels, "the autoencoder's", facts.latent_channels)
@@ -58,7 +60,15 @@ def check_parts_match(
         if isinstance(heads, int) and heads < 1:
             raise InputError(f"its attention {name} has {heads} heads")
     if view_encoder is not None:
-        _check_view_encoder(info, view_encoder)
+        _check_module("view encoder", view_encoder, facts, "token_dim")
+        if not 1 <= view_encoder.vectors <= info.context_length - 2:
+            raise InputError(
+                f"its view encoder says {view_encoder.vectors} words, of {info.context_length - 2} at most"
+            )
+        if (of := view_encoder.config["prior"]) != info.fingerprint:
+            raise InputError(
+                f"its view encoder speaks the words of another prior ({of or 'none'}, not {info.fingerprint})"
+            )
     size = text_encoder.config.vocab_size
     if len(tokenizer) > size or not info.pad_token_id < size:
         raise InputError(f"its tokenizer has {len(tokenizer)} tokens and pads with {info.pad_token_id}, of {size}")
@@ -67,27 +77,15 @@ def check_parts_match(
         raise InputError("its noise schedule is none: shares of the signal are not 0 to 1")
 
 
-def _check_ray_reader(facts: PriorInfo, unet: UNet2DConditionModel, ray_reader: RayReader) -> None:
-    config: Any = ray_reader.config
-    for name in ("latent_channels", "latent_size"):
-        _require(f"{name} of the ray reader", getattr(config, name), "the prior's", getattr(facts, name))
-    _require("context_dim of the ray reader", config.context_dim, "the text encoder's", facts.token_dim)
-    if config.heads < 1 or config.width % config.heads:
-        raise InputError(f"its ray reader has {config.heads} heads, which do not divide {config.width}")
-    if not takes_drafts(unet):
-        raise InputError("it has a ray reader, but its UNet takes no drafts")
-
-
-def _check_view_encoder(info: PriorInfo, view_encoder: ViewEncoder) -> None:
-    config: Any = view_encoder.config
-    for name in ("latent_channels", "latent_size", "token_dim"):
-        _require(f"{name} of the view encoder", getattr(config, name), "the prior's", getattr(info, name))
-    if not 1 <= view_encoder.vectors <= info.context_length - 2:
-        raise InputError(f"its view encoder says {view_encoder.vectors} words, of {info.context_length - 2} at most")
-    if config.prior != info.fingerprint:
-        raise InputError(
-            f"its view encoder speaks the words of another prior ({config.prior or 'none'}, not {info.fingerprint})"
-        )
+def _check_module(name: str, module: ViewEncoder | RayReader, facts: PriorInfo, width: str) -> None:
+    """Refuse one of the prior's own small networks; ``width`` is what it calls the width of text."""
+    config: Any = module.config
+    for key in ("latent_channels", "latent_size"):
+        _require(f"{key} of the {name}", getattr(config, key), "the prior's", getattr(facts, key))
+    _require(f"{width} of the {name}", config[width], "the text encoder's", facts.token_dim)
+    for inside in ("width", "view_width"):
+        if config.get(inside, 0) % max(config.heads, 1) or config.heads < 1:
+            raise InputError(f"its {name} has {config.heads} heads, which do not divide {config[inside]}")
 
 
 def _require(name: str, found: Any, authority: str, expected: Any) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from invert3d_ns.training.latents import LatentCache
 from invert3d_ns.training.loop import step_generator
+from invert3d_ns.training.sets import TrainingSets
 from invert3d_ns.words.cti import TOKEN
 from invert3d_ns.world.data import WorldViews
 from invert3d_ns.world.vocabulary import STYLES
@@ -115,12 +116,15 @@ class Batch:
     """Timesteps."""
 
 
+Kept = tuple[WorldViews, LatentCache]
+"""A training set, and latents of its views."""
+
+
 class Batches:
     """Draws batches.
 
     Args:
-        data: the training set of objects that have names.
-        latents: of its views.
+        named: the training set of objects that have names, and latents of its views.
         images: views in a batch.
         seed: of every draw.
         timesteps: length of the noise schedule.
@@ -131,18 +135,17 @@ class Batches:
 
     def __init__(
         self,
-        data: WorldViews,
-        latents: LatentCache,
+        named: Kept,
         images: int,
         seed: int,
         timesteps: int,
         *,
-        assemblies: tuple[WorldViews, LatentCache] | None = None,
-        changes: tuple[WorldViews, LatentCache] | None = None,
+        assemblies: Kept | None = None,
+        changes: Kept | None = None,
         words: bool = False,
     ) -> None:
         self.images, self.seed, self.timesteps, self.words = images, seed, timesteps, words
-        self.named = _Source(data, latents)
+        self.named = _Source(*named)
         self.assemblies = None if assemblies is None else _Source(*assemblies, turns=True)
         self.changes = None if changes is None else _Source(*changes)
 
@@ -196,39 +199,22 @@ class Batches:
         return _noised(objects, views, sides, condition, latents, t, generator)
 
 
-def open_batches(
-    folder: Path,
-    prior: MultiViewPrior,
-    data: WorldViews,
-    images: int,
-    seed: int,
-    *,
-    assemblies: WorldViews | None = None,
-    changes: WorldViews | None = None,
-) -> Batches:
+def open_batches(folder: Path, prior: MultiViewPrior, sets: TrainingSets, images: int, seed: int) -> Batches:
     """The batches of a prior's training, under words too where it has a view encoder; ``folder`` keeps latents."""
     info = prior.info
 
-    def cached(views: WorldViews | None) -> tuple[WorldViews, LatentCache] | None:
-        if views is None:
-            return None
+    def kept(views: WorldViews) -> Kept:
         return views, LatentCache(folder, views, prior.vae, info.latent_size, info.latent_channels)
 
     return Batches(
-        data,
-        LatentCache(folder, data, prior.vae, info.latent_size, info.latent_channels),
+        kept(sets.named),
         images,
         seed,
         prior.num_timesteps,
-        assemblies=cached(assemblies),
-        changes=cached(changes),
+        assemblies=None if sets.assemblies is None else kept(sets.assemblies),
+        changes=None if sets.changes is None else kept(sets.changes),
         words=prior.view_encoder is not None,
     )
-
-
-def sets_fingerprint(*sets: WorldViews | None) -> str:
-    """What tells one choice of training sets from another."""
-    return " and ".join(one.fingerprint() for one in sets if one is not None)
 
 
 class _Source:

@@ -25,13 +25,14 @@ from invert3d_ns.base.errors import InputError
 from invert3d_ns.prior.info import PriorInfo
 from invert3d_ns.prior.rays import RAY_CHANNELS
 from invert3d_ns.prior.unet import takes_drafts
-from invert3d_ns.training.batches import Batch, Shown, open_batches, sets_fingerprint
+from invert3d_ns.training.batches import Batch, Shown, open_batches
 from invert3d_ns.training.compute import mixed_precision, quick_attention
+from invert3d_ns.training.drawing import drawn_ahead
 from invert3d_ns.training.latents import encoder_fingerprint
 from invert3d_ns.training.loop import Stage
 from invert3d_ns.training.reading import build_ray_reader
+from invert3d_ns.training.sets import TrainingSets
 from invert3d_ns.training.text import build_text_encoder, load_or_build_tokenizer
-from invert3d_ns.world.data import WorldViews
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -112,11 +113,11 @@ def build_scheduler() -> Any:
     )
 
 
-def assemble_prior(folder: Path, vae: AutoencoderKL, data: WorldViews, training: dict[str, Any]) -> MultiViewPrior:
+def assemble_prior(folder: Path, vae: AutoencoderKL, sets: TrainingSets, training: dict[str, Any]) -> MultiViewPrior:
     """Build a prior around an autoencoder: fresh UNet and text tower, vocabulary from ``folder`` or from captions."""
     from invert3d_ns.prior.multiview import MultiViewPrior
 
-    captions = (caption for wordings in data.captions for caption in wordings)
+    captions = (caption for wordings in sets.named.captions for caption in wordings)
     tokenizer = load_or_build_tokenizer(folder / "tokenizer", captions)
     unet, text_encoder, scheduler = build_unet(), build_text_encoder(tokenizer), build_scheduler()
     reader = build_ray_reader(unet)
@@ -134,21 +135,21 @@ def assemble_prior(folder: Path, vae: AutoencoderKL, data: WorldViews, training:
         guidance_scale=2.5,
         edit_guidance_scale=4.0,
         sampling_steps=8,
-        words=caption_words(data),
+        words=sets.caption_words(),
         training=training,
     )
     return MultiViewPrior(unet, vae, text_encoder, tokenizer, scheduler, info, ray_reader=reader, frozen=False)
 
 
 def assemble_from_prior(
-    start: str, prior: MultiViewPrior, data: WorldViews, training: dict[str, Any]
+    start: str, prior: MultiViewPrior, sets: TrainingSets, training: dict[str, Any]
 ) -> MultiViewPrior:
     """Build a prior that goes on from a finished one: its networks, its autoencoder frozen, its vocabulary.
 
     Args:
         start: what the finished one is called in messages.
         prior: one that ``invert3d train prior`` made, in float32; its networks are trained in place.
-        data: the training set.
+        sets: what it will be trained on.
         training: settings of this training; what the prior was made with and is not said anew is kept.
 
     Raises:
@@ -158,11 +159,11 @@ def assemble_from_prior(
 
     info = prior.info
     size = info.image_size, info.prediction_type, prior.vae.config["scaling_factor"]
-    if not info.training.get("steps") or size != (data.rgb.shape[2], "v_prediction", 1.0):
+    if not info.training.get("steps") or size != (sets.named.rgb.shape[2], "v_prediction", 1.0):
         raise InputError(
             f"the prior {start} was not made by `invert3d train prior`; start from one that was, or bundled"
         )
-    words = sorted({word for wordings in data.captions for caption in wordings for word in caption.split()})
+    words = sorted({word for wordings in sets.named.captions for caption in wordings for word in caption.split()})
     spelt = prior.tokenizer(words, add_special_tokens=False)["input_ids"]
     if any(prior.tokenizer.unk_token_id in ids for ids in spelt):
         raise InputError(f"the prior {start} has no tokens for some words of the captions; train without --start")
@@ -179,20 +180,13 @@ def assemble_from_prior(
             info,
             name="bundled",
             **WORDS,
-            words=tuple(sorted({*info.words, *caption_words(data)})),
+            words=tuple(sorted({*info.words, *sets.caption_words()})),
             training=training,
         ),
         prior.view_encoder and prior.view_encoder.requires_grad_(True),
         (prior.ray_reader or build_ray_reader(prior.unet)).requires_grad_(True),
         frozen=False,
     )
-
-
-def caption_words(*sets: WorldViews | None) -> tuple[str, ...]:
-    """Every word of the captions and changes of some training sets, in alphabetical order."""
-    texts = [text for data in sets if data is not None for wordings in data.captions for text in wordings]
-    texts += [text.format("") for data in sets if data is not None for text in data.changes or ()]
-    return tuple(sorted({word.strip(",.") for text in texts for word in text.split()} - {""}))
 
 
 def _stage(
@@ -242,11 +236,9 @@ def load_checkpoint(folder: Path, prior: MultiViewPrior) -> int:
 def train_denoiser(
     folder: Path,
     prior: MultiViewPrior,
-    data: WorldViews,
+    sets: TrainingSets,
     steps: int,
     *,
-    assemblies: WorldViews | None = None,
-    changes: WorldViews | None = None,
     images: int = 32,
     lr: float = PEAK,
     seed: int = 0,
@@ -259,10 +251,8 @@ def train_denoiser(
     Args:
         folder: checkpoints go here.
         prior: of :func:`assemble_prior`.
-        data: the training set of objects that have names.
+        sets: what it is shown.
         steps: optimizer steps.
-        assemblies: the training set of those that have none.
-        changes: the training set of objects that words have changed.
         images: views a step: a quarter as many objects, or as many in a batch of single views.
         lr: peak learning rate.
         seed: of batches and noise.
@@ -277,15 +267,15 @@ def train_denoiser(
         "--seed": seed,
         "--images": images,
         "--denoiser-lr": lr,
-        "the training set": sets_fingerprint(data, assemblies, changes),
+        "the training set": sets.fingerprint(),
         "the encoder": encoder_fingerprint(prior.vae),
     }
     stage = _stage(folder, prior, steps, lr, settings=own | dict(settings or {}), seed=seed, sample=sample)
-    batches = open_batches(folder, prior, data, images, seed, assemblies=assemblies, changes=changes)
+    batches = open_batches(folder, prior, sets, images, seed)
     if compiled:
         prior.unet.compile(dynamic=False)
-    with quick_attention(prior.device):
-        stage.train(lambda step: denoising_losses(prior, batches.draw(step)))
+    with quick_attention(prior.device), drawn_ahead(batches.draw, prior.device) as drawn:
+        stage.train(lambda step: denoising_losses(prior, drawn(step)))
     stage.use_average()
 
 
@@ -311,5 +301,6 @@ def denoising_losses(prior: MultiViewPrior, batch: Batch) -> dict[str, Tensor]:
     for name, low, high in BANDS:
         band = (batch.t >= low) & (batch.t < high)
         if band.any():
-            values[name] = each.detach()[band.to(device)].mean()
+            # A mean with weights: to pick rows by a mask, a GPU is waited for.
+            values[name] = (each.detach() * (band / band.sum()).to(device)).sum()
     return values

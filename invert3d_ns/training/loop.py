@@ -41,6 +41,18 @@ def initial_weights(seed: int) -> Iterator[None]:
 
 
 @contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Let no gradient reach a module's weights for as long as the context lasts."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
 def layers_stream(name: str, seed: int, step: int, device: torch.device) -> Iterator[None]:
     """Let layers that draw for themselves, as dropout does, draw from a stream of this step alone.
 
@@ -112,7 +124,9 @@ class Stage:
         if hidden:
             self.optimizers.append(Muon(hidden, lr=self.lr, weight_decay=self.weight_decay))
         self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
-        self.ema = EMAModel(self._trained(), decay=self.ema_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
+        self.ema = EMAModel(
+            self._trained(), decay=self.ema_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.75, foreach=True
+        )
         self.done, self._saved = 0, -1
         self._sums: dict[str, Tensor] = {}
         self._summed: dict[str, int] = {}

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from invert3d_ns.training.batches import open_batches, sets_fingerprint
+from invert3d_ns.training.batches import Batch, Shown, open_batches
 from invert3d_ns.training.compute import mixed_precision, quick_attention
-from invert3d_ns.training.loop import Stage
-from invert3d_ns.world.data import WorldViews
+from invert3d_ns.training.drawing import drawn_ahead
+from invert3d_ns.training.loop import Stage, frozen
+from invert3d_ns.training.sets import TrainingSets
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -58,11 +59,9 @@ def build_ray_reader(unet: UNet2DConditionModel) -> RayReader:
 def train_reading(
     folder: Path,
     prior: MultiViewPrior,
-    data: WorldViews,
+    sets: TrainingSets,
     steps: int,
     *,
-    assemblies: WorldViews | None = None,
-    changes: WorldViews | None = None,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
 ) -> None:
@@ -73,10 +72,8 @@ def train_reading(
     Args:
         folder: checkpoints go here.
         prior: with a view encoder and a ray reader.
-        data: the training set of objects that have names; its captions count, too.
+        sets: what it is shown; captions of objects that have names count, too.
         steps: optimizer steps.
-        assemblies: the training set of those that have none.
-        changes: the training set of objects that words have changed.
         seed: of batches.
         settings: what a resumed training must share, by flag.
 
@@ -85,23 +82,22 @@ def train_reading(
     """
     assert prior.view_encoder is not None and prior.ray_reader is not None
     model = nn.ModuleDict({"encoder": prior.view_encoder, "reader": prior.ray_reader})
-    batches = open_batches(folder, prior, data, 4 * OBJECTS, seed, assemblies=assemblies, changes=changes)
-    own = {"--seed": seed, "the training set": sets_fingerprint(data, assemblies, changes)}
+    batches = open_batches(folder, prior, sets, 4 * OBJECTS, seed)
+    own = {"--seed": seed, "the training set": sets.fingerprint()}
     stage = Stage("encoder", folder, model, steps, PEAK, own | dict(settings or {}), seed, muon=True, decay_share=0.5)
 
-    def losses(step: int) -> dict[str, Tensor]:
-        captions, turn = step % CAPTIONS_EVERY == 0, step - step // CAPTIONS_EVERY - 1
-        batch = batches.draw_captioned(step) if captions else batches.draw_shown(step, turn)
+    def draw(step: int) -> Batch:
+        if step % CAPTIONS_EVERY == 0:
+            return batches.draw_captioned(step)
+        return batches.draw_shown(step, turn=step - step // CAPTIONS_EVERY - 1)
+
+    def losses(batch: Batch) -> dict[str, Tensor]:
         with mixed_precision(prior.device):
             draft = prior.draft(batch.condition.context(prior), batch.cameras.to(prior.device))
         assert draft is not None
         loss = (draft - batch.latents.to(prior.device)).square().mean()
-        return {"loss": loss, "captions" if captions else "words": loss.detach()}
+        return {"loss": loss, "words" if isinstance(batch.condition, Shown) else "captions": loss.detach()}
 
-    trained = [one.requires_grad for one in prior.text_encoder.parameters()]
-    prior.text_encoder.requires_grad_(False)
-    with quick_attention(prior.device):
-        stage.train(losses)
+    with frozen(prior.text_encoder), quick_attention(prior.device), drawn_ahead(draw, prior.device) as drawn:
+        stage.train(lambda step: losses(drawn(step)))
     stage.use_average()
-    for one, before in zip(prior.text_encoder.parameters(), trained, strict=True):
-        one.requires_grad_(before)

@@ -25,12 +25,12 @@ from invert3d_ns.training.denoiser import (
     WARM_PEAK,
     assemble_from_prior,
     assemble_prior,
-    caption_words,
     load_checkpoint,
     train_denoiser,
 )
 from invert3d_ns.training.loop import initial_weights
 from invert3d_ns.training.reading import build_view_encoder, train_reading
+from invert3d_ns.training.sets import TrainingSets
 from invert3d_ns.world.data import Kind, WorldViews, world_views
 
 if TYPE_CHECKING:
@@ -96,16 +96,15 @@ class Recipe:
         """Read the training set; the first call renders it."""
         return world_views(self.folder / "data", self.objects, seed=DATA_SEED, views=VIEWS, photos=True)
 
-    def other_data(self) -> tuple[WorldViews | None, WorldViews | None]:
-        """Read the training sets of random assemblies and of changes, if there are any; the first call renders them."""
+    def sets(self) -> TrainingSets:
+        """Read all training sets, those of random assemblies and of changes if there are any, too."""
         counts: dict[Kind, int] = {"assemblies": self.assemblies, "changes": self.changes}
-        assemblies, changes = (
-            world_views(self.folder / "data", count, seed=DATA_SEED, views=VIEWS, kind=kind, photos=True)
-            if count
-            else None
+        others = {
+            kind: world_views(self.folder / "data", count, seed=DATA_SEED, views=VIEWS, kind=kind, photos=True)
             for kind, count in counts.items()
-        )
-        return assemblies, changes
+            if count
+        }
+        return TrainingSets(self.data(), **others)
 
     def train(self, stage: StageName = "all") -> MultiViewPrior | None:
         """Train what is not trained yet, up to the stage of that name.
@@ -123,15 +122,16 @@ class Recipe:
             raise InputError(f"--stage {stage} trains an autoencoder, but --start keeps that of the prior; drop either")
         start = None if self.start is None else load_prior(self.start, "cpu", torch.float32)
         self._refuse_other_settings(stage, start)
-        data = self.data()
         if stage == "data":
-            self.other_data()
+            self.sets()
             return None
         flags = self._flags(start)
         if start is not None:
+            sets = self.sets()
             with initial_weights(self.seed):
-                prior = assemble_from_prior(str(self.start), start, data, self._settings())
-            return self._denoise(prior, data, stage, flags)
+                prior = assemble_from_prior(str(self.start), start, sets, self._settings())
+            return self._denoise(prior, sets, stage, flags)
+        data = self.data()
         vae = train_autoencoder(
             self.folder,
             data,
@@ -164,9 +164,10 @@ class Recipe:
             self._grade("finished decoder", vae)
             return None
         made = {"autoencoder_steps": self.autoencoder_steps, "decoder_steps": self.decoder_steps}
+        sets = self.sets()
         with initial_weights(self.seed):
-            prior = assemble_prior(self.folder, vae, data, self._settings() | made)
-        finished = self._denoise(prior, data, stage, flags)
+            prior = assemble_prior(self.folder, vae, sets, self._settings() | made)
+        finished = self._denoise(prior, sets, stage, flags)
         if finished is not None:
             load_finished_decoder(self.folder, finished.vae)
         return finished
@@ -241,9 +242,8 @@ class Recipe:
         }
 
     def _denoise(
-        self, prior: MultiViewPrior, data: WorldViews, stage: StageName, flags: dict[str, dict[str, Any]]
+        self, prior: MultiViewPrior, sets: TrainingSets, stage: StageName, flags: dict[str, dict[str, Any]]
     ) -> MultiViewPrior | None:
-        assemblies, changes = self.other_data()
         if self.encoder_steps and prior.view_encoder is None:
             with initial_weights(self.seed):
                 prior.view_encoder = build_view_encoder(prior)
@@ -252,10 +252,8 @@ class Recipe:
             train_reading(
                 self.folder,
                 prior,
-                data,
+                sets,
                 self.encoder_steps,
-                assemblies=assemblies,
-                changes=changes,
                 seed=self.seed,
                 settings=flags["encoder"],
             )
@@ -269,10 +267,8 @@ class Recipe:
             train_denoiser(
                 self.folder,
                 prior,
-                data,
+                sets,
                 self.denoiser_steps,
-                assemblies=assemblies,
-                changes=changes,
                 images=self.images,
                 lr=self.peak,
                 seed=self.seed,
@@ -280,8 +276,7 @@ class Recipe:
                 settings=flags["denoiser"],
                 sample=lambda done: sample_grid(prior, self.folder / "samples" / f"{done:06d}.png"),
             )
-        words = tuple(sorted({*prior.info.words, *caption_words(assemblies, changes)}))
-        prior.info = replace(prior.info, fingerprint=prior.fingerprint(), training=training, words=words)
+        prior.info = replace(prior.info, fingerprint=prior.fingerprint(), training=training)
         if prior.view_encoder is not None:
             prior.view_encoder.register_to_config(prior=prior.info.fingerprint)
         return prior

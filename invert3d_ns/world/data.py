@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +39,8 @@ Kind = Literal["classes", "assemblies", "changes"]
 """What a set holds: objects that have a name, random assemblies, or both and what words make of them."""
 CHUNK = 256
 """Objects drawn from one seed; a set of any size begins with the chunks of a smaller one."""
+MANY = 4
+"""Chunks, and threads, from which on chunks are rendered by processes beside each other."""
 WORDINGS = 6
 """Captions of each object."""
 
@@ -180,8 +185,7 @@ def world_views(
     stem = f"world-{traits if kind == 'classes' else f'{kind}-{traits}'}-{seed}-{count}x{views}x{size}"
     done = folder / f"{stem}.json"
     if not done.exists():
-        draw = _drawer(kind, split, plain)
-        _render_chunks(folder / stem, count, seed, size, views, draw)
+        _render_chunks(_Chunks(folder / stem, count, seed, size, views, split, plain, kind))
         table: dict[str, list[Any]] = {}
         chunks = sorted((folder / stem).glob("*.json"))
         for chunk in chunks:
@@ -228,36 +232,41 @@ def _read_store(path: Path, done: Path) -> np.ndarray:
         raise InputError(f"{path} is missing or damaged; delete {done} to render these views again") from error
 
 
-Drawer = Callable[[np.random.Generator], tuple[WorldObject, WorldObject | None, str]]
-"""Draws an object, what it was before a change, if it was changed, and the words for the change."""
+@dataclass(frozen=True)
+class _Chunks:
+    """A set that is rendered chunk by chunk; see :func:`world_views`."""
 
+    folder: Path
+    count: int
+    seed: int
+    size: int
+    views: int
+    split: str
+    plain: bool
+    kind: Kind
 
-def _drawer(kind: Kind, split: str, plain: bool) -> Drawer:
-    if kind == "changes":
+    def path(self, index: int) -> Path:
+        """Where the words of a chunk are kept, and beside them its pictures; there when it is whole."""
+        return self.folder / f"{index:05d}.json"
 
-        def draw(rng: np.random.Generator) -> tuple[WorldObject, WorldObject | None, str]:
+    def draw(self, rng: np.random.Generator) -> tuple[WorldObject, WorldObject | None, str]:
+        """Draw an object, what it was before a change, if it was changed, and the words for the change."""
+        if self.kind == "changes":
             before, after, words = sample_changed(rng)
             return after, before, words
+        if self.kind == "assemblies":
+            return sample_assembly(rng, style="photo" if self.plain else None), None, ""
+        return sample_object(rng, split=self.split, plain=self.plain), None, ""
 
-        return draw
-    if kind == "assemblies":
-        return lambda rng: (sample_assembly(rng, style="photo" if plain else None), None, "")
-    return lambda rng: (sample_object(rng, split=split, plain=plain), None, "")
-
-
-def _render_chunks(folder: Path, count: int, seed: int, size: int, views: int, draw: Drawer) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, start in enumerate(track(range(0, count, CHUNK), description=f"Rendering {count} objects")):
-        path = folder / f"{index:05d}.json"
-        if path.exists():
-            continue
-        rng = np.random.default_rng([seed, index])
-        drawn = [draw(rng) for _ in range(min(CHUNK, count - start))]
+    def render(self, index: int) -> None:
+        """Render a chunk to its files."""
+        rng = np.random.default_rng([self.seed, index])
+        drawn = [self.draw(rng) for _ in range(min(CHUNK, self.count - index * CHUNK))]
         objects, before = [one for one, _, _ in drawn], [old for _, old, _ in drawn if old is not None]
         rgb, alpha, azimuths, elevations, photos = _render_both(
-            objects, seed * 1_000_003 + index, size, views, before=before
+            objects, self.seed * 1_000_003 + index, self.size, self.views, before=before
         )
-        with atomic_path(path.with_suffix(".npz")) as temporary:
+        with atomic_path(self.path(index).with_suffix(".npz")) as temporary:
             np.savez(temporary, rgb=rgb, alpha=alpha, photos=photos)
         table = {
             "captions": [[varied_caption(o, rng) for _ in range(WORDINGS)] for o in objects],
@@ -272,5 +281,26 @@ def _render_chunks(folder: Path, count: int, seed: int, size: int, views: int, d
         }
         if before:
             table["changes"] = [words for _, _, words in drawn]
-        with atomic_path(path) as temporary:
+        with atomic_path(self.path(index)) as temporary:
             temporary.write_text(json.dumps(table))
+
+    def render_alone(self, index: int) -> None:
+        """Render a chunk in one thread, beside other processes."""
+        torch.set_num_threads(1)
+        self.render(index)
+
+
+def _render_chunks(chunks: _Chunks) -> None:
+    chunks.folder.mkdir(parents=True, exist_ok=True)
+    missing = [index for index in range(math.ceil(chunks.count / CHUNK)) if not chunks.path(index).exists()]
+    description = f"Rendering {chunks.count} objects"
+    workers = min(torch.get_num_threads(), len(missing))
+    if workers < MANY:
+        for index in track(missing, description=description):
+            chunks.render(index)
+        return
+    # The renderer has threads of its own, but what surrounds it does not: many cores are kept busy by processes.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(chunks.render_alone, index) for index in missing]
+        for future in track(as_completed(futures), description=description, total=len(futures)):
+            future.result()
