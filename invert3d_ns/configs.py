@@ -12,7 +12,9 @@ compat.install_remedies()
 from nerfstudio.plugins.types import MethodSpecification  # noqa: E402
 
 from invert3d_ns.methods.invert3d import InversionPipelineConfig  # noqa: E402
+from invert3d_ns.methods.text_to_splats import TextToSplatsConfig  # noqa: E402
 from invert3d_ns.runs.nerfstudio_commands import adopt_nerfstudio_commands  # noqa: E402
+from invert3d_ns.runs.splat_fit import rates  # noqa: E402
 from invert3d_ns.runs.trainer import PhasedTrainerConfig  # noqa: E402
 
 adopt_nerfstudio_commands()
@@ -31,9 +33,24 @@ FLAGS_THAT_MATTER = """Of the flags below these matter; the others have defaults
 """What the --help of a method says first, after what it is; its 700 lines are in no order."""
 
 
-def _description(method: str, text: str) -> str:
+FLAGS_OF_TEXT = """Of the flags below these matter; the others have defaults that rarely need another value:
+  --prompt "WORDS"            what to make: "a blue mug with white dots"
+  --pipeline.negative-prompt  words to keep away from
+  --pipeline.steps N          steps of following the words; 0: first splats from the prior's views, within seconds
+  --pipeline.start.kind blob  start from a gray ball in place of the prior's own views
+  --data PATH                 start from these: splats (a file or a run), or a .ply of points
+  --pipeline.prior NAME       the diffusion model: bundled, mvdream-sd2.1, sd2.1-base, or a path
+  --output-dir PATH           runs go to PATH/PROMPT/METHOD/TIME (outputs)
+  --vis viewer                watch in the browser, and change the prompt meanwhile
+  --machine.seed N            of everything random (42)
+  --load-config RUN           go on with a run, with its own settings
+and, as the last words of the command, what guides: pipeline.guidance:ism or pipeline.guidance:sds in place of ge3d"""
+"""The same for methods that make a scene of words."""
+
+
+def _description(method: str, text: str, flags: str = FLAGS_THAT_MATTER) -> str:
     """What the method is; in its own --help, though not in the list of all methods, the flags to know."""
-    return f"{text}\n\n{FLAGS_THAT_MATTER}" if method in sys.argv else text
+    return f"{text}\n\n{flags}" if method in sys.argv else text
 
 
 invert3d = MethodSpecification(
@@ -49,5 +66,17 @@ invert3d_edit = MethodSpecification(
     description=_description(
         "invert3d-edit",
         "Edit a scene that is words already with more words: --data is its run, --prompt says what to change.",
+    ),
+)
+ge3d = MethodSpecification(
+    config=PhasedTrainerConfig(
+        method_name="ge3d",
+        pipeline=TextToSplatsConfig(),
+        optimizers=rates(means=1e-3, features_dc=1e-2, features_rest=5e-4, opacities=2e-2, scales=5e-3, quats=5e-3),
+    ),
+    description=_description(
+        "ge3d",
+        "GE3D: splats from words, by distilling the trajectories along which a diffusion model edits their views.",
+        FLAGS_OF_TEXT,
     ),
 )

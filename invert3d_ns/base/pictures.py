@@ -34,6 +34,25 @@ def to_pixels(images: Float[Tensor, "F 3 H W"], least: int = 1) -> UInt8[np.ndar
     return pixels.repeat_interleave(factor, 1).repeat_interleave(factor, 2).numpy()
 
 
+def tile(images: Float[Tensor, "F 3 H W"], columns: int = 4, *, least: int = 192) -> UInt8[np.ndarray, "h w 3"]:
+    """Views row by row as one picture; the last row is filled up with white.
+
+    Args:
+        images: RGB in [0, 1].
+        columns: views in a row, at most.
+        least: pixels; narrower views are enlarged by a whole factor.
+    """
+    pixels = to_pixels(images, least)
+    columns = min(columns, len(pixels))
+    rows = -(-len(pixels) // columns)
+    height, width = pixels.shape[1:3]
+    grid = np.full((rows * height, columns * width, 3), 255, np.uint8)
+    for index, view in enumerate(pixels):
+        top, left = index // columns * height, index % columns * width
+        grid[top : top + height, left : left + width] = view
+    return grid
+
+
 def write_grid(path: Path | str, images: Float[Tensor, "F 3 H W"], *, columns: int = 4, least: int = 192) -> None:
     """Write views row by row as one PNG; the last row is filled up with white.
 
@@ -48,16 +67,8 @@ def write_grid(path: Path | str, images: Float[Tensor, "F 3 H W"], *, columns: i
     """
     from PIL import Image
 
-    pixels = to_pixels(images, least)
-    columns = min(columns, len(pixels))
-    rows = -(-len(pixels) // columns)
-    height, width = pixels.shape[1:3]
-    grid = np.full((rows * height, columns * width, 3), 255, np.uint8)
-    for index, view in enumerate(pixels):
-        top, left = index // columns * height, index % columns * width
-        grid[top : top + height, left : left + width] = view
     with atomic_path(path) as temporary:
-        Image.fromarray(grid).save(temporary, format="PNG")
+        Image.fromarray(tile(images, columns, least=least)).save(temporary, format="PNG")
 
 
 def write_video(path: Path | str, images: Float[Tensor, "F 3 H W"], *, fps: int, least: int = 256) -> None:

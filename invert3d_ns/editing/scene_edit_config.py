@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from invert3d_ns.base.ranges import at_least, check_numbers
-from invert3d_ns.guidance.configs import AnyGuidanceConfig
 from invert3d_ns.guidance.sds import ScoreDistillationConfig
 
 
@@ -40,7 +39,7 @@ class SceneEditConfig:
     """Factor on all learning rates while distilling."""
     supersampling: Annotated[int, at_least(1, 16)] = 2
     """Samples along each side of a pixel of the prior's view, as when the words were learned."""
-    sds: AnyGuidanceConfig = field(default_factory=lambda: ScoreDistillationConfig(t_max=0.7, t_max_end=0.3))
+    sds: ScoreDistillationConfig = field(default_factory=lambda: ScoreDistillationConfig(t_max=0.7, t_max_end=0.3))
     """Guidance of the refinement: score distillation."""
 
     @property

@@ -41,8 +41,16 @@ class NoisePredictor(Protocol):
         """The guided prediction of the noise in ``noisy``, from noise- and v-predicting priors alike."""
         ...
 
+    def predict(self, prior: MultiViewPrior, noisy: Latents, t: Timesteps, cameras: Float[Tensor, "B F 16"]) -> Latents:
+        """The same in the prior's own terms, noise or v: what a deterministic step is made with."""
+        ...
+
     def with_guidance(self: Predictor, scale: float) -> Predictor:
         """The same words under a classifier-free guidance scale of ``scale``; this object stays as it is."""
+        ...
+
+    def unguided(self) -> NoisePredictor:
+        """What guidance starts from: the negative words alone, without guidance."""
         ...
 
 
@@ -51,12 +59,6 @@ class GuidanceConfig(InstantiateConfig):
     """Settings that every kind of guidance has; ``config.setup(prior=..., conditions=...)`` makes the guidance."""
 
     _target: type = field(default_factory=lambda: Guidance)
-    t_min: Annotated[float, at_least(0, 1)] = 0.02
-    """Least timestep, as a fraction of the diffusion (0: clean, 1: pure noise). DreamFusion: 0.02."""
-    t_max: Annotated[float, at_least(0, 1)] = 0.98
-    """Greatest timestep at the start. MVDream: 0.98."""
-    t_max_end: Annotated[float, at_least(0, 1)] = 0.5
-    """Greatest timestep at the end: large ones settle what the views show, small ones how it looks in detail."""
     guidance_scale: Annotated[float, at_least(1)] | None = None
     """Guidance while distilling, of an edit's directions too; None: that of the conditions. Large ones (DreamFusion's
     100) saturate colors."""
@@ -65,15 +67,35 @@ class GuidanceConfig(InstantiateConfig):
         """Refuse settings that are out of range, by name.
 
         Raises:
+            InputError: the guidance scale is below 1.
+        """
+        if self.guidance_scale is not None and not 1.0 <= self.guidance_scale < float("inf"):
+            raise InputError(f"guidance scale {self.guidance_scale:g} is out of range; give 1 (none) or more")
+
+
+@dataclass
+class AnnealedGuidanceConfig(GuidanceConfig):
+    """Settings of guidance that draws one timestep for each group of views, from a range that narrows."""
+
+    t_min: Annotated[float, at_least(0, 1)] = 0.02
+    """Least timestep, as a fraction of the diffusion (0: clean, 1: pure noise). DreamFusion: 0.02."""
+    t_max: Annotated[float, at_least(0, 1)] = 0.98
+    """Greatest timestep at the start. MVDream: 0.98."""
+    t_max_end: Annotated[float, at_least(0, 1)] = 0.5
+    """Greatest timestep at the end: large ones settle what the views show, small ones how it looks in detail."""
+
+    def check(self) -> None:
+        """Refuse settings that are out of range, by name.
+
+        Raises:
             InputError: unless 0 <= t_min < t_max_end <= t_max <= 1 and the guidance scale is 1 or more.
         """
+        super().check()
         if not 0.0 <= self.t_min < self.t_max_end <= self.t_max <= 1.0:
             raise InputError(
                 f"timesteps {self.t_min:g} to {self.t_max:g}, at the end {self.t_max_end:g}, are no ranges within 0..1;"
                 " give t-min below t-max-end, and that no greater than t-max"
             )
-        if self.guidance_scale is not None and not 1.0 <= self.guidance_scale < float("inf"):
-            raise InputError(f"guidance scale {self.guidance_scale:g} is out of range; give 1 (none) or more")
 
     def timestep_range(self, progress: float, length: int) -> tuple[int, int]:
         """First and last timestep that may be drawn when ``progress`` (0 to 1) of the guidance is done.
@@ -86,6 +108,11 @@ class GuidanceConfig(InstantiateConfig):
         """
         return timestep_range(self.t_min, annealed(self.t_max, self.t_max_end, progress), length)
 
+    def draw(self, groups: int, length: int, generator: torch.Generator, progress: float = 0.0) -> Int[Tensor, " B"]:
+        """One timestep for each group of views, on the CPU; its views share it, as multi-view priors were trained."""
+        low, high = self.timestep_range(progress, length)
+        return torch.randint(low, high + 1, (groups,), generator=generator)
+
 
 @dataclass(frozen=True)
 class GuidanceReport:
@@ -94,7 +121,7 @@ class GuidanceReport:
     timesteps: Int[Tensor, " B"]
     """The timestep of each group of views."""
     weights: Float[Tensor, " B"]
-    """w(t) of each group."""
+    """The weight of each group's gradient: w(t)."""
     target_latents: Float[Tensor, "B F c h w"]
     """The pseudo ground truth: clean latents that the views are pulled towards. The prior's ``decode_latents`` makes
     pictures of them."""
@@ -115,10 +142,17 @@ class Guidance(ABC):
     report: GuidanceReport | None
     """What the latest loss looked at; None before the first."""
 
+    conditions: NoisePredictor
+    """The words, under the guidance scale that counts."""
+
     def __init__(self, config: GuidanceConfig, *, prior: MultiViewPrior, conditions: NoisePredictor) -> None:
         config.check()
         self.config, self.prior, self.report = config, prior, None
-        scale = config.guidance_scale
+        self.follow(conditions)
+
+    def follow(self, conditions: NoisePredictor) -> None:
+        """Let other words guide from now on, such as a prompt that was changed meanwhile."""
+        scale = self.config.guidance_scale
         self.conditions = conditions if scale is None else conditions.with_guidance(scale)
 
     @abstractmethod
@@ -136,13 +170,8 @@ class Guidance(ABC):
                 [0, 1] count as the nearest inside, and gradients only ever lead them inwards.
             cameras: camera vectors of the views (:func:`invert3d_ns.scenes.cameras.camera_condition`).
             generator: every random number comes from it. On the CPU; the draws are the same on every device.
-            progress: 0 to 1, how much of the guidance is done; see :meth:`GuidanceConfig.timestep_range`.
+            progress: 0 to 1, how much of the guidance is done: schedules depend on it.
         """
-
-    def draw_timesteps(self, groups: int, generator: torch.Generator, progress: float = 0.0) -> Int[Tensor, " B"]:
-        """One timestep for each group of views, on the CPU; its views share it, as multi-view priors were trained."""
-        low, high = self.config.timestep_range(progress, self.prior.num_timesteps)
-        return torch.randint(low, high + 1, (groups,), generator=generator)
 
 
 def gradient_loss(latents: Latents, gradient: Latents) -> Float[Tensor, ""]:

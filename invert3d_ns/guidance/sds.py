@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from invert3d_ns.guidance.base import Guidance, GuidanceConfig, GuidanceReport, gradient_loss
+from invert3d_ns.guidance.base import AnnealedGuidanceConfig, Guidance, GuidanceReport, gradient_loss
 from invert3d_ns.guidance.schedules import Weighting, timestep_weights
 from invert3d_ns.prior.out_of_memory import explain_out_of_memory
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class ScoreDistillationConfig(GuidanceConfig):
+class ScoreDistillationConfig(AnnealedGuidanceConfig):
     """Score distillation, SDS: the gradient is the weighted error of one noise prediction."""
 
     _target: type = field(default_factory=lambda: ScoreDistillation)
@@ -64,7 +64,7 @@ class ScoreDistillation(Guidance):
         self, latents: Latents, generator: torch.Generator, progress: float = 0.0
     ) -> tuple[Timesteps, Latents]:
         """One timestep for each group and noise for each view, on the latents' device."""
-        t = self.draw_timesteps(len(latents), generator, progress)
+        t = self.config.draw(len(latents), self.prior.num_timesteps, generator, progress)
         noise = torch.randn(latents.shape, generator=generator)
         return t.to(latents.device), noise.to(latents)
 

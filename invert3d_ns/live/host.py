@@ -89,6 +89,22 @@ class HasWords(HasPrior, Protocol):
         ...
 
 
+@runtime_checkable
+class FollowsPrompt(Host, Protocol):
+    """Its scene follows words that may change while it does."""
+
+    words: tuple[str, str]
+    """Prompt and negative prompt."""
+
+    def change_words(self, prompt: str, negative_prompt: str) -> str:
+        """Let the steps from now on follow other words; returns a line about those that the prior does not know.
+
+        Raises:
+            InputError: the prompt is empty.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class SavedRun:
     """A run that holds the scene under some edits."""

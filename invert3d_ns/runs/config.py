@@ -32,7 +32,6 @@ from invert3d_ns.runs.run_folder import (
     make_paths_absolute,
 )
 from invert3d_ns.runs.splat_fit import OPTIMIZERS
-from invert3d_ns.scenes.assets import scene_name
 
 _AUTOMATIC = "{timestamp}"
 """nerfstudio's word for a folder that is named after the time."""
@@ -118,7 +117,7 @@ class RunConfig(TrainerConfig):
     """Stop after so many steps of all phases. The length of each phase is a setting of --pipeline."""
     prompt: str | None = None
     """What to change once the scene is words: "in van gogh style", "blue instead of red", or a whole prompt such as "a
-    photo of <object> on a table"."""
+    photo of <object> on a table". Where words make the scene, what it shall be."""
     steps_per_save: int = 1000
     """Number of steps between saves, at most; see also seconds-per-save."""
     seconds_per_save: float = 60.0
@@ -151,8 +150,7 @@ class RunConfig(TrainerConfig):
     def set_experiment_name(self) -> None:
         """Name the run's folder after the scene: the .ply file or folder, or the demo, or what the run was called."""
         if self.experiment_name is None:
-            data = self.pipeline.datamanager.data
-            self.experiment_name = scene_name(None if data is None else Path(data))
+            self.experiment_name = self.pipeline.scene_name(self.prompt)
 
     def get_base_dir(self) -> Path:
         """The run's folder: where its ``config.yml`` was found, or where its names say.
@@ -276,10 +274,9 @@ class RunConfig(TrainerConfig):
     def print_to_terminal(self) -> None:
         """Say in a few lines what the run is about; all settings are in its ``config.yml``."""
         folder = self.get_base_dir()
-        data = self.pipeline.datamanager.data
         lines: Sequence[tuple[str, str]] = (
             ("method", str(self.method_name)),
-            ("scene", "the bundled demo" if data is None else str(data)),
+            ("scene", self.pipeline.scene_in_words()),
             *self.pipeline.summary(),
             ("device", f"{self.machine.device_type}, seed {self.machine.seed}"),
             ("folder", str(folder)),

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.runs.phase import Phase
+from invert3d_ns.scenes.assets import scene_name
 from invert3d_ns.scenes.datasets import SceneDatamanagerConfig
 from invert3d_ns.scenes.splats import ObjectSplatModel, ObjectSplatModelConfig
 
@@ -46,6 +47,16 @@ class PhasedPipelineConfig(VanillaPipelineConfig):
     """Where images and cameras come from."""
     model: ObjectSplatModelConfig = field(default_factory=ObjectSplatModelConfig)
     """The Gaussian splats."""
+
+    def scene_name(self, prompt: str | None) -> str:
+        """What runs are called, in a folder's name: the scene's file or folder, or the demo."""
+        data = self.datamanager.data
+        return scene_name(None if data is None else Path(data))
+
+    def scene_in_words(self) -> str:
+        """What a run says of its scene when it starts."""
+        data = self.datamanager.data
+        return "the bundled demo" if data is None else str(data)
 
     def summary(self) -> Sequence[tuple[str, str]]:
         """What a run says of these settings when it starts: name and text of each line."""

@@ -55,6 +55,14 @@ OPTIMIZERS: dict[str, Any] = {
 """nerfstudio's optimizers of splats, for objects in the object frame and short fits."""
 
 
+def rates(**learning_rates: float) -> dict[str, Any]:
+    """Nerfstudio's optimizers of splats at other learning rates, by group; phases say how these fall."""
+    return {
+        name: {"optimizer": SplatOptimizerConfig(lr=rate, eps=1e-15), "scheduler": None}
+        for name, rate in learning_rates.items()
+    }
+
+
 class SplatFit(Phase):
     """Fits the pipeline's splats to its training images; densifies, and evaluates held-out images.
 

@@ -26,7 +26,8 @@ class SceneDataset(InputDataset):
 
     Files are read with alpha; where ``metadata["alpha_filenames"]`` names masks, those are the alpha, and where
     ``metadata["used_filenames"]`` does, those are the ``mask`` of pixels to learn from. A scene that came as splats has
-    no files: its pictures are rendered from ``metadata["splats"]`` at their first use, on :attr:`device`.
+    no files: its pictures are rendered from ``metadata["splats"]`` at their first use, on :attr:`device`. One that is
+    only imagined (``metadata["imagined"]``) has cameras, and nothing in its pictures.
     """
 
     device: torch.device | str = "cpu"
@@ -45,6 +46,8 @@ class SceneDataset(InputDataset):
             InputError: the file is missing or cannot be decoded.
         """
         width, height = self._sizes[image_idx]
+        if self.metadata.get("imagined"):
+            return np.zeros((height, width, 4), np.uint8)
         if self.metadata.get("splats") is not None:
             return self._render(image_idx)
         mask = self._of(image_idx, "alpha_filenames", None)

@@ -5,7 +5,7 @@ already.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from invert3d_ns.base.metrics import ssim
 from invert3d_ns.base.ranges import Range, at_least
-from invert3d_ns.scenes.cameras import OBJECT_RADIUS, PinholeCameras, pinhole_cameras
+from invert3d_ns.scenes.cameras import FOV_Y, OBJECT_RADIUS, PinholeCameras, pinhole_cameras
 from invert3d_ns.scenes.cloud import RasterizeMode, SplatCloud, unit_quaternions
 from invert3d_ns.scenes.normalization import within_object
 from invert3d_ns.scenes.rendering import rasterize_splats
@@ -197,6 +197,14 @@ class ObjectSplatModel(SplatfactoModel):
         tensors: dict[str, Any] = {**groups, "features_rest": rest}
         return SplatCloud(**tensors, rasterize_mode=self.rasterize_mode)
 
+    def adopt(self, cloud: SplatCloud) -> None:
+        """Make the splats those of a cloud, of any number, before any optimizer holds them; densification begins anew."""
+        self.active_sh_degree = cloud.sh_degree
+        self.rasterize_mode = cloud.rasterize_mode
+        for name, value in _parameters_from_cloud(cloud).items():
+            self.gauss_params[name].data = value.to(self.device)
+        self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
+
     def freeze(self, *names: str) -> None:
         """Stop training the named groups (``"means"``, ``"opacities"``, ...), or all; once all are frozen,
         densification stops too.
@@ -309,6 +317,48 @@ class ObjectSplatModel(SplatfactoModel):
         alpha = outputs["accumulation"]
         color = (outputs[output_name] - (1 - alpha) * outputs["background"]) / alpha.clamp_min(1e-6)
         return torch.cat([color.clamp(0.0, 1.0), alpha], dim=-1)
+
+    def render_to_train(
+        self,
+        camera_to_world: Float[Tensor, "F r 4"],
+        size: int,
+        *,
+        background: Float[Tensor, "F 3"] | float = 1.0,
+        scale_factor: float = 1.0,
+        fov_y: float = FOV_Y,
+    ) -> tuple[Float[Tensor, "F 3 S S"], Float[Tensor, "F 1 S S"], Float[Tensor, "F 1 S S"]]:
+        """Square views of all cameras in one pass, to be trained on: densification reads what they came to.
+
+        Differentiable in every splat parameter.
+
+        Args:
+            camera_to_world: OpenGL axes, object frame.
+            size: side of the views in pixels.
+            background: RGB behind everything, of each view, or one gray for all.
+            scale_factor: every splat is drawn this much larger.
+            fov_y: vertical field of view in degrees.
+
+        Returns:
+            RGB (not clamped), alpha in [0, 1], and depth in world units where anything is seen, 0 elsewhere.
+        """
+        splats = self._as_cloud(dict(self.gauss_params.items()))
+        if scale_factor != 1.0:
+            splats = replace(splats, scales=splats.scales + math.log(scale_factor))
+        self.last_size = (size, size)
+        render, alpha, info = rasterize_splats(
+            splats,
+            pinhole_cameras(camera_to_world, size, fov_y=fov_y),
+            with_depth=True,
+            absgrad=not self.frozen and self.strategy.absgrad,
+        )
+        self.info = {} if self.frozen else info
+        if self.info:
+            self.strategy.step_pre_backward(
+                self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info
+            )
+        behind = torch.as_tensor(background, device=self.device).expand(len(render), 3)[:, None, None]
+        rgb = render[..., :3] + (1 - alpha) * behind
+        return tuple(image.movedim(-1, 1) for image in (rgb, alpha, render[..., 3:4]))  # type: ignore[return-value]
 
     def render(self, cameras: Cameras) -> Float[Tensor, "F H W 3"]:
         """Pictures of all ``cameras`` (shape (F,), one common size) on white, in [0, 1].

@@ -24,8 +24,8 @@ class InversionPanel(ViewerElement[str], ViewerControl):
     nerfstudio finds it as an attribute of the pipeline. viser 0.2 has no image widget: the picture is part of the text.
     """
 
-    def __init__(self) -> None:
-        super().__init__("Inversion")
+    def __init__(self, name: str = "Inversion") -> None:
+        super().__init__(name)
         self._text = "Waiting for the first step."
         self._picture = ""
         self._markdown: GuiMarkdownHandle | None = None

@@ -1,0 +1,228 @@
+"""Splats from words (GE3D, with interval score matching and score distillation as baselines).
+
+Up to three phases: first splats from the prior's own views, steps that follow the words, and a last fit to views of the
+splats that the prior has denoised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.base.notices import warn
+from invert3d_ns.base.ranges import check_numbers
+from invert3d_ns.live.editable_scene import SplatScene
+from invert3d_ns.live.panels.inversion_panel import InversionPanel
+from invert3d_ns.live.panels.prompt_panel import PromptPanel
+from invert3d_ns.live.queue import ActionQueue
+from invert3d_ns.methods import text_report
+from invert3d_ns.methods.distill_phase import DistillPhase
+from invert3d_ns.methods.reconstruct_phase import ReconstructPhase
+from invert3d_ns.methods.start_phase import StartPhase
+from invert3d_ns.methods.text_settings import TextToSplatsSettings
+from invert3d_ns.prior.known_words import explain_unknown
+from invert3d_ns.prior.memory import apply_prior_options, preferred_dtype
+from invert3d_ns.prior.shared import SharedPrior
+from invert3d_ns.runs.phase import Phase, Run
+from invert3d_ns.runs.pipeline import PhasedPipeline, RunObserver
+
+if TYPE_CHECKING:
+    from invert3d_ns.guidance.base import NoisePredictor
+    from invert3d_ns.prior.multiview import MultiViewPrior
+
+
+@dataclass
+class TextToSplatsConfig(TextToSplatsSettings):
+    """Make splats from words: first splats from the prior's own views, then steps that follow the words."""
+
+    _target: type = field(default_factory=lambda: TextToSplatsPipeline)
+
+
+class TextToSplatsPipeline(SplatScene, PhasedPipeline):
+    """Splats, and the words that they follow. The prior is in no checkpoint.
+
+    Args are those of :class:`PhasedPipeline`.
+
+    Attributes:
+        prior: the one way to the prior.
+        words: prompt and negative prompt, as they are now: they may change while the run lasts.
+    """
+
+    config: TextToSplatsConfig
+
+    def __init__(self, config: TextToSplatsConfig, device: str, **kwargs: Any) -> None:
+        super().__init__(config, device, **kwargs)
+        self.begin_hosting()
+        self.prior = SharedPrior(config.prior, config.prior_options, device)
+        self.words = (config.model.prompt or "", config.negative_prompt)
+        self._asked_for = self.words
+        self.panel = InversionPanel("Run")
+        self.queue = ActionQueue(self)
+        self.prompt_panel = PromptPanel(self, self.queue)
+        self.observers = [_Watchers(self)]
+
+    @property
+    def prompt(self) -> str:
+        """What the scene shall be."""
+        return self.words[0]
+
+    # Phases
+
+    def prepare(self, seed: int, saved: dict[str, Any] | None = None) -> list[Phase]:
+        """Load the prior and check the settings against it, then make the phases.
+
+        Raises:
+            InputError: no prompt, unknown prior, settings that exclude each other.
+        """
+        from invert3d_ns.prior.checkpoints import load_prior
+
+        config = self.config
+        config.prior_options.check()
+        check_numbers(config, "--pipeline.")
+        config.guidance.check()
+        self.words = self._asked_for = (config.model.prompt or "", config.negative_prompt)
+        if not self.prompt.strip():
+            raise InputError('there is no prompt; say what to make: --prompt "a blue mug with white dots"')
+        for flag, (low, high) in (("zoom", config.cameras.zoom),):
+            if low > high:
+                raise InputError(f"--pipeline.cameras.{flag} goes from {low:g} to {high:g}; give the smaller one first")
+        dtype = preferred_dtype(config.prior_options, config.prior, self.device)
+        prior = load_prior(config.prior, device="cpu", dtype=dtype)
+        apply_prior_options(prior, config.prior_options, self.device)
+        self.prior.adopt(prior)
+        self._check_cameras(prior)
+        unknown = explain_unknown(self.words, prior.info)
+        if unknown:
+            warn(unknown)
+        self.conditions(prior)  # whether the words fit the context shows before long work
+        self.phases = []
+        if not self.has_start() and self.start_kind(prior) == "views":
+            self.phases.append(StartPhase(self))
+        if config.steps:
+            self.phases.append(DistillPhase(self))
+        if config.reconstruct.steps:
+            self.phases.append(ReconstructPhase(self))
+        if not self.phases:
+            raise InputError("there is nothing to do: give --pipeline.steps 1 or more")
+        self.phases[-1].finish = self.write_outputs  # type: ignore[method-assign]
+        return self.phases
+
+    def has_start(self) -> bool:
+        """Whether --data says what to start from."""
+        return self.config.datamanager.data is not None
+
+    def start_kind(self, prior: MultiViewPrior) -> str:
+        """What the first splats are made from: as the settings say, else views where the prior knows cameras."""
+        return self.config.start.kind or ("views" if prior.takes_cameras else "blob")
+
+    def _check_cameras(self, prior: MultiViewPrior) -> None:
+        if prior.takes_cameras:
+            return
+        if self.config.start.kind == "views":
+            raise InputError(
+                f"the prior {prior.info.name!r} knows no cameras, so its views are of one object by chance only; give "
+                "--pipeline.start.kind blob, or splats or points as --data"
+            )
+        if self.config.reconstruct.steps:
+            raise InputError(
+                f"the prior {prior.info.name!r} knows no cameras, so denoised views do not agree; leave "
+                "--pipeline.reconstruct.steps at 0"
+            )
+
+    # Words
+
+    def conditions(self, prior: MultiViewPrior) -> NoisePredictor:
+        """The words as the prior obeys them now; for one that knows no cameras, each view is told where it is from."""
+        prompt, negative = self.words
+        with torch.no_grad():
+            if prior.takes_cameras:
+                from invert3d_ns.prior.conditions import Conditions
+
+                return Conditions.of_prompt(prior, prompt + prior.info.prompt_suffix, negative_prompt=negative)
+            from invert3d_ns.prior.view_prompts import ViewPrompts
+
+            return ViewPrompts.of_prompt(prior, prompt + prior.info.prompt_suffix, negative_prompt=negative)
+
+    def change_words(self, prompt: str, negative_prompt: str) -> str:
+        """Let the steps from now on follow other words; returns a line about those that the prior does not know.
+
+        Raises:
+            InputError: the prompt is empty.
+        """
+        if not prompt.strip():
+            raise InputError("the prompt is empty; say what to make")
+        self.words = (prompt, negative_prompt)
+        with self.prior.use() as prior:
+            return explain_unknown(self.words, prior.info)
+
+    def words_settings(self) -> dict[str, Any]:
+        """The prior and the words that a run began with: what a resumed one must share."""
+        prompt, negative = self._asked_for
+        with self.prior.use() as prior:
+            fingerprint = prior.info.fingerprint
+        return {
+            "--pipeline.prior (its weights)": fingerprint,
+            "--prompt": prompt,
+            "--pipeline.negative-prompt": negative,
+        }
+
+    # Outputs
+
+    def write_outputs(self, run: Run) -> Sequence[str]:
+        """Write ``views.png`` and ``metrics.json``, and say how the splats came out."""
+        with run.lock:
+            outputs = text_report.write_outputs(self, run)
+        run.show_picture(text_report.PICTURE, outputs.picture)
+        run.redraw(now=True)
+        text_report.announce(outputs)
+        return text_report.next_commands(outputs, run.folder)
+
+    def get_average_eval_image_metrics(
+        self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
+    ) -> dict[str, Any]:
+        """Refuse: there are no images that a scene of words could be compared with.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            "this scene was made from words: there are no images to compare it with; its metrics.json says how it came "
+            "out, and `invert3d evaluate text-to-3d` measures the method"
+        )
+
+    # Checkpoints
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What checkpoints hold besides the splats: the words as they are now."""
+        return {"words": list(self.words)}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`get_extra_state` gave."""
+        prompt, negative = state["words"]
+        self.words = (prompt, negative)
+
+
+class _Watchers(RunObserver):
+    """The panel of a pipeline, and the queue of what people ask for, as watchers of a run."""
+
+    def __init__(self, pipeline: TextToSplatsPipeline) -> None:
+        self.pipeline = pipeline
+
+    def show_status(self, title: str, detail: str = "", lines: Sequence[str] = ()) -> None:
+        self.pipeline.panel.show(title, detail, lines)
+
+    def show_picture(self, picture: UInt8[np.ndarray, "H W 3"]) -> None:
+        self.pipeline.panel.show(picture=picture)
+
+    def serve(self) -> None:
+        self.pipeline.queue.run_pending()
+
+    def rerender(self) -> None:
+        self.pipeline.rerender()
