@@ -108,6 +108,10 @@ class Conditions:
             direction_scale=direction_scale,
         )
 
+    def unguided(self) -> Conditions:
+        """What guidance starts from: the negative words alone, without guidance."""
+        return Conditions(self.negative, self.negative)
+
     def predict(self, prior: MultiViewPrior, noisy: Latents, t: Timesteps, cameras: Float[Tensor, "B F 16"]) -> Latents:
         """The UNet's own prediction (noise or v) under guidance and directions, all conditions in one batch."""
         guided = self.guidance_scale != 1.0
