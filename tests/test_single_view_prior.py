@@ -218,9 +218,9 @@ def test_full_size_unet_takes_the_published_keys(style: str) -> None:
     source = Source(Path("sd"), (), weights, {"unet": config})
     unet = _load_unet(source, config, source.part("unet"))
     assert sum(p.numel() for p in unet.parameters()) == count
-    assert unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1.heads == (5 if style == "sd2.1" else 8)
-    heads = unet.mid_block.attentions[0].transformer_blocks[0].attn1.heads  # type: ignore[union-attr]
-    assert heads == (20 if style == "sd2.1" else 8)
+    for block, heads in ((inside, 5), ("mid_block.attentions.0", 20)):
+        attention: Any = unet.get_submodule(f"{block}.transformer_blocks.0.attn1")
+        assert attention.heads == (heads if style == "sd2.1" else 8)
 
 
 def test_single_checkpoint_of_stable_diffusion_1(tmp_path: Path) -> None:

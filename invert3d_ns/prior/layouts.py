@@ -187,7 +187,7 @@ def _build_community(source: Source) -> tuple[UNet2DConditionModel, AutoencoderK
     # Some copies wrap the UNet in a module of their own.
     weights = {key.removeprefix("unet."): value for key, value in source.part("unet").items()}
     path = source.path / "unet" / CONFIG
-    heads = {
+    heads: dict[str, Any] = {
         name: whole_number(config, name, least=-1, most=4096, default=-1, path=path)
         for name in ("num_heads", "num_head_channels")
     }
