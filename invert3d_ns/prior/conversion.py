@@ -34,6 +34,7 @@ def convert_unet(
     num_heads: int | None = None,
     num_head_channels: int | None = None,
     sample_size: int = 32,
+    cameras: bool = True,
 ) -> UNet2DConditionModel:
     """Build diffusers' UNet from LDM-named weights, with or without the ``model.diffusion_model.`` prefix.
 
@@ -43,9 +44,10 @@ def convert_unet(
         num_head_channels: channels of a head. If neither is given, the convention that goes with the projections:
             64 channels a head with linear ones (SD 2.x), else 8 heads (SD 1.x).
         sample_size: height and width of the latents that the prior was trained on.
+        cameras: whether it is MVDream's, with a camera embedding, or Stable Diffusion's, without.
 
     Raises:
-        InputError: the weights are not those of a multi-view UNet.
+        InputError: the weights are not those of such a UNet.
     """
     from diffusers import UNet2DConditionModel
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
@@ -55,7 +57,7 @@ def convert_unet(
         raise InputError(
             f"the UNet is conditioned on an image as well ({image_key}), as ImageDream's is; give a model of text alone"
         )
-    config = _unet_config(unet, num_heads, num_head_channels, sample_size)
+    config = _unet_config(unet, num_heads, num_head_channels, sample_size, cameras)
     # The camera embedding is a class embedding to diffusers: the same two linear layers, under another name.
     renamed = {UNET_PREFIX + re.sub(r"^camera_embed\.", "label_emb.0.", key): value for key, value in unet.items()}
     with torch.device("meta"):
@@ -192,12 +194,16 @@ def _is_unet_key(key: str, state: Mapping[str, Tensor]) -> bool:
     return key.startswith(UNET_PREFIX) or "input_blocks.0.0.weight" in state
 
 
-def _unet_config(unet: State, num_heads: int | None, num_head_channels: int | None, sample_size: int) -> dict[str, Any]:
-    for key in ("input_blocks.0.0.weight", "camera_embed.0.weight", "camera_embed.2.weight", "out.2.weight"):
+def _unet_config(
+    unet: State, num_heads: int | None, num_head_channels: int | None, sample_size: int, cameras: bool
+) -> dict[str, Any]:
+    kind, model = ("multi-view", "an MVDream") if cameras else ("text-to-image", "a Stable Diffusion")
+    embedding = ("camera_embed.0.weight", "camera_embed.2.weight") if cameras else ()
+    for key in ("input_blocks.0.0.weight", *embedding, "out.2.weight"):
         if key not in unet:
             raise InputError(
-                f"the weights are not those of a multi-view UNet: {UNET_PREFIX}{key} is missing; "
-                "give an MVDream checkpoint, or --prior bundled"
+                f"the weights are not those of a {kind} UNet: {UNET_PREFIX}{key} is missing; "
+                f"give {model} checkpoint, or --prior bundled"
             )
     channels: list[int] = []
     attends: list[bool] = []
@@ -212,9 +218,7 @@ def _unet_config(unet: State, num_heads: int | None, num_head_channels: int | No
         layers[-1] += 1
     to_k = next((value for key, value in unet.items() if key.endswith("attn2.to_k.weight")), None)
     if to_k is None or len(set(layers)) != 1:
-        raise InputError(
-            "the weights are not those of a multi-view UNet with cross-attention; give an MVDream checkpoint"
-        )
+        raise InputError(f"the weights are not those of a {kind} UNet with cross-attention; give {model} checkpoint")
     is_linear = unet["middle_block.1.proj_in.weight"].ndim == 2
     if num_heads is None:
         head = num_head_channels or (64 if is_linear else None)
@@ -224,6 +228,10 @@ def _unet_config(unet: State, num_heads: int | None, num_head_channels: int | No
     for count, width in zip(heads, channels, strict=True):
         if count < 1 or width % count:
             raise InputError(f"{count} attention heads do not divide {width} channels; the file is of another model")
+    cameras_of: dict[str, Any] = {}
+    if cameras:
+        numbers = unet["camera_embed.0.weight"].shape[1]
+        cameras_of = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": numbers}
     # diffusers' attention_head_dim is, for this model, the number of heads (huggingface/diffusers#2011).
     return {
         "sample_size": sample_size,
@@ -236,8 +244,7 @@ def _unet_config(unet: State, num_heads: int | None, num_head_channels: int | No
         "cross_attention_dim": to_k.shape[1],
         "attention_head_dim": heads,
         "use_linear_projection": is_linear,
-        "class_embed_type": "projection",
-        "projection_class_embeddings_input_dim": unet["camera_embed.0.weight"].shape[1],
+        **cameras_of,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -55,7 +56,7 @@ def golden_difference(path: Path | str) -> float:
             f"{path} is not a golden file: {', '.join(missing) or 'weights under state_dict.'} missing; "
             "see `invert3d prior check --help`"
         )
-    heads = {
+    heads: dict[str, Any] = {
         name: whole_number(metadata, name, least=1, most=4096, default=1, path=path)
         for name in ("num_heads", "num_head_channels")
         if name in metadata

@@ -29,7 +29,9 @@ from invert3d_ns.prior.conversion import (
 )
 from invert3d_ns.prior.info import PriorInfo
 from invert3d_ns.prior.matching import check_parts_match
-from invert3d_ns.prior.repository import CONFIG, PARTS
+from invert3d_ns.prior.repository import CONFIG, PARTS, SCHEDULER
+from invert3d_ns.prior.schedule_config import build_scheduler
+from invert3d_ns.prior.unet import takes_cameras
 from invert3d_ns.prior.vocabulary import CLIP_VOCABULARY_SIZE, clip_tokenizer
 from invert3d_ns.weights.formats import WEIGHT_SUFFIXES, choose_weights
 from invert3d_ns.weights.network_config import check_network_config, whole_number
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from invert3d_ns.prior.multiview import MultiViewPrior
 
 MVDREAM_SUFFIX = ", 3d asset"
+SD_IMAGE_SIZE = 512
+"""Pixels of a side of Stable Diffusion 1.x's pictures, which its single checkpoints do not say."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Source:
     weights: dict[str, Tensor]
     """By key; of a folder, by ``part/key``."""
     configs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """The ``config.json`` of each part of a folder."""
+    """The ``config.json`` of each part of a folder; under "scheduler", its ``scheduler_config.json``, if any."""
 
     def part(self, name: str) -> dict[str, Tensor]:
         """Weights of a part, by key."""
@@ -92,7 +96,7 @@ def convert_source(source: Source, name: str) -> MultiViewPrior:
     """
     layout = LAYOUTS[find_layout(source)]
     try:
-        return _assemble(name, *layout.build(source))
+        return _assemble(name, source, *layout.build(source))
     except InputError:
         raise
     except KeyError as error:
@@ -113,7 +117,14 @@ def find_layout(source: Source) -> str:
         if not keys:
             return name
     of_kind = [name for name in missing if LAYOUTS[name].keys["UNet"][0].startswith("unet/") == source.path.is_dir()]
-    nearest = min(of_kind, key=lambda name: len(missing[name]) / len(LAYOUTS[name].keys))
+
+    def distance(name: str) -> tuple[bool, int]:
+        # Of layouts that share a UNet, the one that lacks least; of those whose UNet is not there, that with most else.
+        if any(key in source.weights for key in LAYOUTS[name].keys["UNet"]):
+            return False, len(missing[name])
+        return True, len(missing[name]) - len(LAYOUTS[name].keys)
+
+    nearest = min(of_kind, key=distance)
     found = ", ".join(sorted(source.weights)[:2]) or "nothing"
     raise InputError(
         f"{source.path} is of no known layout; nearest is {LAYOUTS[nearest].description}: expected "
@@ -141,6 +152,10 @@ def read_source(path: Path) -> Source:
             configs[part] = read_json(config, "download the folder again")
             files += [*chosen, config]
     if files:
+        if (scheduler := path / SCHEDULER).is_file():
+            # Among the defaults of schedulers is minus infinity, which they write as they are.
+            configs["scheduler"] = read_json(scheduler, "download the folder again", finite=False)
+            files.append(scheduler)
         return Source(path, tuple(files), weights, configs)
     single = [file for file in sorted(path.iterdir()) if file.suffix in WEIGHT_SUFFIXES]
     if len(single) == 1:
@@ -172,7 +187,7 @@ def _build_community(source: Source) -> tuple[UNet2DConditionModel, AutoencoderK
     # Some copies wrap the UNet in a module of their own.
     weights = {key.removeprefix("unet."): value for key, value in source.part("unet").items()}
     path = source.path / "unet" / CONFIG
-    heads = {
+    heads: dict[str, Any] = {
         name: whole_number(config, name, least=-1, most=4096, default=-1, path=path)
         for name in ("num_heads", "num_head_channels")
     }
@@ -181,22 +196,35 @@ def _build_community(source: Source) -> tuple[UNet2DConditionModel, AutoencoderK
     return unet, _load_vae(source), _load_text_encoder(source)
 
 
+def _build_single_view_file(source: Source) -> tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel]:
+    state = source.weights
+    if OPEN_CLIP_PREFIX + "token_embedding.weight" in state or "v_pred" in state:
+        raise InputError(
+            f"{source.path} does not say whether its Stable Diffusion predicts noise or v; give the folder of it in "
+            f"diffusers' form, with its {SCHEDULER}"
+        )
+    unet = convert_unet(state, sample_size=SD_IMAGE_SIZE // 8, cameras=False)
+    return unet, convert_vae(state, sample_size=SD_IMAGE_SIZE), convert_text_encoder(state)
+
+
 def _build_camera_proj(source: Source) -> tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel]:
-    import torch
-    from diffusers import UNet2DConditionModel
-
-    from invert3d_ns.prior.storage import quiet_libraries
-
     cameras = source.part("camera_proj")
     config = {
         **source.configs["unet"],
         "class_embed_type": "projection",
         "projection_class_embeddings_input_dim": cameras["linear_1.weight"].shape[1],
     }
-    with quiet_libraries(), _config_errors(source, "unet", config), torch.device("meta"):
-        unet: UNet2DConditionModel = UNet2DConditionModel.from_config(config)  # type: ignore[assignment]
     weights = source.part("unet") | {"class_embedding." + key: value for key, value in cameras.items()}
-    load_strictly(unet, weights, "UNet", assign=True)
+    return _load_unet(source, config, weights), _load_vae(source), _load_text_encoder(source)
+
+
+def _build_diffusers(source: Source) -> tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel]:
+    if "scheduler" not in source.configs:
+        raise InputError(
+            f"{source.path / SCHEDULER} is missing, and nothing else says whether noise or v is predicted; "
+            "download the folder again"
+        )
+    unet = _load_unet(source, source.configs["unet"], source.part("unet"))
     return unet, _load_vae(source), _load_text_encoder(source)
 
 
@@ -236,13 +264,30 @@ LAYOUTS: dict[str, Layout] = {
         {"UNet": ("unet/conv_in.weight",), "camera embedding": ("camera_proj/linear_1.weight",), **_FOLDER_KEYS},
         _build_camera_proj,
     ),
+    "stable-diffusion": Layout(
+        "Stable Diffusion's single checkpoint",
+        {
+            "UNet": (UNET_PREFIX + "input_blocks.0.0.weight",),
+            "autoencoder": (VAE_PREFIX + "encoder.conv_in.weight",),
+            "text encoder": (
+                CLIP_PREFIX + "text_model.embeddings.token_embedding.weight",
+                OPEN_CLIP_PREFIX + "token_embedding.weight",
+            ),
+        },
+        _build_single_view_file,
+    ),
+    "diffusers": Layout(
+        "a folder with unet/ in diffusers' names, vae/, text_encoder/ and scheduler/",
+        {"UNet": ("unet/conv_in.weight",), **_FOLDER_KEYS},
+        _build_diffusers,
+    ),
 }
-"""Layouts by name."""
+"""Layouts by name. Those of Stable Diffusion come last: to have nothing of cameras is how they are told."""
 
 
-def _assemble(name: str, unet: UNet2DConditionModel, vae: AutoencoderKL, text_encoder: CLIPTextModel) -> MultiViewPrior:
-    from diffusers import DDIMScheduler
-
+def _assemble(
+    name: str, source: Source, unet: UNet2DConditionModel, vae: AutoencoderKL, text_encoder: CLIPTextModel
+) -> MultiViewPrior:
     from invert3d_ns.prior.multiview import MultiViewPrior
 
     config = text_encoder.config
@@ -250,15 +295,7 @@ def _assemble(name: str, unet: UNet2DConditionModel, vae: AutoencoderKL, text_en
         raise InputError(
             f"the text encoder has {config.vocab_size} tokens, CLIP has {CLIP_VOCABULARY_SIZE}; this is another model"
         )
-    # The schedule and sampler settings of Stable Diffusion, which MVDream kept.
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
+    scheduler = build_scheduler(source.configs.get("scheduler"), source.path / SCHEDULER)
     tokenizer = clip_tokenizer()
     # open_clip, and with it Stable Diffusion 2.x, fills the context with zeros, CLIP with its end token.
     is_open_clip = config.hidden_act == "gelu"
@@ -270,13 +307,25 @@ def _assemble(name: str, unet: UNet2DConditionModel, vae: AutoencoderKL, text_en
         tokenizer,
         scheduler,
         pad_token_id=0 if is_open_clip else tokenizer.eos_token_id,
-        prompt_suffix=MVDREAM_SUFFIX,
+        **({"prompt_suffix": MVDREAM_SUFFIX} if takes_cameras(unet) else {"num_views": 1}),
     )
     try:
         check_parts_match(info, unet, vae, text_encoder, tokenizer, scheduler)
     except InputError as error:
         raise InputError(f"{error}; the parts belong to different models") from error
     return MultiViewPrior(unet.float(), vae.float(), text_encoder.float(), tokenizer, scheduler, info)
+
+
+def _load_unet(source: Source, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> UNet2DConditionModel:
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    from invert3d_ns.prior.storage import quiet_libraries
+
+    with quiet_libraries(), _config_errors(source, "unet", config), torch.device("meta"):
+        unet: UNet2DConditionModel = UNet2DConditionModel.from_config(dict(config))  # type: ignore[assignment]
+    load_strictly(unet, weights, "UNet", assign=True)
+    return unet
 
 
 def _load_vae(source: Source) -> AutoencoderKL:

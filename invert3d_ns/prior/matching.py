@@ -9,7 +9,7 @@ import torch
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.prior.info import PriorInfo
 from invert3d_ns.prior.rays import RAY_CHANNELS
-from invert3d_ns.prior.unet import takes_drafts, takes_rays
+from invert3d_ns.prior.unet import takes_cameras, takes_drafts, takes_rays
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -43,7 +43,7 @@ def check_parts_match(
     for name in _SHARED:
         _require(f"{name} of the description", getattr(info, name), "its networks'", getattr(facts, name))
     config: Any = unet.config
-    _require("camera numbers of the UNet", config.projection_class_embeddings_input_dim, "MVDream's", CAMERA_NUMBERS)
+    _check_cameras(unet, view_encoder, ray_reader)
     _require("width of the UNet's cross-attention", config.cross_attention_dim, "the text encoder's", facts.token_dim)
     if takes_drafts(unet) and ray_reader is None:
         raise InputError("its UNet takes drafts of a ray reader, and it has none")
@@ -75,6 +75,22 @@ def check_parts_match(
     signal = torch.as_tensor(scheduler.alphas_cumprod)
     if len(signal) < 2 or not ((signal >= 0) & (signal <= 1)).all():
         raise InputError("its noise schedule is none: shares of the signal are not 0 to 1")
+
+
+def _check_cameras(unet: UNet2DConditionModel, view_encoder: Any, ray_reader: Any) -> None:
+    """Refuse a UNet that is told neither MVDream's cameras and words, nor words alone."""
+    config: Any = unet.config
+    for name in ("addition_embed_type", "encoder_hid_dim_type", "num_class_embeds", "time_cond_proj_dim"):
+        if (found := config.get(name)) is not None:
+            raise InputError(f"its UNet depends on more than words and cameras ({name} is {found!r:.40})")
+    numbers = config.projection_class_embeddings_input_dim
+    if takes_cameras(unet):
+        _require("class embedding of the UNet", config.class_embed_type, "MVDream's", "projection")
+        _require("camera numbers of the UNet", numbers, "MVDream's", CAMERA_NUMBERS)
+    elif numbers is not None:
+        raise InputError(f"its UNet has {numbers} camera numbers, but no embedding of them")
+    elif takes_rays(unet) or view_encoder is not None or ray_reader is not None:
+        raise InputError("its UNet takes no cameras, but other parts of it do")
 
 
 def _check_module(name: str, module: ViewEncoder | RayReader, facts: PriorInfo, width: str) -> None:

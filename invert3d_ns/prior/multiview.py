@@ -23,7 +23,7 @@ from invert3d_ns.prior.info import PriorInfo, fingerprint
 from invert3d_ns.prior.noise import NoiseSchedule
 from invert3d_ns.prior.out_of_memory import explain_out_of_memory
 from invert3d_ns.prior.settings import PriorOptions, Sampler
-from invert3d_ns.prior.unet import Latents, Timesteps, draft_latents, run_unet
+from invert3d_ns.prior.unet import Latents, Timesteps, draft_latents, run_unet, takes_cameras
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -33,17 +33,18 @@ if TYPE_CHECKING:
     from invert3d_ns.prior.offload import Offload
     from invert3d_ns.prior.ray_reader import RayReader
     from invert3d_ns.prior.view_encoder import ViewEncoder
+    from invert3d_ns.prior.view_prompts import ViewPrompts
 
 
 class MultiViewPrior(NoiseSchedule):
-    """A camera-conditioned latent diffusion model of F views at once, frozen.
+    """A frozen latent diffusion model of F views at once, told their cameras; or of each alone, :attr:`takes_cameras`.
 
     Every weight has ``requires_grad=False``: gradients reach pseudo-words, latents and images only, at about the cost
     of a second forward. Priors that predict noise and priors that predict v behave alike to every caller.
 
     Args:
         unet: with ``class_embed_type="projection"`` over 16-number cameras; its attention becomes cross-view (in
-            place).
+            place). Without a class embedding, each view is denoised by itself and cameras are not looked at.
         vae: latents are multiplied by its ``scaling_factor``.
         text_encoder: stays in float32 whatever ``dtype`` the rest has, since small word gradients pass through it.
         tokenizer: of the text encoder.
@@ -87,6 +88,11 @@ class MultiViewPrior(NoiseSchedule):
             self.requires_grad_(False)
             self.eval()
         self.info = info if info.fingerprint else replace(info, fingerprint=self.fingerprint())
+
+    @property
+    def takes_cameras(self) -> bool:
+        """Whether views are told their cameras and see each other; a plain image model knows neither."""
+        return takes_cameras(self.unet)
 
     def train(self, mode: bool = True) -> MultiViewPrior:
         """A frozen prior stays in eval mode, also as part of a model that trains."""
@@ -324,7 +330,7 @@ class MultiViewPrior(NoiseSchedule):
     @torch.no_grad()
     def sample(
         self,
-        prompt: str | Sequence[str] | Float[Tensor, "P L C"] | Conditions,
+        prompt: str | Sequence[str] | Float[Tensor, "P L C"] | Conditions | ViewPrompts,
         cameras: Float[Tensor, "B F 16"],
         *,
         words: Mapping[str, Float[Tensor, "N D"]] | None = None,
@@ -358,13 +364,14 @@ class MultiViewPrior(NoiseSchedule):
         """
         from invert3d_ns.prior.conditions import Conditions
         from invert3d_ns.prior.sampling import denoise, start_noise
+        from invert3d_ns.prior.view_prompts import ViewPrompts
 
         guidance: dict[str, Any] = {
             "negative_prompt": negative_prompt,
             "guidance_scale": guidance_scale,
             "guidance_rescale": guidance_rescale,
         }
-        if isinstance(prompt, Conditions):
+        if isinstance(prompt, Conditions | ViewPrompts):
             conditions = prompt
         elif isinstance(prompt, Tensor):
             conditions = Conditions.of_context(self, prompt, **guidance)

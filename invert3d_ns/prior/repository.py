@@ -12,6 +12,8 @@ PARTS = ("unet", "vae", "text_encoder", "camera_proj")
 """Folders of a folder layout in which weights are looked for."""
 CONFIG = "config.json"
 """What describes the network in each of these folders."""
+SCHEDULER = "scheduler/scheduler_config.json"
+"""What says, in a folder layout, whether noise or v is predicted."""
 DESCRIPTION = "prior.json"
 """What a folder that this package wrote is told by."""
 
@@ -31,7 +33,7 @@ def select_prior_files(names: Sequence[str], reference: HubReference) -> list[st
         texts = [name for name in inside if name.endswith(".json") and "/" not in name] if weights else []
         selected += [f"{part}/{name}" for name in [*texts, *weights]]
     if selected:
-        return selected
+        return selected + [name for name in names if name == SCHEDULER]
     single = [name for name in names if "/" not in name and name.endswith(WEIGHT_SUFFIXES)]
     if len(single) == 1:
         return single

@@ -1,4 +1,4 @@
-"""One call of a UNet with cross-view attention."""
+"""One call of a UNet: of all views at once with cross-view attention, or of each view by itself."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ def run_unet(
     token_weights: Float[Tensor, "B L"] | None = None,
     draft: Latents | None = None,
 ) -> Latents:
-    """One call of a UNet with cross-view attention, in the UNet's own precision; the result has the sample's dtype.
+    """One call of a UNet, in the UNet's own precision; the result has the sample's dtype.
+
+    The views of an object attend to each other in a UNet that takes cameras. In one that takes none, a plain image
+    model, each view is by itself, and the cameras are not looked at.
 
     A UNet that takes :data:`~invert3d_ns.prior.rays.RAY_CHANNELS` more channels than it gives is also told where each
     place of the views looks; one that takes yet a latent more is given a ray reader's ``draft``.
@@ -42,7 +45,8 @@ def run_unet(
     objects, views = sample.shape[:2]
     dtype = unet.dtype
     timesteps = t.to(sample.device).reshape(objects, -1).expand(objects, views)
-    attention: dict[str, Any] = {"num_views": views}
+    knows_cameras = takes_cameras(unet)
+    attention: dict[str, Any] = {"num_views": views if knows_cameras else 1}
     if token_weights is not None:
         rows = token_weights.to(sample.device)
         attention["token_weights"] = rows.repeat_interleave(views, 0) if context.ndim == 4 else rows
@@ -56,11 +60,17 @@ def run_unet(
         given.to(dtype),
         timesteps.flatten(),
         encoder_hidden_states=(context.flatten(0, 1) if context.ndim == 4 else context).to(sample.device, dtype),
-        class_labels=cameras.flatten(0, 1).to(sample.device, dtype),
+        class_labels=cameras.flatten(0, 1).to(sample.device, dtype) if knows_cameras else None,
         cross_attention_kwargs=attention,
         return_dict=False,
     )[0]
     return output.to(sample.dtype).unflatten(0, (objects, views))
+
+
+def takes_cameras(unet: UNet2DConditionModel) -> bool:
+    """Whether a UNet is told the camera of each view, which makes it a multi-view one."""
+    config: Any = unet.config
+    return config.class_embed_type is not None
 
 
 def takes_rays(unet: UNet2DConditionModel) -> bool:

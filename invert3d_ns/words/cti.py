@@ -43,10 +43,15 @@ class CameraTextInversion:
         seed: with the step number, determines every random draw.
 
     Raises:
-        InputError: an empty or reversed timestep range.
+        InputError: the prior knows no cameras, or an empty or reversed timestep range.
     """
 
     def __init__(self, prior: MultiViewPrior, objective: Objective | None = None, *, seed: int = 0) -> None:
+        if not prior.takes_cameras:
+            raise InputError(
+                f"the prior {prior.info.name!r} knows no cameras, without which views do not become words of one "
+                "object; use a multi-view prior such as mvdream-sd2.1"
+            )
         self.prior = prior
         self.objective = objective or Objective()
         self.seed = seed
