@@ -95,7 +95,7 @@ class DistillPhase(Phase):
     def losses(self, index: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The guidance's terms and the regularizers' at step ``index``."""
         guidance, pipeline, weights = self._guide(), self.pipeline, self.pipeline.config.regularize
-        look = self._look = self.look(index)
+        look = self._look = self.look(index, densify=pipeline.config.densify)
         with pipeline.prior.use():
             terms = guidance.loss(look.images, look.cameras, look.generator, progress=index / max(self.steps, 1))
         if weights.tv:
@@ -108,7 +108,7 @@ class DistillPhase(Phase):
         report = guidance.report
         return terms, {} if report is None else {"timestep": report.timesteps.float().mean()}
 
-    def look(self, index: int) -> Look:
+    def look(self, index: int, *, densify: bool = False) -> Look:
         """Render the views of step ``index``: everything random in it is of its own stream."""
         settings, model = self.pipeline.config.cameras, self.pipeline.model
         generator = random_stream("views of a distillation", self._seed, index)
@@ -127,6 +127,7 @@ class DistillPhase(Phase):
             background=color if dice < settings.background else 1.0,
             scale_factor=max(1 + settings.scale_noise * normal, 0.3),
             fov_y=math.degrees(2 * math.atan(math.tan(math.radians(FOV_Y) / 2) / zoom)),
+            densify=densify,
         )
         images = functional.avg_pool2d(images, samples)
         if size != fine:
@@ -156,8 +157,9 @@ class DistillPhase(Phase):
         return output
 
     def _call(self, run: Run, index: int, where: TrainingCallbackLocation) -> None:
+        # Counted from 1: at step 0 the strategy takes the opacity of splats that are good already.
         for callback in run.callbacks:
-            callback.run_callback_at_location(index, where)
+            callback.run_callback_at_location(index + 1, where)
 
     def _no_number(self, index: int) -> InputError:
         return InputError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -89,7 +88,3 @@ class StartPhase(Phase):
         count = settings.views
         elevations = torch.tensor(settings.elevations)[torch.arange(count) % 2]
         return torch.arange(count) * (360.0 / count), elevations
-
-    def finish(self, run: Run) -> Sequence[str]:
-        """Nothing: what the splats have become is written at the end."""
-        return ()

@@ -90,9 +90,9 @@ class TextToSplatsPipeline(SplatScene, PhasedPipeline):
         self.words = self._asked_for = (config.model.prompt or "", config.negative_prompt)
         if not self.prompt.strip():
             raise InputError('there is no prompt; say what to make: --prompt "a blue mug with white dots"')
-        for flag, (low, high) in (("zoom", config.cameras.zoom),):
-            if low > high:
-                raise InputError(f"--pipeline.cameras.{flag} goes from {low:g} to {high:g}; give the smaller one first")
+        low, high = config.cameras.zoom
+        if low > high:
+            raise InputError(f"--pipeline.cameras.zoom goes from {low:g} to {high:g}; give the smaller one first")
         dtype = preferred_dtype(config.prior_options, config.prior, self.device)
         prior = load_prior(config.prior, device="cpu", dtype=dtype)
         apply_prior_options(prior, config.prior_options, self.device)
@@ -111,7 +111,7 @@ class TextToSplatsPipeline(SplatScene, PhasedPipeline):
             self.phases.append(ReconstructPhase(self))
         if not self.phases:
             raise InputError("there is nothing to do: give --pipeline.steps 1 or more")
-        self.phases[-1].finish = self.write_outputs  # type: ignore[method-assign]
+        self.phases.append(ReportPhase(self))
         return self.phases
 
     def has_start(self) -> bool:
@@ -175,15 +175,6 @@ class TextToSplatsPipeline(SplatScene, PhasedPipeline):
 
     # Outputs
 
-    def write_outputs(self, run: Run) -> Sequence[str]:
-        """Write ``views.png`` and ``metrics.json``, and say how the splats came out."""
-        with run.lock:
-            outputs = text_report.write_outputs(self, run)
-        run.show_picture(text_report.PICTURE, outputs.picture)
-        run.redraw(now=True)
-        text_report.announce(outputs)
-        return text_report.next_commands(outputs, run.folder)
-
     def get_average_eval_image_metrics(
         self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
     ) -> dict[str, Any]:
@@ -207,6 +198,24 @@ class TextToSplatsPipeline(SplatScene, PhasedPipeline):
         """Take over what :meth:`get_extra_state` gave."""
         prompt, negative = state["words"]
         self.words = (prompt, negative)
+
+
+class ReportPhase(Phase):
+    """Writes what became of the words; no steps."""
+
+    name, title = "report", "Looking at the splats"
+
+    def __init__(self, pipeline: TextToSplatsPipeline) -> None:
+        self.pipeline = pipeline
+
+    def finish(self, run: Run) -> Sequence[str]:
+        """Write ``views.png`` and ``metrics.json``, and say how the splats came out."""
+        with run.lock:
+            outputs = text_report.write_outputs(self.pipeline, run)
+        run.show_picture(text_report.PICTURE, outputs.picture)
+        run.redraw(now=True)
+        text_report.announce(outputs)
+        return text_report.next_commands(outputs, run.folder)
 
 
 class _Watchers(RunObserver):

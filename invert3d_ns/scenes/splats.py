@@ -25,6 +25,8 @@ from invert3d_ns.scenes.cloud import RasterizeMode, SplatCloud, unit_quaternions
 from invert3d_ns.scenes.normalization import within_object
 from invert3d_ns.scenes.rendering import rasterize_splats
 
+_LEAST_BASES = 4
+"""Harmonics that there is room for at least, those of degree 1: ns-export cannot write models without."""
 _GAUSSIANS = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
 
 
@@ -171,7 +173,7 @@ class ObjectSplatModel(SplatfactoModel):
             "scales": distances.mean(dim=-1, keepdim=True).clamp_min(1e-4).log().repeat(1, 3),
             "quats": random_quat_tensor(count),
             "features_dc": RGB2SH(colors),
-            "features_rest": torch.zeros(count, bases - 1, 3),
+            "features_rest": torch.zeros(count, max(bases, _LEAST_BASES) - 1, 3),
             "opacities": torch.logit(torch.full((count, 1), 0.1)),
         }
 
@@ -198,7 +200,7 @@ class ObjectSplatModel(SplatfactoModel):
         return SplatCloud(**tensors, rasterize_mode=self.rasterize_mode)
 
     def adopt(self, cloud: SplatCloud) -> None:
-        """Make the splats those of a cloud, of any number, before any optimizer holds them; densification begins anew."""
+        """Make the splats those of a cloud, of any number, before an optimizer has them; densification begins anew."""
         self.active_sh_degree = cloud.sh_degree
         self.rasterize_mode = cloud.rasterize_mode
         for name, value in _parameters_from_cloud(cloud).items():
@@ -222,9 +224,9 @@ class ObjectSplatModel(SplatfactoModel):
         """
         self.step = 30000
         state_dict = {"_extra_state": self.get_extra_state(), **state_dict}  # older checkpoints have none
-        count = state_dict["gauss_params.means"].shape[0]
-        for parameter in self.gauss_params.values():
-            parameter.data = torch.zeros((count, *parameter.shape[1:]), device=self.device)
+        for name, parameter in self.gauss_params.items():
+            shape = state_dict[f"gauss_params.{name}"].shape
+            parameter.data = torch.zeros(shape, device=self.device)
         return nn.Module.load_state_dict(self, state_dict, **kwargs)
 
     def restore_densification(self, state: dict[str, Any]) -> None:
@@ -326,10 +328,9 @@ class ObjectSplatModel(SplatfactoModel):
         background: Float[Tensor, "F 3"] | float = 1.0,
         scale_factor: float = 1.0,
         fov_y: float = FOV_Y,
+        densify: bool = False,
     ) -> tuple[Float[Tensor, "F 3 S S"], Float[Tensor, "F 1 S S"], Float[Tensor, "F 1 S S"]]:
-        """Square views of all cameras in one pass, to be trained on: densification reads what they came to.
-
-        Differentiable in every splat parameter.
+        """Square views of all cameras in one pass, to be trained on: differentiable in every splat parameter.
 
         Args:
             camera_to_world: OpenGL axes, object frame.
@@ -337,6 +338,7 @@ class ObjectSplatModel(SplatfactoModel):
             background: RGB behind everything, of each view, or one gray for all.
             scale_factor: every splat is drawn this much larger.
             fov_y: vertical field of view in degrees.
+            densify: let densification read what the views come to.
 
         Returns:
             RGB (not clamped), alpha in [0, 1], and depth in world units where anything is seen, 0 elsewhere.
@@ -349,9 +351,9 @@ class ObjectSplatModel(SplatfactoModel):
             splats,
             pinhole_cameras(camera_to_world, size, fov_y=fov_y),
             with_depth=True,
-            absgrad=not self.frozen and self.strategy.absgrad,
+            absgrad=densify and self.strategy.absgrad,
         )
-        self.info = {} if self.frozen else info
+        self.info = info if densify else {}
         if self.info:
             self.strategy.step_pre_backward(
                 self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info
@@ -411,5 +413,5 @@ def _parameters_from_cloud(cloud: SplatCloud) -> dict[str, Tensor]:
     """
     rest = cloud.features_rest
     if rest.shape[1] == 0:
-        rest = torch.zeros(len(cloud), 3, 3)
+        rest = torch.zeros(len(cloud), _LEAST_BASES - 1, 3)
     return {**{name: getattr(cloud, name).clone() for name in _GAUSSIANS}, "features_rest": rest.clone()}

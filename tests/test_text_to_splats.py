@@ -1,0 +1,394 @@
+"""``ns-train ge3d``: splats from words, end to end with tiny priors; what it refuses; words that change meanwhile."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from plyfile import PlyData, PlyElement
+from runs import _assign, go_on, train
+from single_view import write_sd_folder
+from synthetic import make_cloud
+
+from invert3d_ns import configs
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.guidance.configs import GUIDANCE_CONFIGS
+from invert3d_ns.methods.distill_phase import DistillPhase, total_variation
+from invert3d_ns.methods.text_to_splats import TextToSplatsPipeline
+from invert3d_ns.prior.checkpoints import save_prior
+from invert3d_ns.scenes.normalization import to_object_frame
+from invert3d_ns.scenes.ply import write_splats
+from invert3d_ns.scenes.posed_images import write_posed_images
+from invert3d_ns.scenes.runs import read_run
+
+STEPS, FIT = 5, 4
+PROMPT = "a red cube"
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory, tiny_encoding_prior) -> Path:
+    """A tiny multi-view prior with drafts. Read-only."""
+    folder = tmp_path_factory.mktemp("prior") / "prior"
+    save_prior(tiny_encoding_prior, folder, dtype=torch.float32)
+    return folder
+
+
+def configured(prior: Path | str, output_dir: Path, **options: Any):
+    """The method's own configuration with small numbers; ``options`` are dotted names with ``__`` for the dots."""
+    config = copy.deepcopy(configs.ge3d.config)
+    small = {
+        "output_dir": output_dir,
+        "timestamp": "run",
+        "machine__device_type": "cpu",
+        "logging__steps_per_log": 1,
+        "prompt": PROMPT,
+        "pipeline__prior": str(prior),
+        "pipeline__steps": STEPS,
+        "pipeline__preview_every": 2,
+        "pipeline__start__views": 4,
+        "pipeline__start__sampling_steps": 2,
+        "pipeline__start__splats": 40,
+        "pipeline__start__fit_steps": 3,
+        "pipeline__guidance__jumps": 2,
+        "pipeline__datamanager__dataparser__image_size": 32,
+        "pipeline__model__num_random": 50,
+        "pipeline__reconstruct__steps": FIT,
+        "pipeline__reconstruct__views": 8,
+        "pipeline__reconstruct__jumps": 2,
+    }
+    for name, value in {**small, **options}.items():
+        _assign(config, name.split("__"), value)
+    return config
+
+
+def checkpoint(folder: Path) -> dict[str, Any]:
+    (path,) = (folder / "nerfstudio_models").iterdir()
+    return torch.load(path, map_location="cpu")
+
+
+@pytest.fixture(scope="module")
+def finished(stored: Path, tmp_path_factory) -> Path:
+    """A whole run. Read-only."""
+    return train(configured(stored, tmp_path_factory.mktemp("outputs")))
+
+
+def test_a_run_leaves_splats_pictures_and_figures(finished: Path) -> None:
+    assert finished.parts[-3:] == ("a-red-cube", "ge3d", "run")
+    names = {path.name for path in finished.iterdir() if not path.name.startswith("events.out")}
+    assert names == {
+        "config.yml", "dataparser_transforms.json", "nerfstudio_models", "views.png", "metrics.json", "camera_path.json"
+    }  # fmt: skip
+    figures = json.loads((finished / "metrics.json").read_text())
+    assert figures["prompt"] == PROMPT and figures["splats"] == 40 and figures["guidance"] == "ge3d"
+    assert figures["steps"] == {"start": 1, "distill": STEPS, "reconstruct": FIT, "report": 0}
+    assert -1 <= figures["clip_similarity"] <= 1 and figures["seconds"]["distill"] > 0
+    assert checkpoint(finished)["step"] == STEPS + FIT
+    cloud = read_run(finished)
+    assert len(cloud) == 40 and cloud.sh_degree == 0
+    assert all(bool(tensor.isfinite().all()) for tensor in cloud.tensors().values())
+
+
+def test_every_phase_moves_the_splats(stored: Path, tmp_path: Path) -> None:
+    clouds = []
+    for steps, fit in ((0, 0), (STEPS, 0), (STEPS, FIT)):
+        name = f"{steps}-{fit}"
+        options = {"pipeline__steps": steps, "pipeline__reconstruct__steps": fit}
+        clouds.append(read_run(train(configured(stored, tmp_path / name, **options))))
+    for before, after in ((0, 1), (1, 2)):
+        for name in ("means", "features_dc", "opacities", "scales", "quats"):
+            moved = (getattr(clouds[before], name) - getattr(clouds[after], name)).abs().max()
+            assert moved > 1e-5, f"{name} stayed from {before} to {after}"
+
+
+@pytest.mark.parametrize("kind", list(GUIDANCE_CONFIGS))
+@pytest.mark.parametrize("limit", [3, STEPS + 3])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(kind: str, limit: int, stored: Path, tmp_path: Path) -> None:
+    given = copy.deepcopy(GUIDANCE_CONFIGS[kind])
+    options = {"pipeline__guidance": given, "pipeline__densify": True, "pipeline__model__refine_every": 2}
+    options |= {"pipeline__model__warmup_length": 1, "pipeline__cameras__scale_noise": 0.1}
+    options |= {"pipeline__guidance__jumps": 2} if kind == "ge3d" else {}
+    defaults = configured(stored, tmp_path)
+    defaults.pipeline.guidance = given
+    whole, part = (_with(stored, tmp_path / name, options) for name in ("whole", "part"))
+    unbroken = train(whole)
+    part.max_num_iterations = limit
+    stopped = train(part)
+    assert checkpoint(stopped)["step"] == limit - 1 and not (stopped / "metrics.json").exists()
+    go_on(stopped)
+    for one, other in zip(read_run(unbroken).tensors().values(), read_run(stopped).tensors().values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def _with(prior: Path, output_dir: Path, options: dict[str, Any]):
+    later = {name: value for name, value in options.items() if name != "pipeline__guidance"}
+    config = configured(prior, output_dir)
+    config.pipeline.guidance = copy.deepcopy(options["pipeline__guidance"])
+    for name, value in later.items():
+        _assign(config, name.split("__"), value)
+    return config
+
+
+def test_other_words_are_refused_on_resuming(finished: Path) -> None:
+    import yaml
+
+    config = yaml.load((finished / "config.yml").read_text(), Loader=yaml.Loader)
+    config.prompt = config.pipeline.model.prompt = "a blue ball"
+    with pytest.raises(InputError, match=r"--prompt was a red cube and is now a blue ball"):
+        train(config)
+
+
+# Where it starts
+
+
+def test_a_blob_needs_no_views(stored: Path, tmp_path: Path) -> None:
+    folder = train(configured(stored, tmp_path, pipeline__start__kind="blob", pipeline__reconstruct__steps=0))
+    assert len(read_run(folder)) == 50 and checkpoint(folder)["step"] == STEPS - 1
+
+
+def test_it_starts_from_splats_and_from_runs(stored: Path, finished: Path, tmp_path: Path) -> None:
+    write_splats(tmp_path / "ball.ply", make_cloud(30))
+    for data, count in ((tmp_path / "ball.ply", 30), (finished, 40)):
+        config = configured(stored, tmp_path / f"from-{count}", pipeline__reconstruct__steps=0)
+        config.data = config.pipeline.datamanager.data = data
+        folder = train(config)
+        assert len(read_run(folder)) == count
+        moved = read_run(folder).features_dc - (
+            make_cloud(30).features_dc if count == 30 else read_run(data).features_dc
+        )
+        assert moved.abs().max() > 1e-5
+
+
+def write_points(path: Path, count: int, colors: bool = True) -> Path:
+    kinds = [("x", "f4"), ("y", "f4"), ("z", "f4")] + [(c, "u1") for c in ("red", "green", "blue") if colors]
+    table = np.zeros(count, dtype=kinds)
+    rng = np.random.default_rng(0)
+    for axis in "xyz":
+        table[axis] = rng.normal(5.0, 3.0, count)
+    if colors:
+        table["red"] = 255
+    PlyData([PlyElement.describe(table, "vertex")]).write(str(path))
+    return path
+
+
+@pytest.mark.parametrize("colors", [True, False])
+def test_it_starts_from_points(colors: bool, stored: Path, tmp_path: Path) -> None:
+    config = configured(stored, tmp_path, pipeline__steps=1, pipeline__reconstruct__steps=0)
+    config.data = config.pipeline.datamanager.data = write_points(tmp_path / "points.ply", 25, colors)
+    cloud = read_run(train(config))
+    assert len(cloud) == 25 and 0.5 < float(cloud.means.norm(dim=-1).max()) < 0.9
+    means = cloud.base_colors.mean(0)
+    assert (means[0] > 0.8 and means[1] < 0.2) if colors else (means - 0.5).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_points_that_are_too_few_are_refused(count: int, stored: Path, tmp_path: Path) -> None:
+    config = configured(stored, tmp_path)
+    config.data = config.pipeline.datamanager.data = write_points(tmp_path / "points.ply", count)
+    with pytest.raises(InputError, match=rf"holds {count} points to start from; give a .ply with four or more"):
+        train(config)
+
+
+def test_posed_images_are_no_start(stored: Path, tmp_path: Path) -> None:
+    write_posed_images(to_object_frame(make_cloud(60))[0], tmp_path / "posed", count=4, size=16)
+    config = configured(stored, tmp_path)
+    config.data = config.pipeline.datamanager.data = tmp_path / "posed"
+    with pytest.raises(InputError, match="holds posed images; fit splats to them first"):
+        train(config)
+
+
+# Priors of single views
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory) -> Path:
+    """A tiny Stable Diffusion in diffusers' form. Read-only."""
+    return write_sd_folder(tmp_path_factory.mktemp("sd") / "sd")
+
+
+def test_a_prior_of_single_views_guides_a_blob(single: Path, tmp_path: Path) -> None:
+    options = {"pipeline__reconstruct__steps": 0, "pipeline__steps": 2, "pipeline__cameras__background": 1.0}
+    folder = train(configured(single, tmp_path, **options, pipeline__cameras__zoom=(0.9, 1.2)))
+    assert len(read_run(folder)) == 50
+    assert json.loads((folder / "metrics.json").read_text())["steps"] == {"distill": 2, "report": 0}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pipeline__start__kind": "views"}, "knows no cameras, so its views are of one object by chance only"),
+        ({}, "knows no cameras, so denoised views do not agree"),
+    ],
+)
+def test_what_needs_cameras_is_refused_to_it(options: dict, message: str, single: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        train(configured(single, tmp_path, **options))
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompt": None}, "there is no prompt; say what to make"),
+        ({"prompt": "  "}, "there is no prompt"),
+        ({"pipeline__steps": 0, "pipeline__reconstruct__steps": 0, "pipeline__start__kind": "blob"}, "nothing to do"),
+        ({"pipeline__guidance__jumps": 0}, r"--pipeline.guidance.jumps is 0; give 1 to 50"),
+        ({"pipeline__guidance__max_step": 0.05}, "jumps of 0.06 to 0.08 up to 0.05 do not fit the diffusion"),
+        ({"pipeline__guidance__jump": (0.2, 0.1)}, "do not fit the diffusion"),
+        ({"pipeline__cameras__zoom": (1.2, 0.9)}, r"--pipeline.cameras.zoom goes from 1.2 to 0.9"),
+        ({"pipeline__prior": "nonsense"}, "nonsense"),
+        ({"prompt": "a cube " * 100}, "77|tokens"),
+    ],
+)
+def test_what_cannot_be_carried_out_leaves_no_folder(options: dict, message: str, stored: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        train(configured(stored, tmp_path / "outputs", **options))
+    assert not list((tmp_path / "outputs").rglob("config.yml"))
+
+
+def test_unknown_words_are_said_and_it_goes_on(tmp_path: Path, capfd) -> None:
+    options = {"pipeline__steps": 0, "pipeline__reconstruct__steps": 0, "pipeline__start__fit_steps": 1}
+    train(configured("bundled", tmp_path, **options, prompt="a red zeppelin"))
+    assert "the prior 'bundled' never learned 'zeppelin'" in capfd.readouterr().err
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(
+    stored: Path, tmp_path, monkeypatch
+) -> None:
+    from invert3d_ns.guidance.ge3d import EditingTrajectories
+
+    given = EditingTrajectories.loss
+
+    def broken(self, images, cameras, generator, progress=0.0):
+        terms = given(self, images, cameras, generator, progress)
+        return {name: term * (float("nan") if progress >= 0.6 else 1.0) for name, term in terms.items()}
+
+    monkeypatch.setattr(EditingTrajectories, "loss", broken)
+    config = configured(stored, tmp_path, steps_per_save=1)
+    with pytest.raises(InputError, match=r"not a number at step 4 of following the prompt.*less --pipeline.guidance"):
+        train(config)
+    kept = checkpoint(config.get_base_dir())
+    assert kept["step"] == 3
+    assert all(v.isfinite().all() for k, v in kept["pipeline"].items() if k.startswith("_model.gauss"))
+
+
+# While it runs
+
+
+def test_words_may_change_meanwhile_and_a_resumed_run_knows_them(stored: Path, tmp_path: Path, monkeypatch) -> None:
+    seen: list[tuple[int, str]] = []
+    given = DistillPhase.step
+
+    def step(self, run, index):
+        if index == 1:
+            panel = self.pipeline.prompt_panel
+            self.pipeline.queue.training = lambda: "training"
+            self.pipeline.queue.ask(panel.follow("a green ball", "blurry"))
+        output = given(self, run, index)
+        seen.append((index, self.guidance.conditions and self._words[0]))
+        return output
+
+    monkeypatch.setattr(DistillPhase, "step", step)
+    config = configured(stored, tmp_path, pipeline__reconstruct__steps=0)
+    config.max_num_iterations = 4
+    folder = train(config)
+    assert seen == [(0, PROMPT), (1, PROMPT), (2, "a green ball")]
+    assert checkpoint(folder)["run"]["state"]["prompt"] == "a green ball"
+    go_on(folder)
+    assert seen[3:] == [(3, "a green ball"), (4, "a green ball")]
+    figures = json.loads((folder / "metrics.json").read_text())
+    assert (figures["prompt"], figures["negative_prompt"]) == ("a green ball", "blurry")
+
+
+def test_an_empty_prompt_is_not_followed(stored: Path, tmp_path: Path) -> None:
+    pipeline = configured(stored, tmp_path).pipeline.setup(device="cpu", test_mode="val", world_size=1, local_rank=0)
+    assert isinstance(pipeline, TextToSplatsPipeline)
+    with pytest.raises(InputError, match="the prompt is empty"):
+        pipeline.change_words(" ", "")
+
+
+def test_splats_are_added_where_they_are_asked_for(stored: Path, tmp_path: Path) -> None:
+    options = {
+        "pipeline__densify": True,
+        "pipeline__steps": 8,
+        "pipeline__model__refine_every": 2,
+        "pipeline__model__warmup_length": 1,
+        "pipeline__model__densify_grad_thresh": 0.0,
+        "pipeline__model__cull_alpha_thresh": 0.005,
+        "pipeline__reconstruct__steps": 0,
+    }
+    assert len(read_run(train(configured(stored, tmp_path, **options)))) > 40
+
+
+# Terms
+
+
+def test_regularizers_weigh_in(stored: Path, tmp_path: Path) -> None:
+    sizes = {}
+    for weight in (0.0, 1e4):
+        options = {"pipeline__regularize__scale": weight, "pipeline__reconstruct__steps": 0}
+        folder = train(configured(stored, tmp_path / f"{weight}", **options))
+        sizes[weight] = float(read_run(folder).scales.exp().mean())
+    assert sizes[1e4] < sizes[0.0]
+    ramp = torch.arange(4.0).expand(1, 1, 3, 4)
+    assert float(total_variation(ramp)) == 1.0 and float(total_variation(ramp.mT * 2)) == 2.0
+
+
+def test_a_step_looks_from_random_cameras_that_depend_on_it_alone(stored: Path, tmp_path: Path) -> None:
+    from invert3d_ns.scenes.cameras import orbit_camera_to_world
+
+    config = configured(stored, tmp_path, pipeline__cameras__groups=2, pipeline__cameras__coarse=0.5)
+    pipeline = config.pipeline
+    pipeline.model.prompt = PROMPT
+    pipeline = pipeline.setup(device="cpu", test_mode="val", world_size=1, local_rank=0)
+    pipeline.prepare(0)
+    phase = next(phase for phase in pipeline.phases if isinstance(phase, DistillPhase))
+    from runs import QuietRun
+
+    run = QuietRun(tmp_path)
+    phase.begin(run, None)  # type: ignore[arg-type]
+    looks = [phase.look(index) for index in (0, 0, 1, STEPS - 1)]
+    assert torch.equal(looks[0].images, looks[1].images) and not torch.equal(looks[0].cameras, looks[2].cameras)
+    assert looks[0].images.shape == looks[3].images.shape == (2, 4, 3, 32, 32)
+    assert looks[0].depths.shape[-1] == 32 and looks[3].depths.shape[-1] == 64, "coarse at first"
+    matrices = looks[0].cameras.unflatten(-1, (4, 4))
+    azimuths = torch.rad2deg(torch.atan2(matrices[0, :, 0, 3], -matrices[0, :, 1, 3]))
+    elevations = torch.rad2deg(torch.asin(matrices[0, :, 2, 3]))
+    torch.testing.assert_close(orbit_camera_to_world(azimuths, elevations, 1.0), matrices[0], rtol=1e-4, atol=1e-4)
+    assert torch.allclose(azimuths.diff().remainder(360), torch.tensor(90.0), atol=0.1)
+
+
+# As a person types it
+
+
+def test_the_command_line_chooses_the_guidance(stored: Path, tmp_path: Path) -> None:
+    words = [
+        sys.executable, "-m", "nerfstudio.scripts.train", "ge3d", "--prompt", PROMPT, "--output-dir", tmp_path,
+        "--timestamp", "t", "--machine.device-type", "cpu", "--pipeline.prior", stored, "--pipeline.steps", 2,
+        "--pipeline.start.views", 4, "--pipeline.start.splats", 30, "--pipeline.start.fit-steps", 2,
+        "pipeline.guidance:ism", "--pipeline.guidance.interval", "0.1",
+    ]  # fmt: skip
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = tmp_path / "a-red-cube" / "ge3d" / "t"
+    assert json.loads((folder / "metrics.json").read_text())["guidance"] == "ism"
+    assert "ism 2" in done.stdout and "Next:" in done.stdout
+    evaluated = subprocess.run(
+        [sys.executable, "-m", "nerfstudio.scripts.eval", "--load-config", str(folder / "config.yml"), "--output-path",
+         str(tmp_path / "eval.json")], capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert evaluated.returncode != 0 and "made from words: there are no images" in evaluated.stderr
+    rendered = subprocess.run(
+        [sys.executable, "-m", "nerfstudio.scripts.render", "camera-path", "--load-config", str(folder / "config.yml"),
+         "--camera-path-filename", str(folder / "camera_path.json"), "--output-path", str(tmp_path / "turn"),
+         "--output-format", "images"], capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert rendered.returncode == 0 and len(list((tmp_path / "turn").iterdir())) > 10, rendered.stderr[-2000:]
