@@ -84,6 +84,8 @@ class DistillPhase(Phase):
         if state is not None:
             pipeline.change_words(state["prompt"], state["negative_prompt"])
             pipeline.model.restore_densification(state["densification"])
+        # Splatfacto waits for a turn of all its images, and there are none.
+        pipeline.model.strategy.pause_refine_after_reset = pipeline.config.model.refine_every
         with run.lock, pipeline.prior.use() as prior:
             self.guidance = pipeline.config.guidance.setup(prior=prior, conditions=pipeline.conditions(prior))
             self._words = pipeline.words
