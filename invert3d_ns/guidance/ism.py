@@ -89,8 +89,7 @@ class IntervalScoreMatching(Guidance):
 
     def nodes(self, s: int) -> list[int]:
         """Timesteps on the way up to s, in strides that end there; the first is 0."""
-        stride = max(round(self.config.stride * self.prior.num_timesteps), 1)
-        return [0, *range(s - (s - 1) // stride * stride, s + 1, stride)] if s else [0]
+        return strides(self.config, s, self.prior.num_timesteps)
 
     @torch.no_grad()
     def interval_error(
@@ -113,3 +112,13 @@ class IntervalScoreMatching(Guidance):
         weight = self.config.strength * ((1 - alpha_bar) / alpha_bar.clamp_min(ALPHA_BAR_FLOOR)).sqrt()
         gradient = (weight * error).nan_to_num(0.0, 0.0, 0.0)
         return gradient, GuidanceReport(at_t, weight.flatten(), latents - gradient / self.config.strength)
+
+
+def strides(config: IntervalScoreMatchingConfig, s: int, length: int) -> list[int]:
+    """Timesteps on the way from 0 up to s, in the config's strides, which end there.
+
+    Args:
+        length: timesteps of the prior's noise schedule.
+    """
+    stride = max(round(config.stride * length), 1)
+    return [0, *range(s - (s - 1) // stride * stride, s + 1, stride)] if s else [0]

@@ -82,6 +82,7 @@ def write_outputs(pipeline: TextToSplatsPipeline, run: Run) -> TextOutputs:
         "negative_prompt": negative,
         "clip_similarity": round(clip_similarity(prompt, views), 4),
         "splats": len(splats),
+        "unet_samples": pipeline.unet_samples,
         "seconds": {name: round(value, 2) for name, value in run.seconds.items()},
         "steps": {phase.name: phase.steps for phase in pipeline.phases},
         "guidance": guidance_name(config.guidance) if config.steps else "none",

@@ -53,6 +53,7 @@ class TextToSplatsPipeline(SplatScene, PhasedPipeline):
     Attributes:
         prior: the one way to the prior.
         words: prompt and negative prompt, as they are now: they may change while the run lasts.
+        unet_samples: views that the UNet was called for so far, each condition counted by itself: what all cost.
     """
 
     config: TextToSplatsConfig
@@ -63,6 +64,7 @@ class TextToSplatsPipeline(SplatScene, PhasedPipeline):
         self.prior = SharedPrior(config.prior, config.prior_options, device)
         self.words = (config.model.prompt or "", config.negative_prompt)
         self._asked_for = self.words
+        self.unet_samples = 0
         self.panel = InversionPanel("Run")
         self.queue = ActionQueue(self)
         self.prompt_panel = PromptPanel(self, self.queue)
@@ -97,6 +99,7 @@ class TextToSplatsPipeline(SplatScene, PhasedPipeline):
         prior = load_prior(config.prior, device="cpu", dtype=dtype)
         apply_prior_options(prior, config.prior_options, self.device)
         self.prior.adopt(prior)
+        prior.unet.register_forward_pre_hook(self._count_samples)
         self._check_cameras(prior)
         unknown = explain_unknown(self.words, prior.info)
         if unknown:
@@ -113,6 +116,9 @@ class TextToSplatsPipeline(SplatScene, PhasedPipeline):
             raise InputError("there is nothing to do: give --pipeline.steps 1 or more")
         self.phases.append(ReportPhase(self))
         return self.phases
+
+    def _count_samples(self, unet: Any, given: Sequence[Any]) -> None:
+        self.unet_samples += len(given[0])
 
     def has_start(self) -> bool:
         """Whether --data says what to start from."""
@@ -192,12 +198,13 @@ class TextToSplatsPipeline(SplatScene, PhasedPipeline):
 
     def get_extra_state(self) -> dict[str, Any]:
         """What checkpoints hold besides the splats: the words as they are now."""
-        return {"words": list(self.words)}
+        return {"words": list(self.words), "unet_samples": self.unet_samples}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`get_extra_state` gave."""
         prompt, negative = state["words"]
         self.words = (prompt, negative)
+        self.unet_samples = state["unet_samples"]
 
 
 class ReportPhase(Phase):

@@ -91,6 +91,14 @@ def photo_prompts(held_out_side: bool, count: int | None = None, seed: int = 0) 
     return [found[i] for i in order[:count]]
 
 
+def held_out_photos(count: int) -> list[Prompt]:
+    """List prompts for photos of held-out combinations: of a class and color, and of a pattern, in turns."""
+    plain = photo_prompts(True, seed=3)
+    patterned = [case for case in _held_out_prompts() if case.style == "photo" and case.pattern != "plain"]
+    turns = [case for pair in zip_longest(plain, patterned) for case in pair if case is not None]
+    return turns[:count]
+
+
 def expected_judgment(cases: Sequence[Prompt], azimuths: Tensor) -> Judgment:
     """The judgment that views of prompts should receive, view by view.
 

@@ -11,11 +11,13 @@ from invert3d_ns.commands.evaluate.clip import EvaluateClip
 from invert3d_ns.commands.evaluate.edit import EvaluateEdit
 from invert3d_ns.commands.evaluate.inversion import EvaluateInversion
 from invert3d_ns.commands.evaluate.prior import EvaluatePrior
+from invert3d_ns.commands.evaluate.text import EvaluateTextTo3D
 
 EvaluateCommand = (
     Annotated[EvaluatePrior, tyro.conf.subcommand("prior", prefix_name=False)]
     | Annotated[EvaluateInversion, tyro.conf.subcommand("inversion", prefix_name=False)]
     | Annotated[EvaluateEdit, tyro.conf.subcommand("edit", prefix_name=False)]
+    | Annotated[EvaluateTextTo3D, tyro.conf.subcommand("text-to-3d", prefix_name=False)]
     | Annotated[EvaluateClip, tyro.conf.subcommand("clip", prefix_name=False)]
 )
 

@@ -1,0 +1,126 @@
+"""Whole runs of a method that makes splats from words, as a person starts them, for evaluations."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from invert3d_ns.guidance.base import GuidanceConfig
+    from invert3d_ns.scenes.cloud import SplatCloud
+
+VIEWS = 4
+"""Views in a step of guidance, as the method has them by default."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of making splats from words."""
+
+    name: str
+    guidance: str = ""
+    """Kind of guidance; empty for first splats alone."""
+    settings: Mapping[str, Any] | None = None
+    """Of the guidance, by field, where they are not its own."""
+    reconstruct: bool = False
+    """Whether the last phase fits splats to denoised views."""
+
+
+VARIANTS = (
+    Variant("views only"),
+    Variant("sds", "sds", {"t_max": 0.8, "t_max_end": 0.4}),
+    Variant("ism", "ism", {"t_max": 0.8, "t_max_end": 0.4}),
+    Variant("ge3d", "ge3d"),
+    Variant("ge3d without DBC", "ge3d", {"balance": False}),
+    Variant("ge3d + reconstruction", "ge3d", None, reconstruct=True),
+    Variant("reconstruction only", reconstruct=True),
+)
+"""What is compared unless told otherwise; "default" is what a run without flags does."""
+
+
+@dataclass(frozen=True)
+class MadeSplats:
+    """What a run came to."""
+
+    cloud: SplatCloud
+    samples: int
+    """Views that the UNet was called for, over the whole run."""
+    seconds: float
+    """Of its phases; not of starting the program."""
+
+
+def guidance_of(variant: Variant) -> GuidanceConfig:
+    """The settings of a variant's guidance."""
+    from invert3d_ns.guidance.configs import GUIDANCE_CONFIGS
+
+    return replace(copy.deepcopy(GUIDANCE_CONFIGS[variant.guidance]), **(variant.settings or {}))
+
+
+def samples_a_step(config: GuidanceConfig, timesteps: int = 1000, views: int = VIEWS) -> float:
+    """Views that the UNet is called for in a step of guidance, on average over its schedule, with guidance of two
+    conditions.
+    """
+    from invert3d_ns.guidance.ge3d import EditingTrajectoriesConfig
+    from invert3d_ns.guidance.ism import IntervalScoreMatchingConfig, strides
+
+    generator, draws = torch.Generator().manual_seed(0), 200
+    calls = 0.0
+    for index in range(draws):
+        progress = index / draws
+        if isinstance(config, EditingTrajectoriesConfig):
+            calls += 3 * (len(config.nodes(timesteps, generator, progress)) - 1)
+        elif isinstance(config, IntervalScoreMatchingConfig):
+            t = int(config.draw(1, timesteps, generator, progress))
+            calls += len(strides(config, max(t - config.interval_steps(progress, timesteps), 0), timesteps)) + 2
+        else:
+            calls += 2
+    return views * calls / draws
+
+
+def make_splats(
+    variant: Variant | None, prompt: str, seed: int, prior: str, samples: int, *, start: str | None = None
+) -> MadeSplats:
+    """Make splats of a prompt by ``ns-train ge3d``, in a folder that is thrown away.
+
+    Args:
+        variant: None for the method's own default.
+        prompt: the words.
+        seed: of everything random.
+        prior: name or path.
+        samples: views that the UNet may be called for in guidance; decides the number of its steps.
+        start: what the first splats are made from, if not the method's choice.
+    """
+    from nerfstudio.scripts.train import main
+
+    from invert3d_ns import configs
+    from invert3d_ns.scenes.runs import read_run
+
+    config: Any = copy.deepcopy(configs.ge3d.config)
+    pipeline = config.pipeline
+    config.prompt, pipeline.prior, pipeline.start.kind = prompt, prior, start
+    config.machine.seed, config.timestamp = seed, "run"
+    pipeline.preview_every = 0
+    if variant is not None:
+        pipeline.steps = 0
+        if variant.guidance:
+            pipeline.guidance = guidance_of(variant)
+            pipeline.steps = max(round(samples / samples_a_step(pipeline.guidance)), 1)
+        if not variant.reconstruct:
+            pipeline.reconstruct.steps = 0
+    with tempfile.TemporaryDirectory(prefix="invert3d-text-") as folder:
+        config.output_dir = Path(folder)
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            main(config)
+        run = config.get_base_dir()
+        figures = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+        return MadeSplats(read_run(run), figures["unet_samples"], sum(figures["seconds"].values()))
