@@ -12,9 +12,8 @@ compat.install_remedies()
 from nerfstudio.plugins.types import MethodSpecification  # noqa: E402
 
 from invert3d_ns.methods.invert3d import InversionPipelineConfig  # noqa: E402
-from invert3d_ns.methods.text_to_splats import TextToSplatsConfig  # noqa: E402
+from invert3d_ns.methods.text_to_splats import text_to_splats  # noqa: E402
 from invert3d_ns.runs.nerfstudio_commands import adopt_nerfstudio_commands  # noqa: E402
-from invert3d_ns.runs.splat_fit import rates  # noqa: E402
 from invert3d_ns.runs.trainer import PhasedTrainerConfig  # noqa: E402
 
 adopt_nerfstudio_commands()
@@ -69,11 +68,7 @@ invert3d_edit = MethodSpecification(
     ),
 )
 ge3d = MethodSpecification(
-    config=PhasedTrainerConfig(
-        method_name="ge3d",
-        pipeline=TextToSplatsConfig(),
-        optimizers=rates(means=1e-3, features_dc=1e-2, features_rest=5e-4, opacities=2e-2, scales=5e-3, quats=5e-3),
-    ),
+    config=text_to_splats("ge3d"),
     description=_description(
         "ge3d",
         "GE3D: splats from words, by distilling the trajectories along which a diffusion model edits their views.",

@@ -252,7 +252,8 @@ def test_settings_that_do_not_fit_are_refused(config, message: str, tiny_v_prior
 
 
 def test_other_words_guide_from_the_next_loss_on(tiny_v_prior, cameras: Tensor) -> None:
-    guidance = EditingTrajectoriesConfig(jumps=2).setup(prior=tiny_v_prior, conditions=words(tiny_v_prior))
+    config = EditingTrajectoriesConfig(jumps=2, guidance_scale=7.5)
+    guidance = config.setup(prior=tiny_v_prior, conditions=words(tiny_v_prior))
     assert guidance.conditions.guidance_scale == 7.5
     z = some_latents()
     before = guidance.trajectory_error(z, torch.zeros_like(z), [0, 300, 500], cameras)[0]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from operator import index
 
 import numpy as np
@@ -45,3 +47,19 @@ def random_stream(name: str, seed: int, *steps: int) -> torch.Generator:
     state = generator.get_state()
     state[_HEADER_BYTES : _HEADER_BYTES + 8 * _STATE_WORDS].view(torch.int64).copy_(torch.from_numpy(words))
     return generator.set_state(state)
+
+
+@contextmanager
+def global_stream(name: str, device: torch.device, seed: int, *steps: int) -> Iterator[None]:
+    """Let code that draws from torch's global generators draw from a stream of its own; they stay as they were.
+
+    Args:
+        name: see :func:`random_stream`, as ``seed`` and ``steps``.
+        device: whose generator is meant, besides the CPU's.
+    """
+    number = int(torch.randint(2**62, (), generator=random_stream(name, seed, *steps)))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.random.default_generator.manual_seed(number)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(number)
+        yield

@@ -34,8 +34,6 @@ class EditingTrajectoriesConfig(GuidanceConfig):
     """Editing trajectories, GE3D: several steps up without guidance, the same steps down with it, aligned at each."""
 
     _target: type = field(default_factory=lambda: EditingTrajectories)
-    guidance_scale: Annotated[float, at_least(1)] | None = 7.5
-    """Guidance on the way down; None: that of the conditions. Official code: 7.5."""
     jumps: Annotated[int, at_least(1, 50)] = 6
     """Steps of a trajectory, n; each costs one call of the UNet up, and two down. Official code: 6 or 8."""
     jump: tuple[Share, Share] = (0.06, 0.08)

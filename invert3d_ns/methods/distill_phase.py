@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.pictures import tile
-from invert3d_ns.base.random import random_stream
+from invert3d_ns.base.random import global_stream, random_stream
 from invert3d_ns.guidance.configs import guidance_name
 from invert3d_ns.prior.out_of_memory import explain_out_of_memory
 from invert3d_ns.runs.phase import Phase, Run, StepOutput
@@ -155,7 +155,8 @@ class DistillPhase(Phase):
         if not bool(torch.as_tensor(output.loss).isfinite()):
             raise self._no_number(index)
         if pipeline.config.densify:
-            self._call(run, index, TrainingCallbackLocation.AFTER_TRAIN_ITERATION)
+            with global_stream("splats that are split", torch.device(pipeline.device), self._seed, index):
+                self._call(run, index, TrainingCallbackLocation.AFTER_TRAIN_ITERATION)
         return output
 
     def _call(self, run: Run, index: int, where: TrainingCallbackLocation) -> None:

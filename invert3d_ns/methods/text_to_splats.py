@@ -32,6 +32,8 @@ from invert3d_ns.prior.memory import apply_prior_options, preferred_dtype
 from invert3d_ns.prior.shared import SharedPrior
 from invert3d_ns.runs.phase import Phase, Run
 from invert3d_ns.runs.pipeline import PhasedPipeline, RunObserver
+from invert3d_ns.runs.splat_fit import rates
+from invert3d_ns.runs.trainer import PhasedTrainerConfig
 
 if TYPE_CHECKING:
     from invert3d_ns.guidance.base import NoisePredictor
@@ -43,6 +45,15 @@ class TextToSplatsConfig(TextToSplatsSettings):
     """Make splats from words: first splats from the prior's own views, then steps that follow the words."""
 
     _target: type = field(default_factory=lambda: TextToSplatsPipeline)
+
+
+def text_to_splats(method_name: str) -> PhasedTrainerConfig:
+    """The configuration of a method that makes splats from words."""
+    return PhasedTrainerConfig(
+        method_name=method_name,
+        pipeline=TextToSplatsConfig(),
+        optimizers=rates(means=1e-3, features_dc=1e-2, features_rest=5e-4, opacities=2e-2, scales=5e-3, quats=5e-3),
+    )
 
 
 class TextToSplatsPipeline(SplatScene, PhasedPipeline):

@@ -114,7 +114,7 @@ def measure_text(
     total = len(plan.cases) * len(plan.seeds) * (len(names) + 1)
     for seed in plan.seeds:
         for index, case in enumerate(plan.cases):
-            truth = true_views([case], AZIMUTHS[None], ELEVATIONS[None], size, seed=seed)[0]
+            truth = true_views([case], AZIMUTHS[None], ELEVATIONS[None], size)[0]
             cameras = camera_condition(AZIMUTHS, ELEVATIONS).reshape(4, 4, 16).transpose(0, 1)
             own = sample_views(prior, [case.text] * 4, cameras, seed=seed * 100_003 + index)
             own = own.transpose(0, 1).flatten(0, 1)

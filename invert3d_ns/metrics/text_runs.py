@@ -35,11 +35,17 @@ class Variant:
     """Whether the last phase fits splats to denoised views."""
 
 
+NOISIER: Mapping[str, Any] = {
+    "jump": (0.1, 0.15), "jump_end": (0.06, 0.1), "max_step": 0.9, "max_step_end": 0.6
+}  # fmt: skip
+"""A schedule of GE3D that goes further up than the official one: at zero terminal signal-to-noise ratio, and with
+latents of 8x8, what is seen is decided later."""
 VARIANTS = (
     Variant("views only"),
     Variant("sds", "sds", {"t_max": 0.8, "t_max_end": 0.4}),
     Variant("ism", "ism", {"t_max": 0.8, "t_max_end": 0.4}),
     Variant("ge3d", "ge3d"),
+    Variant("ge3d, noisier", "ge3d", NOISIER),
     Variant("ge3d without DBC", "ge3d", {"balance": False}),
     Variant("ge3d + reconstruction", "ge3d", None, reconstruct=True),
     Variant("reconstruction only", reconstruct=True),
@@ -99,12 +105,16 @@ def make_splats(
         samples: views that the UNet may be called for in guidance; decides the number of its steps.
         start: what the first splats are made from, if not the method's choice.
     """
-    from nerfstudio.scripts.train import main
+    from invert3d_ns import compat
 
-    from invert3d_ns import configs
+    compat.install_remedies()
+    from nerfstudio.scripts.train import main
+    from nerfstudio.utils import writer
+
+    from invert3d_ns.methods.text_to_splats import text_to_splats
     from invert3d_ns.scenes.runs import read_run
 
-    config: Any = copy.deepcopy(configs.ge3d.config)
+    config: Any = text_to_splats("ge3d")
     pipeline = config.pipeline
     config.prompt, pipeline.prior, pipeline.start.kind = prompt, prior, start
     config.machine.seed, config.timestamp = seed, "run"
@@ -116,11 +126,14 @@ def make_splats(
             pipeline.steps = max(round(samples / samples_a_step(pipeline.guidance)), 1)
         if not variant.reconstruct:
             pipeline.reconstruct.steps = 0
-    with tempfile.TemporaryDirectory(prefix="invert3d-text-") as folder:
+    with tempfile.TemporaryDirectory(prefix="invert3d-text-", ignore_cleanup_errors=True) as folder:
         config.output_dir = Path(folder)
         said = io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             main(config)
+        for event_writer in writer.EVENT_WRITERS:  # whose threads would write into a folder that goes away
+            if isinstance(event_writer, writer.TensorboardWriter):
+                event_writer.tb_writer.close()
         run = config.get_base_dir()
         figures = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
         return MadeSplats(read_run(run), figures["unet_samples"], sum(figures["seconds"].values()))

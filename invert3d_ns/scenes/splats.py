@@ -14,7 +14,7 @@ from gsplat.strategy import DefaultStrategy
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import OrientedBox
-from nerfstudio.models.splatfacto import RGB2SH, SH2RGB, SplatfactoModel, SplatfactoModelConfig, random_quat_tensor
+from nerfstudio.models.splatfacto import SH2RGB, SplatfactoModel, SplatfactoModelConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
@@ -24,10 +24,7 @@ from invert3d_ns.scenes.cameras import FOV_Y, OBJECT_RADIUS, PinholeCameras, pin
 from invert3d_ns.scenes.cloud import RasterizeMode, SplatCloud, unit_quaternions
 from invert3d_ns.scenes.normalization import within_object
 from invert3d_ns.scenes.rendering import rasterize_splats
-
-_LEAST_BASES = 4
-"""Harmonics that there is room for at least, those of degree 1: ns-export cannot write models without."""
-_GAUSSIANS = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
+from invert3d_ns.scenes.splat_parameters import GAUSSIANS, parameters_from_cloud, parameters_from_points
 
 
 @dataclass
@@ -110,12 +107,12 @@ class ObjectSplatModel(SplatfactoModel):
             self.active_sh_degree = splats.sh_degree
             if splats.rasterize_mode == "antialiased":
                 self.rasterize_mode = "antialiased"
-            parameters = _parameters_from_cloud(splats)
+            parameters = parameters_from_cloud(splats)
         else:
             self.active_sh_degree = self.config.sh_degree
             points, colors = self._start_points()
-            parameters = self._parameters_from_points(points, colors)
-        self.gauss_params = nn.ParameterDict({name: nn.Parameter(parameters[name]) for name in _GAUSSIANS})
+            parameters = parameters_from_points(points, colors, self.config.sh_degree)
+        self.gauss_params = nn.ParameterDict({name: nn.Parameter(parameters[name]) for name in GAUSSIANS})
         self.starts_from_splats = splats is not None
         self.frozen = False
 
@@ -161,22 +158,6 @@ class ObjectSplatModel(SplatfactoModel):
             points[around] = direction[around] * OBJECT_RADIUS * 1.2 * 6 ** torch.rand(int(around.sum()), 1)
         return points, torch.full_like(points, 0.5)
 
-    def _parameters_from_points(self, points: Float[Tensor, "N 3"], colors: Float[Tensor, "N 3"]) -> dict[str, Tensor]:
-        """Isotropic splats as large as the mean distance to the three nearest neighbors."""
-        from sklearn.neighbors import NearestNeighbors
-
-        neighbors = NearestNeighbors(n_neighbors=4).fit(points.numpy())
-        distances = torch.from_numpy(neighbors.kneighbors(points.numpy())[0])[:, 1:].float()
-        count, bases = len(points), (self.config.sh_degree + 1) ** 2
-        return {
-            "means": points.clone(),
-            "scales": distances.mean(dim=-1, keepdim=True).clamp_min(1e-4).log().repeat(1, 3),
-            "quats": random_quat_tensor(count),
-            "features_dc": RGB2SH(colors),
-            "features_rest": torch.zeros(count, max(bases, _LEAST_BASES) - 1, 3),
-            "opacities": torch.logit(torch.full((count, 1), 0.1)),
-        }
-
     @property
     def colors(self) -> Float[Tensor, "N 3"]:
         """Base colors. Always spherical harmonics, where splatfacto has a sigmoid at degree 0."""
@@ -189,7 +170,7 @@ class ObjectSplatModel(SplatfactoModel):
 
     def cloud(self) -> SplatCloud:
         """The splats as they are now, detached, on the CPU."""
-        values = {name: self.gauss_params[name].detach().cpu().clone() for name in _GAUSSIANS}
+        values = {name: self.gauss_params[name].detach().cpu().clone() for name in GAUSSIANS}
         values["quats"] = unit_quaternions(values["quats"])
         return self._as_cloud(values)
 
@@ -203,7 +184,7 @@ class ObjectSplatModel(SplatfactoModel):
         """Make the splats those of a cloud, of any number, before an optimizer has them; densification begins anew."""
         self.active_sh_degree = cloud.sh_degree
         self.rasterize_mode = cloud.rasterize_mode
-        for name, value in _parameters_from_cloud(cloud).items():
+        for name, value in parameters_from_cloud(cloud).items():
             self.gauss_params[name].data = value.to(self.device)
         self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
 
@@ -211,7 +192,7 @@ class ObjectSplatModel(SplatfactoModel):
         """Stop training the named groups (``"means"``, ``"opacities"``, ...), or all; once all are frozen,
         densification stops too.
         """
-        for name in names or _GAUSSIANS:
+        for name in names or GAUSSIANS:
             self.gauss_params[name].requires_grad_(False)
             self.gauss_params[name].grad = None
         self.frozen = not any(parameter.requires_grad for parameter in self.gauss_params.values())
@@ -405,13 +386,3 @@ class ObjectSplatModel(SplatfactoModel):
                 self.config.lpips = False
                 return None
         return self._lpips[0]
-
-
-def _parameters_from_cloud(cloud: SplatCloud) -> dict[str, Tensor]:
-    """The tensors of a cloud, with room for degree 1 at least: ns-export cannot write models without higher
-    harmonics.
-    """
-    rest = cloud.features_rest
-    if rest.shape[1] == 0:
-        rest = torch.zeros(len(cloud), _LEAST_BASES - 1, 3)
-    return {**{name: getattr(cloud, name).clone() for name in _GAUSSIANS}, "features_rest": rest.clone()}

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.base.random import random_stream
+from invert3d_ns.base.random import global_stream
 from invert3d_ns.runs.resume import require_plain
 from invert3d_ns.training.checkpoints import clear_leftovers, read_checkpoint, refuse_other_training, write_checkpoint
 from invert3d_ns.training.muon import Muon, split_parameters
@@ -50,22 +50,6 @@ def frozen(module: nn.Module) -> Iterator[None]:
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
-
-
-@contextmanager
-def layers_stream(name: str, seed: int, step: int, device: torch.device) -> Iterator[None]:
-    """Let layers that draw for themselves, as dropout does, draw from a stream of this step alone.
-
-    The global generators are afterwards as they were before.
-    """
-    number = int(
-        torch.randint(2**62, (), generator=random_stream("layers of a stage", seed, step, zlib.crc32(name.encode())))
-    )
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.random.default_generator.manual_seed(number)
-        if device.type == "cuda":
-            torch.cuda.manual_seed(number)
-        yield
 
 
 def warmup_stable_decay(step: int, steps: int, warmup: int = 100, decay_share: float = 0.35) -> float:
@@ -200,7 +184,7 @@ class Stage:
             task = progress.add_task(self.name, total=self.steps, completed=self.done)
             for step in range(self.done, self.steps):
                 factor = warmup_stable_decay(step, self.steps, decay_share=self.decay_share)
-                with layers_stream(self.name, self.seed, step, self.device):
+                with global_stream("layers of a stage", self.device, self.seed, step, zlib.crc32(self.name.encode())):
                     values = loss(step)
                     values["loss"].backward()
                 nn.utils.clip_grad_norm_(self._trained(), self.clip)
