@@ -53,12 +53,13 @@ class DistillPhase(Phase):
 
     Args:
         pipeline: the scene, and the words, which may change meanwhile.
+        steps: how many.
     """
 
     name, title = "distill", "Following the prompt"
 
-    def __init__(self, pipeline: TextToSplatsPipeline) -> None:
-        self.pipeline, self.steps = pipeline, pipeline.config.steps
+    def __init__(self, pipeline: TextToSplatsPipeline, steps: int) -> None:
+        self.pipeline, self.steps = pipeline, steps
         self.guidance: Guidance | None = None
         self._look: Look | None = None
         self._words: tuple[str, str] = ("", "")

@@ -39,12 +39,13 @@ class ReconstructPhase(Phase):
 
     Args:
         pipeline: the scene, and the words.
+        steps: of the fit.
     """
 
     name, title = "reconstruct", "Fitting splats to denoised views"
 
-    def __init__(self, pipeline: TextToSplatsPipeline) -> None:
-        self.pipeline, self.steps = pipeline, pipeline.config.reconstruct.steps
+    def __init__(self, pipeline: TextToSplatsPipeline, steps: int) -> None:
+        self.pipeline, self.steps = pipeline, steps
         self.targets: Float[Tensor, "V 3 S S"] | None = None
         azimuths, elevations = _rings(pipeline.config.reconstruct.views)
         self.azimuths, self.elevations = azimuths, elevations
@@ -54,6 +55,7 @@ class ReconstructPhase(Phase):
         return {
             **self.pipeline.words_settings(),
             **flags_of(self.pipeline.config.reconstruct, "--pipeline.reconstruct"),
+            "--pipeline.reconstruct.steps": self.steps,
         }
 
     def begin(self, run: Run, state: dict[str, Any] | None) -> None:

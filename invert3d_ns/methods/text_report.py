@@ -85,7 +85,7 @@ def write_outputs(pipeline: TextToSplatsPipeline, run: Run) -> TextOutputs:
         "unet_samples": pipeline.unet_samples,
         "seconds": {name: round(value, 2) for name, value in run.seconds.items()},
         "steps": {phase.name: phase.steps for phase in pipeline.phases},
-        "guidance": guidance_name(config.guidance) if config.steps else "none",
+        "guidance": guidance_name(config.guidance) if "distill" in {p.name for p in pipeline.phases} else "none",
         "seed": run.seed,
         "prior": {"name": info.name, "fingerprint": info.fingerprint},
         **provenance(str(pipeline.device)),

@@ -80,11 +80,11 @@ class RegularizerSettings:
 class ReconstructionSettings:
     """The last phase (GE3D, section 7.2): views of the splats are denoised in several steps, and splats are fitted."""
 
-    steps: Annotated[int, at_least(0)] = 0
-    """Steps of the fit; 0 for no such phase."""
+    steps: Annotated[int, at_least(0)] | None = None
+    """Steps of the fit; 0 for no such phase. If not given, 150 where the prior knows cameras."""
     views: Annotated[int, at_least(4, 64)] = 16
     """Views that are denoised: rings of eight."""
-    strength: Annotated[float, at_least(0.01, 1)] = 0.4
+    strength: Annotated[float, at_least(0.01, 1)] = 0.5
     """How much of the diffusion they go up and down again: less keeps more."""
     jumps: Annotated[int, at_least(1, 100)] = 8
     """Steps on the way up, and on the way down."""
@@ -112,8 +112,9 @@ class TextToSplatsSettings(PhasedPipelineConfig):
     """Words to keep away from."""
     start: StartSettings = field(default_factory=StartSettings)
     """The first splats."""
-    steps: Annotated[int, at_least(0)] = 100
-    """Steps of following the words; 0 for the first splats as they are."""
+    steps: Annotated[int, at_least(0)] | None = None
+    """Steps of following the words; 0 for none. If not given, 0 for the bundled prior, whose denoised views say what it
+    knows within seconds, and 3,000 for others (official code)."""
     guidance: AnyGuidanceConfig = field(default_factory=EditingTrajectoriesConfig)
     """How words guide: editing trajectories (ge3d), interval score matching (ism), score distillation (sds)."""
     cameras: CameraSettings = field(default_factory=CameraSettings)

@@ -35,6 +35,11 @@ from invert3d_ns.runs.pipeline import PhasedPipeline, RunObserver
 from invert3d_ns.runs.splat_fit import rates
 from invert3d_ns.runs.trainer import PhasedTrainerConfig
 
+BUNDLED = "bundled"
+"""What the prior that comes with the package is called, and those that were trained as it was."""
+OFFICIAL_STEPS, FIT_STEPS = 3000, 150
+"""Steps of following the words (official code) and of the last fit, where nobody says how many."""
+
 if TYPE_CHECKING:
     from invert3d_ns.guidance.base import NoisePredictor
     from invert3d_ns.prior.multiview import MultiViewPrior
@@ -119,10 +124,14 @@ class TextToSplatsPipeline(SplatScene, PhasedPipeline):
         self.phases = []
         if not self.has_start() and self.start_kind(prior) == "views":
             self.phases.append(StartPhase(self))
-        if config.steps:
-            self.phases.append(DistillPhase(self))
-        if config.reconstruct.steps:
-            self.phases.append(ReconstructPhase(self))
+        steps = (0 if prior.info.name == BUNDLED else OFFICIAL_STEPS) if config.steps is None else config.steps
+        if steps:
+            self.phases.append(DistillPhase(self, steps))
+        fit = (
+            (FIT_STEPS if prior.takes_cameras else 0) if config.reconstruct.steps is None else config.reconstruct.steps
+        )
+        if fit:
+            self.phases.append(ReconstructPhase(self, fit))
         if not self.phases:
             raise InputError("there is nothing to do: give --pipeline.steps 1 or more")
         self.phases.append(ReportPhase(self))

@@ -96,7 +96,7 @@ def measure_text(
     towers: ClipTowers,
     out: Path,
     plan: TextPlan,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[list[dict[str, str]], dict[str, float]]:
     """Make splats of every prompt, seed and variant, and grade 16 views of each that they were not made from.
 
@@ -111,7 +111,7 @@ def measure_text(
     names = [DEFAULT if variant is None else variant.name for variant in plan.variants]
     found: list[dict[str, Any]] = []
     pictures: dict[str, list[Tensor]] = {name: [] for name in (TRUTH, SAMPLED, *names)}
-    total = len(plan.cases) * len(plan.seeds) * (len(names) + 1)
+    done, total = 0, len(plan.cases) * len(plan.seeds) * len(names)
     for seed in plan.seeds:
         for index, case in enumerate(plan.cases):
             truth = true_views([case], AZIMUTHS[None], ELEVATIONS[None], size)[0]
@@ -123,8 +123,9 @@ def measure_text(
                 splats = make_splats(variant, case.text, seed, prior.info.name, plan.samples, start=plan.start)
                 views = render_orbit(splats.cloud.to(prior.device), AZIMUTHS, ELEVATIONS, size)
                 made.append((name, views, splats.seconds, splats.samples, len(splats.cloud)))
+                done += 1
                 if progress is not None:
-                    progress(min(len(found) // (len(names) + 2) * (len(names) + 1) + len(made) - 2, total), total)
+                    progress(f"{name}: {case.text}", done, total)
             for name, views, seconds, samples, count in made:
                 graded = grade(views.cpu(), case, judge, towers)
                 found.append(

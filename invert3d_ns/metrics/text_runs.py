@@ -124,8 +124,7 @@ def make_splats(
         if variant.guidance:
             pipeline.guidance = guidance_of(variant)
             pipeline.steps = max(round(samples / samples_a_step(pipeline.guidance)), 1)
-        if not variant.reconstruct:
-            pipeline.reconstruct.steps = 0
+        pipeline.reconstruct.steps = None if variant.reconstruct else 0
     with tempfile.TemporaryDirectory(prefix="invert3d-text-", ignore_cleanup_errors=True) as folder:
         config.output_dir = Path(folder)
         said = io.StringIO()
