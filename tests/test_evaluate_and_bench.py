@@ -120,9 +120,9 @@ def test_evaluate_inversion(prior_folder: Path, tmp_path: Path) -> None:
         assert picture.size == (4 * 4 * 64, 64)
 
 
-@pytest.mark.parametrize("what", ["inversion", "rasterization"])
+@pytest.mark.parametrize("what", ["inversion", "guidance", "rasterization"])
 def test_bench(what: str, prior_folder: Path, tmp_path: Path) -> None:
-    prior = ["--prior", prior_folder] if what == "inversion" else []
+    prior = [] if what == "rasterization" else ["--prior", prior_folder]
     assert _run("bench", what, "--quick", *prior, "--out", tmp_path / "r") == 0
     document = _read(tmp_path / "r")
     rows, figures = document["rows"], document["figures"]
@@ -131,6 +131,9 @@ def test_bench(what: str, prior_folder: Path, tmp_path: Path) -> None:
         assert ratios["bare forward"] == 1.0
         assert figures["step_over_forward"] == ratios["inversion step"] > 1.0
         assert rows[0]["prior"] == "tiny-v_prediction"
+    elif what == "guidance":
+        samples = {row["guidance"]: row["UNet samples"] for row in rows}
+        assert samples["sds"] == 8 and samples["ge3d"] == 72 and figures.keys() == {f"{k}_over_parts" for k in samples}
     else:
         assert {row["backend"] for row in rows} <= {"kernel", "torch"}
         assert all(figures[key] > 0 for key in figures if key.endswith("_ms"))

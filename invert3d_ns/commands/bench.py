@@ -74,6 +74,24 @@ class BenchEditing(PriorName, ReportOptions):
 
 
 @dataclass
+class BenchGuidance(PriorName, ReportOptions):
+    """Time a step of each kind of guidance over its UNet, autoencoder and render parts."""
+
+    def run(self) -> int:
+        """Measure, write, show."""
+        from invert3d_ns.metrics.bench_guidance import bench_guidance
+        from invert3d_ns.prior.checkpoints import load_prior
+        from invert3d_ns.scenes.assets import DEMO_SCENE, read_object
+
+        check_folder(self.out)
+        prior = load_prior(self.prior)
+        rows = bench_guidance(prior, read_object(DEMO_SCENE)[0], self.quick)
+        figures = {f"{row['guidance']}_over_parts": row["ratio"] for row in rows if row["what"] == "a step"}
+        _write_table("guidance", self, rows, figures, prior.device)
+        return 0
+
+
+@dataclass
 class BenchStartup(ReportOptions):
     """Time what the package adds to `ns-train --help`."""
 
@@ -121,6 +139,7 @@ BenchCommand = (
     Annotated[BenchRasterization, tyro.conf.subcommand("rasterization", prefix_name=False)]
     | Annotated[BenchInversion, tyro.conf.subcommand("inversion", prefix_name=False)]
     | Annotated[BenchEditing, tyro.conf.subcommand("editing", prefix_name=False)]
+    | Annotated[BenchGuidance, tyro.conf.subcommand("guidance", prefix_name=False)]
     | Annotated[BenchStartup, tyro.conf.subcommand("startup", prefix_name=False)]
     | Annotated[BenchPrior, tyro.conf.subcommand("prior", prefix_name=False)]
 )

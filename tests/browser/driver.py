@@ -60,7 +60,7 @@ def serving(command: list[str], log: Path) -> Iterator[str]:
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
-        "NERFSTUDIO_METHOD_CONFIGS": "invert3d=invert3d_ns.configs:invert3d",
+        "NERFSTUDIO_METHOD_CONFIGS": "invert3d=invert3d_ns.configs:invert3d,ge3d=invert3d_ns.configs:ge3d",
     }
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -100,9 +100,10 @@ class Page:
     Args:
         url: the viewer's page.
         pictures: where screenshots go.
+        tab: of the panel, which is opened.
     """
 
-    def __init__(self, url: str, pictures: Path, size: tuple[int, int] = (1400, 1000)) -> None:
+    def __init__(self, url: str, pictures: Path, size: tuple[int, int] = (1400, 1000), *, tab: str = "Edit") -> None:
         from selenium import webdriver
 
         options = webdriver.ChromeOptions()
@@ -129,8 +130,8 @@ class Page:
             slower = "window.requestAnimationFrame = draw => setTimeout(() => draw(performance.now()), 200)"
             self.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": slower})
             self.driver.get(url)
-            self.wait(lambda: self._all("//button[normalize-space()='Edit']"), "the panel")
-            self.click("Edit")
+            self.wait(lambda: self._all(f"//button[normalize-space()='{tab}']"), "the panel")
+            self.click(tab)
         except BaseException:
             self.close()
             raise
