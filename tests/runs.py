@@ -83,6 +83,8 @@ class QuietRun:
 
     def redraw(self, *, now: bool = False) -> None: ...
 
+    def update_viewer(self) -> None: ...
+
 
 def _assign(owner: Any, names: list[str], value: Any) -> Any:
     """``owner`` with another value below it; a copy if it is frozen."""

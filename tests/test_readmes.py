@@ -21,6 +21,7 @@ import tyro
 from readmes import CARDS, PACKAGE, README, READMES, ROOMS, ROOT, CommandLine, anchors, blocks, command_lines, links
 
 from invert3d_ns import cli
+from invert3d_ns.guidance.configs import GUIDANCE_CONFIGS
 
 PYTHON = blocks("python")
 OTHERS = {"RUN", "EDITED", "N", "apt-get", "export", "pip", "pyright", "python", "ruff", "tensorboard"}
@@ -115,10 +116,12 @@ def test_flags_that_prose_and_tables_name_exist(page):
 
 @functools.cache
 def _train_flags() -> frozenset[str]:
-    """Every flag of ``ns-train invert3d``."""
+    """Every flag of ``ns-train invert3d`` and ``ns-train ge3d``, of every kind of guidance, too."""
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-        tyro.cli(_methods(), args=["invert3d", "--help"])
+    guided = [["ge3d", f"pipeline.guidance:{kind}"] for kind in GUIDANCE_CONFIGS]
+    for words in (["invert3d"], ["ge3d"], *guided):
+        with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+            tyro.cli(_methods(), args=[*words, "--help"])
     return frozenset(re.findall(r"--[a-z][a-z0-9.-]*", printed.getvalue()))
 
 

@@ -114,8 +114,6 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(kind: str, limit: int, 
     options = {"pipeline__guidance": given, "pipeline__densify": True, "pipeline__model__refine_every": 2}
     options |= {"pipeline__model__warmup_length": 1, "pipeline__cameras__scale_noise": 0.1}
     options |= {"pipeline__guidance__jumps": 2} if kind == "ge3d" else {}
-    defaults = configured(stored, tmp_path)
-    defaults.pipeline.guidance = given
     whole, part = (_with(stored, tmp_path / name, options) for name in ("whole", "part"))
     unbroken = train(whole)
     part.max_num_iterations = limit
@@ -128,7 +126,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(kind: str, limit: int, 
 
 def _with(prior: Path, output_dir: Path, options: dict[str, Any]):
     later = {name: value for name, value in options.items() if name != "pipeline__guidance"}
-    config = configured(prior, output_dir)
+    config: Any = configured(prior, output_dir)
     config.pipeline.guidance = copy.deepcopy(options["pipeline__guidance"])
     for name, value in later.items():
         _assign(config, name.split("__"), value)

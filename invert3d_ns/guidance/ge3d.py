@@ -160,7 +160,7 @@ class EditingTrajectories(Guidance):
         edited = down[::-1]
         weights = self.config.coefficients(len(nodes) - 1, progress)
         errors = [latents - edited[0], *(x - y for x, y in zip(up[1:-1], edited[1:-1], strict=True))]
-        gradient = sum(float(weight) * error for weight, error in zip(weights, errors, strict=True))
-        gradient = (self.config.strength * gradient).nan_to_num(0.0, 0.0, 0.0)
+        pulls = torch.stack([float(weight) * error for weight, error in zip(weights, errors, strict=True)])
+        gradient = (self.config.strength * pulls.sum(0)).nan_to_num(0.0, 0.0, 0.0)
         last = torch.full_like(first, nodes[-1])
         return gradient, GuidanceReport(last, torch.full(first.shape, self.config.strength), edited[0])

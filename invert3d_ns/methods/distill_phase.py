@@ -173,6 +173,7 @@ class DistillPhase(Phase):
 
     def observe(self, run: Run, index: int) -> None:
         """Show the splats, and now and then what guides them."""
+        run.update_viewer()
         run.redraw()
         every = self.pipeline.config.preview_every
         if every and (index + 1) % every == 0:

@@ -130,6 +130,7 @@ class ReconstructPhase(Phase):
 
     def observe(self, run: Run, index: int) -> None:
         """Show the splats."""
+        run.update_viewer()
         run.redraw()
 
     def state_dict(self) -> dict[str, Any]:

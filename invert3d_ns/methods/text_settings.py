@@ -141,9 +141,7 @@ class TextToSplatsSettings(PhasedPipelineConfig):
 
     def summary(self) -> Sequence[tuple[str, str]]:
         """The prior, and the steps of each phase."""
-        steps = [
-            f"{guidance_name(self.guidance)} {self.steps}" if self.steps else "",
-            f"reconstruction {self.reconstruct.steps}",
-        ]
-        steps = [text for text in steps if text and not text.endswith(" 0")]
-        return ("prior", self.prior), ("steps", ", ".join(["first splats", *steps]))
+        steps = {guidance_name(self.guidance): self.steps, "reconstruction": self.reconstruct.steps}
+        shown = [name if count is None else f"{name} {count}" for name, count in steps.items() if count != 0]
+        rest = " (as many as the prior wants)" if None in steps.values() else ""
+        return ("prior", self.prior), ("steps", ", ".join(["first splats", *shown]) + rest)

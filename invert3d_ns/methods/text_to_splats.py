@@ -41,8 +41,9 @@ OFFICIAL_STEPS, FIT_STEPS = 3000, 150
 """Steps of following the words (official code) and of the last fit, where nobody says how many."""
 
 if TYPE_CHECKING:
-    from invert3d_ns.guidance.base import NoisePredictor
+    from invert3d_ns.prior.conditions import Conditions
     from invert3d_ns.prior.multiview import MultiViewPrior
+    from invert3d_ns.prior.view_prompts import ViewPrompts
 
 
 @dataclass
@@ -164,7 +165,7 @@ class TextToSplatsPipeline(SplatScene, PhasedPipeline):
 
     # Words
 
-    def conditions(self, prior: MultiViewPrior) -> NoisePredictor:
+    def conditions(self, prior: MultiViewPrior) -> Conditions | ViewPrompts:
         """The words as the prior obeys them now; for one that knows no cameras, each view is told where it is from."""
         prompt, negative = self.words
         with torch.no_grad():

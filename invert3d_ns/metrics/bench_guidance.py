@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,8 +44,8 @@ def bench_guidance(prior: MultiViewPrior, cloud: SplatCloud, quick: bool = False
         orbit_camera_to_world(azimuths, elevations),
         camera_condition(azimuths, elevations)[None].to(device),
     )
-    leaves = {name: value.to(device).requires_grad_() for name, value in cloud.tensors().items()}
-    splats = type(cloud)(**leaves)
+    leaves: dict[str, Any] = {name: value.to(device).requires_grad_() for name, value in cloud.tensors().items()}
+    splats = replace(cloud, **leaves)
     with torch.no_grad():
         conditions = Conditions.of_prompt(prior, "a red chair", guidance_scale=7.5)
         latents = torch.randn(1, 4, info.latent_channels, info.latent_size, info.latent_size, device=device)
@@ -57,10 +58,14 @@ def bench_guidance(prior: MultiViewPrior, cloud: SplatCloud, quick: bool = False
 
         def step(guidance: Any = guidance) -> None:
             terms = guidance.loss(render(), cameras, torch.Generator().manual_seed(0), progress=0.5)
-            sum(terms.values()).backward()
+            torch.stack(list(terms.values())).sum().backward()
 
         sizes: list[int] = []
-        hook = prior.unet.register_forward_pre_hook(lambda unet, given, sizes=sizes: sizes.append(len(given[0])))
+
+        def note(unet: Any, given: Any, sizes: list[int] = sizes) -> None:
+            sizes.append(len(given[0]))
+
+        hook = prior.unet.register_forward_pre_hook(note)
         step()
         hook.remove()
 

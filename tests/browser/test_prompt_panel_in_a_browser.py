@@ -39,6 +39,7 @@ def test_a_person_changes_the_prompt_of_a_run(tmp_path: Path) -> None:
             page.wait_for_text("Following the prompt", "Prompt: a blue zeppelin")
             page.wait(page.picture_sources, "a picture of what guides")
             page.screenshot("3-run")
+            page.wait(lambda: "Step: 0" not in page.text(), "the number of steps to be told")
             page.click("Prompt")
             page.click("Finish now")
             page.wait(lambda: "Stopped after step" in (tmp_path / "train.log").read_text(), "the run to end")
