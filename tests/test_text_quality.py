@@ -16,7 +16,15 @@ from invert3d_ns.guidance.sds import ScoreDistillationConfig
 from invert3d_ns.metrics.held_out import held_out_photos
 from invert3d_ns.metrics.judge import Judge
 from invert3d_ns.metrics.prior_quality import true_views
-from invert3d_ns.metrics.text_quality import AZIMUTHS, ELEVATIONS, diversity, grade, kernel_distance, saturation
+from invert3d_ns.metrics.text_quality import (
+    AZIMUTHS,
+    ELEVATIONS,
+    TextPlan,
+    diversity,
+    grade,
+    kernel_distance,
+    saturation,
+)
 from invert3d_ns.metrics.text_runs import VARIANTS, guidance_of, samples_a_step
 
 
@@ -61,6 +69,14 @@ def test_variants_cost_the_same() -> None:
     assert guidance_of(VARIANTS[5]).balance is False  # type: ignore[attr-defined]
 
 
+def test_each_guidance_is_run_with_each_number_of_samples() -> None:
+    known = {variant.name: variant for variant in VARIANTS}
+    plan = TextPlan([], [0], [None, known["views only"], known["sds"]], (72, 144))
+    expected = {"default": 72, "views only": 72, "sds, 72 samples": 72, "sds, 144 samples": 144}
+    assert {name: samples for name, (_, samples) in plan.runs().items()} == expected
+    assert list(TextPlan([], [0], [known["sds"]], (72,)).runs()) == ["sds"]
+
+
 def test_the_command_compares_what_it_is_asked_for(tmp_path: Path, capsys) -> None:
     words = ["evaluate", "text-to-3d", "--quick", "--variants", "views only", "sds", "--out", str(tmp_path)]
     with pytest.raises(SystemExit) as stopped:
@@ -71,7 +87,7 @@ def test_the_command_compares_what_it_is_asked_for(tmp_path: Path, capsys) -> No
     assert list(lines) == ["true renders", "the prior's own views", "views only", "sds"]
     assert float(lines["true renders"]["class and color %"]) > 80
     assert float(lines["sds"]["UNet samples"]) == pytest.approx(float(lines["views only"]["UNet samples"]) + 72)
-    assert (tmp_path / "splats.png").is_file()
+    assert (tmp_path / "splats.png").is_file() and (tmp_path / "quality.png").is_file()
 
 
 def test_variants_that_nobody_knows(tmp_path: Path, capsys) -> None:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from invert3d_ns.base.files import atomic_path
 from invert3d_ns.metrics.held_out import Prompt, expected_judgment
 from invert3d_ns.metrics.judge import Judge, mean_shares
 from invert3d_ns.metrics.prior_quality import sample_views, true_views
@@ -41,9 +42,19 @@ class TextPlan:
     seeds: Sequence[int]
     variants: Sequence[Variant | None]
     """None for the method's default."""
-    samples: int
-    """Views that the UNet may be called for in guidance."""
+    samples: Sequence[int]
+    """Views that the UNet may be called for in guidance; of several, each kind of guidance is measured with each."""
     start: str | None = None
+
+    def runs(self) -> dict[str, tuple[Variant | None, int]]:
+        """What is run of every prompt: variant and samples, by name."""
+        found: dict[str, tuple[Variant | None, int]] = {}
+        for variant in self.variants:
+            name = DEFAULT if variant is None else variant.name
+            guided = variant is not None and variant.guidance
+            for samples in self.samples if guided else self.samples[:1]:
+                found[f"{name}, {samples} samples" if guided and len(self.samples) > 1 else name] = variant, samples
+        return found
 
 
 def saturation(images: Float[Tensor, "N 3 H W"]) -> float:
@@ -108,7 +119,8 @@ def measure_text(
     from invert3d_ns.scenes.rendering import render_orbit
 
     size = prior.info.image_size
-    names = [DEFAULT if variant is None else variant.name for variant in plan.variants]
+    runs = plan.runs()
+    names = list(runs)
     found: list[dict[str, Any]] = []
     pictures: dict[str, list[Tensor]] = {name: [] for name in (TRUTH, SAMPLED, *names)}
     done, total = 0, len(plan.cases) * len(plan.seeds) * len(names)
@@ -119,8 +131,8 @@ def measure_text(
             own = sample_views(prior, [case.text] * 4, cameras, seed=seed * 100_003 + index)
             own = own.transpose(0, 1).flatten(0, 1)
             made: list[tuple[str, Tensor, float, float, int]] = [(TRUTH, truth, 0, 0, 0), (SAMPLED, own, 0, 0, 0)]
-            for name, variant in zip(names, plan.variants, strict=True):
-                splats = make_splats(variant, case.text, seed, prior.info.name, plan.samples, start=plan.start)
+            for name, (variant, samples) in runs.items():
+                splats = make_splats(variant, case.text, seed, prior.info.name, samples, start=plan.start)
                 views = render_orbit(splats.cloud.to(prior.device), AZIMUTHS, ELEVATIONS, size)
                 made.append((name, views, splats.seconds, splats.samples, len(splats.cloud)))
                 done += 1
@@ -137,7 +149,26 @@ def measure_text(
     shown = [name for name in pictures if name != TRUTH]
     rows = torch.cat([torch.cat([pictures[name][i] for name in shown]) for i in range(len(plan.cases))])
     write_grid(out / "splats.png", rows, columns=4 * len(shown), least=64)
+    draw_quality(out / "quality.png", found, runs)
     return tabulate(found, plan, towers)
+
+
+def draw_quality(path: Path, found: Sequence[dict[str, Any]], runs: dict[str, tuple[Variant | None, int]]) -> None:
+    """Draw CLIP similarity over seconds: a line for each variant, a point for each number of samples."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="seconds on this machine", ylabel="CLIP similarity")
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for name, (variant, _) in runs.items():
+        rows = [row for row in found if row["name"] == name]
+        point = fmean(row["seconds"] for row in rows), fmean(row["clip"] for row in rows)
+        lines.setdefault(DEFAULT if variant is None else variant.name, []).append(point)
+    for name, points in lines.items():
+        axes.plot(*zip(*sorted(points), strict=True), "o-", label=name)
+    axes.legend(fontsize="small")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 def tabulate(

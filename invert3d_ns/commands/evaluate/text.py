@@ -25,8 +25,9 @@ class EvaluateTextTo3D(PriorName, SeededReport):
     """How many held-out prompts: photos of held-out colors, and of held-out patterns, in turns."""
     variants: tuple[str, ...] = ("all",)
     """Which ways are compared: names, "default" (a run without flags), or "all"."""
-    samples: Annotated[int, at_least(1)] = 1440
-    """Views that the UNet may be called for in guidance, the same for each variant; 72 a step of ge3d."""
+    samples: tuple[Annotated[int, at_least(1)], ...] = (1440,)
+    """Views that the UNet may be called for in guidance, the same for each variant; 72 a step of ge3d. Of several, a
+    plot shows quality over time."""
     start: Literal["views", "blob"] = "views"
     """What the first splats are made from."""
 
@@ -49,10 +50,12 @@ class EvaluateTextTo3D(PriorName, SeededReport):
 
         prior = load_prior(self.prior)
         cases = held_out_photos(1 if self.quick else self.prompts)
-        samples = min(self.samples, 72) if self.quick else self.samples
+        if not self.samples:
+            raise InputError("--samples is empty; give at least one number")
+        samples = (72,) if self.quick else self.samples
         plan = TextPlan(cases, self.used_seeds(), [known[name] for name in asked], samples, self.start)
         with progress_bar() as show:
             rows, figures = measure_text(prior, Judge.load(), load_clip("bundled", prior.device), self.out, plan, show)
-        title = f"Splats from words: {len(cases)} held-out prompts, {samples} UNet samples, prior {prior.info.name}"
+        title = f"Splats from words: {len(cases)} held-out prompts, prior {prior.info.name}"
         self.write_table("text-to-3d", title, rows, figures, prior.device)
         return 0
