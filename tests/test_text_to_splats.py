@@ -23,6 +23,7 @@ from invert3d_ns.guidance.configs import GUIDANCE_CONFIGS
 from invert3d_ns.methods.distill_phase import DistillPhase, total_variation
 from invert3d_ns.methods.text_to_splats import TextToSplatsPipeline
 from invert3d_ns.prior.checkpoints import save_prior
+from invert3d_ns.scenes.assets import object_splats
 from invert3d_ns.scenes.normalization import to_object_frame
 from invert3d_ns.scenes.ply import write_splats
 from invert3d_ns.scenes.posed_images import write_posed_images
@@ -152,15 +153,14 @@ def test_a_blob_needs_no_views(stored: Path, tmp_path: Path) -> None:
 
 def test_it_starts_from_splats_and_from_runs(stored: Path, finished: Path, tmp_path: Path) -> None:
     write_splats(tmp_path / "ball.ply", make_cloud(30))
-    for data, count in ((tmp_path / "ball.ply", 30), (finished, 40)):
-        config = configured(stored, tmp_path / f"from-{count}", pipeline__reconstruct__steps=0)
+    for data, before in ((tmp_path / "ball.ply", make_cloud(30)), (finished, read_run(finished))):
+        keep = object_splats(before)  # the splats of a random prior fly about
+        before = before if keep is None else before.select(keep)
+        config = configured(stored, tmp_path / data.stem, pipeline__reconstruct__steps=0)
         config.data = config.pipeline.datamanager.data = data
-        folder = train(config)
-        assert len(read_run(folder)) == count
-        moved = read_run(folder).features_dc - (
-            make_cloud(30).features_dc if count == 30 else read_run(data).features_dc
-        )
-        assert moved.abs().max() > 1e-5
+        after = read_run(train(config))
+        assert len(after) == len(before) > 0
+        assert (after.features_dc - before.features_dc).abs().max() > 1e-5
 
 
 def write_points(path: Path, count: int, colors: bool = True) -> Path:
@@ -311,6 +311,13 @@ def test_an_empty_prompt_is_not_followed(stored: Path, tmp_path: Path) -> None:
     assert isinstance(pipeline, TextToSplatsPipeline)
     with pytest.raises(InputError, match="the prompt is empty"):
         pipeline.change_words(" ", "")
+
+
+def test_nothing_follows_words_once_the_run_is_finished(stored: Path, tmp_path: Path) -> None:
+    pipeline = configured(stored, tmp_path).pipeline.setup(device="cpu", test_mode="val", world_size=1, local_rank=0)
+    assert isinstance(pipeline, TextToSplatsPipeline)
+    with pytest.raises(InputError, match="the run is finished: nothing follows words any more"):
+        pipeline.prompt_panel.follow("a green ball", "").run(lambda done, total: None, lambda: False)
 
 
 def test_splats_are_added_where_they_are_asked_for(stored: Path, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ class DistillPhase(Phase):
         zoom = settings.zoom[0] + share * (settings.zoom[1] - settings.zoom[0])
         color = torch.rand(3, generator=generator)
         normal = float(torch.randn((), generator=generator))
-        size = fine = self._guide().prior.info.image_size
+        size = fine = self.pipeline.view_size
         if index < settings.coarse * self.steps:
             size = fine // 2
         samples = settings.supersampling

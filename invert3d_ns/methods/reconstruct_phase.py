@@ -117,9 +117,7 @@ class ReconstructPhase(Phase):
     def _render(self, azimuths: Float[Tensor, " F"], elevations: Float[Tensor, " F"]) -> Float[Tensor, "F 3 S S"]:
         from torch.nn.functional import avg_pool2d
 
-        samples = self.pipeline.config.cameras.supersampling
-        with self.pipeline.prior.use() as prior:
-            size = prior.info.image_size
+        samples, size = self.pipeline.config.cameras.supersampling, self.pipeline.view_size
         poses = orbit_camera_to_world(azimuths, elevations)
         return avg_pool2d(self.pipeline.model.render_to_train(poses, size * samples)[0], samples)
 

@@ -76,8 +76,8 @@ class StartPhase(Phase):
         poses = orbit_camera_to_world(azimuths, elevations)
         cloud = fit_splats(views, poses, count=settings.splats, steps=settings.fit_steps, seed=run.seed)
         self.pipeline.model.adopt(cloud)
-        quality = psnr(render_orbit(cloud, azimuths, elevations, views.shape[-1], supersampling=1), views)
-        return StepOutput((views - views.mean()).new_tensor(10 ** (-quality / 10)), metrics={"psnr": quality})
+        drawn = render_orbit(cloud, azimuths, elevations, views.shape[-1], supersampling=1)
+        return StepOutput((drawn - views).square().mean(), metrics={"psnr": psnr(drawn, views)})
 
     def observe(self, run: Run, index: int) -> None:
         """Show the splats."""

@@ -70,6 +70,7 @@ class TextToSplatsPipeline(SplatScene, PhasedPipeline):
     Attributes:
         prior: the one way to the prior.
         words: prompt and negative prompt, as they are now: they may change while the run lasts.
+        view_size: side in pixels of the views that the prior sees, from :meth:`prepare` on.
         unet_samples: views that the UNet was called for so far, each condition counted by itself: what all cost.
     """
 
@@ -81,7 +82,7 @@ class TextToSplatsPipeline(SplatScene, PhasedPipeline):
         self.prior = SharedPrior(config.prior, config.prior_options, device)
         self.words = (config.model.prompt or "", config.negative_prompt)
         self._asked_for = self.words
-        self.unet_samples = 0
+        self.unet_samples = self.view_size = 0
         self.panel = InversionPanel("Run")
         self.queue = ActionQueue(self)
         self.prompt_panel = PromptPanel(self, self.queue)
@@ -116,6 +117,7 @@ class TextToSplatsPipeline(SplatScene, PhasedPipeline):
         prior = load_prior(config.prior, device="cpu", dtype=dtype)
         apply_prior_options(prior, config.prior_options, self.device)
         self.prior.adopt(prior)
+        self.view_size = prior.info.image_size
         prior.unet.register_forward_pre_hook(self._count_samples)
         self._check_cameras(prior)
         unknown = explain_unknown(self.words, prior.info)

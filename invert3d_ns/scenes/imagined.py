@@ -12,7 +12,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.ranges import check_numbers
-from invert3d_ns.scenes.assets import SceneDataParser, SceneDataParserConfig
+from invert3d_ns.scenes.assets import SceneDataParser, SceneDataParserConfig, object_splats
 from invert3d_ns.scenes.cameras import OBJECT_RADIUS, orbit_cameras
 from invert3d_ns.scenes.folders import scene_metadata
 from invert3d_ns.scenes.ply_file import read_header
@@ -34,7 +34,8 @@ class ImaginedDataParserConfig(SceneDataParserConfig):
 class ImaginedDataParser(SceneDataParser):
     """See :class:`ImaginedDataParserConfig`.
 
-    The outputs' metadata say ``imagined``: pictures show nothing that could be compared with.
+    The outputs' metadata say ``imagined``: pictures show nothing that could be compared with. Of a scene with
+    surroundings, the object alone is started from.
     """
 
     config: ImaginedDataParserConfig
@@ -53,7 +54,10 @@ class ImaginedDataParser(SceneDataParser):
                     f"{data} holds posed images; fit splats to them first (ns-train invert3d --data {data}) and give "
                     "the run, or leave --data out"
                 )
-            outputs.metadata["imagined"] = True
+            keep = object_splats(outputs.metadata["splats"])
+            if keep is not None:
+                outputs.metadata["splats"] = outputs.metadata["splats"].select(keep)
+            outputs.metadata |= {"imagined": True, "surroundings": False}
             return outputs
         check_numbers(self.config, "--pipeline.datamanager.dataparser.")
         from invert3d_ns.scenes.posed_images import rising_orbit, spread_orbit

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from nerfstudio.viewer.viewer_elements import ViewerControl, ViewerElement
 
 from invert3d_ns.base.cancellation import Progress, ShouldStop
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.live.host import FollowsPrompt
 from invert3d_ns.live.panels.viewer_link import connect_viewer
 from invert3d_ns.live.panels.widgets import StateView, add_tab
@@ -63,6 +64,11 @@ class PromptPanel(ViewerElement[str], ViewerControl):
         """The action that has the scene follow other words from the next step on."""
 
         def run(progress: Progress, should_stop: ShouldStop) -> Outcome:
+            if self.queue.training() == "completed":
+                raise InputError(
+                    "the run is finished: nothing follows words any more; start another one from it "
+                    "(ns-train ge3d --data RUN --prompt ...)"
+                )
             unknown = self.host.change_words(prompt, negative_prompt)
             return Outcome(f"Following {prompt!r} from the next step on. {unknown}".strip())
 
