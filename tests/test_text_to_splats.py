@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from plyfile import PlyData, PlyElement
+from pretend_cuda import pretend_cuda
 from runs import _assign, go_on, train
 from single_view import write_sd_folder
 from synthetic import make_cloud
@@ -227,6 +228,33 @@ def test_a_prior_of_single_views_guides_a_blob(single: Path, tmp_path: Path) -> 
 def test_what_needs_cameras_is_refused_to_it(options: dict, message: str, single: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         train(configured(single, tmp_path, **options))
+
+
+# Devices
+
+
+@pytest.mark.parametrize("kind", list(GUIDANCE_CONFIGS))
+def test_a_run_on_a_pretended_gpu_is_stopped_and_goes_on(kind: str, stored: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "pipeline__guidance": copy.deepcopy(GUIDANCE_CONFIGS[kind]),
+        "pipeline__densify": True,
+        "pipeline__model__refine_every": 2,
+        "pipeline__cameras__background": 1.0,
+        "machine__device_type": "cuda",
+        "pipeline__prior_options__precision": "fp32",
+    }
+    with pretend_cuda():
+        config = _with(stored, tmp_path, options)
+        config.max_num_iterations = 3
+        go_on(train(config))
+    assert json.loads((config.get_base_dir() / "metrics.json").read_text())["guidance"] == kind
+
+
+def test_single_views_guide_on_a_pretended_gpu(single: Path, tmp_path: Path) -> None:
+    options = {"machine__device_type": "cuda", "pipeline__prior_options__precision": "fp32"}
+    with pretend_cuda():
+        folder = train(configured(single, tmp_path, **options, pipeline__steps=2, pipeline__reconstruct__steps=0))
+    assert len(read_run(folder)) == 50
 
 
 # Bad input
