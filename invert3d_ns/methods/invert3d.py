@@ -5,13 +5,11 @@ Up to three phases: fit splats to images, learn the words that stand for the obj
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from rich.markup import escape
 from torch import Tensor
 from torch.nn import Parameter
@@ -28,6 +26,7 @@ from invert3d_ns.live.editable_scene import EditableScene
 from invert3d_ns.live.panels.edit_panel import EditPanel
 from invert3d_ns.live.panels.inversion_panel import InversionPanel
 from invert3d_ns.live.queue import ActionQueue
+from invert3d_ns.live.watchers import PanelWatcher
 from invert3d_ns.methods.edit_phase import EditPhase
 from invert3d_ns.methods.inversion_settings import InversionSettings, choose_start
 from invert3d_ns.methods.saved_edits import KeepsEditedRuns
@@ -35,7 +34,7 @@ from invert3d_ns.methods.words_phase import WordsPhase
 from invert3d_ns.prior.memory import apply_prior_options, preferred_dtype
 from invert3d_ns.prior.multiview import MultiViewPrior
 from invert3d_ns.runs.phase import Phase
-from invert3d_ns.runs.pipeline import PhasedPipeline, RunObserver
+from invert3d_ns.runs.pipeline import PhasedPipeline
 from invert3d_ns.runs.report import print_lines
 from invert3d_ns.runs.resume import digest_of
 from invert3d_ns.runs.splat_fit import SplatFit
@@ -83,7 +82,7 @@ class InversionPipeline(KeepsEditedRuns, EditableScene, PhasedPipeline):
         self.panel = InversionPanel()
         self.queue = ActionQueue(self)
         self.edit_panel = EditPanel(EditActions(self, self.queue, config=config.edit))
-        self.observers = [_Watchers(self)]
+        self.observers = [PanelWatcher(self, lambda: self.edit_panel.actions.request_runs())]
 
     # Phases
 
@@ -307,25 +306,3 @@ class InversionPipeline(KeepsEditedRuns, EditableScene, PhasedPipeline):
             extra["edits"] = [edit.to_dict() for edit in self.edits]
             loaded_state = {**loaded_state, "_extra_state": extra}
         super().load_pipeline(loaded_state, step)
-
-
-class _Watchers(RunObserver):
-    """The panels of a pipeline, and the queue of what people ask for, as watchers of a run."""
-
-    def __init__(self, pipeline: InversionPipeline) -> None:
-        self.pipeline = pipeline
-
-    def show_status(self, title: str, detail: str = "", lines: Sequence[str] = ()) -> None:
-        self.pipeline.panel.show(title, detail, lines)
-
-    def show_picture(self, picture: UInt8[np.ndarray, "H W 3"]) -> None:
-        self.pipeline.panel.show(picture=picture)
-
-    def serve(self) -> None:
-        self.pipeline.queue.run_pending()
-
-    def rerender(self) -> None:
-        self.pipeline.rerender()
-
-    def finished(self) -> None:
-        self.pipeline.edit_panel.actions.request_runs()

@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from jaxtyping import UInt8
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.notices import warn
@@ -22,6 +20,7 @@ from invert3d_ns.live.editable_scene import SplatScene
 from invert3d_ns.live.panels.inversion_panel import InversionPanel
 from invert3d_ns.live.panels.prompt_panel import PromptPanel
 from invert3d_ns.live.queue import ActionQueue
+from invert3d_ns.live.watchers import PanelWatcher
 from invert3d_ns.methods import text_report
 from invert3d_ns.methods.distill_phase import DistillPhase
 from invert3d_ns.methods.reconstruct_phase import ReconstructPhase
@@ -31,7 +30,7 @@ from invert3d_ns.prior.known_words import explain_unknown
 from invert3d_ns.prior.memory import apply_prior_options, preferred_dtype
 from invert3d_ns.prior.shared import SharedPrior
 from invert3d_ns.runs.phase import Phase, Run
-from invert3d_ns.runs.pipeline import PhasedPipeline, RunObserver
+from invert3d_ns.runs.pipeline import PhasedPipeline
 from invert3d_ns.runs.splat_fit import rates
 from invert3d_ns.runs.trainer import PhasedTrainerConfig
 
@@ -86,7 +85,7 @@ class TextToSplatsPipeline(SplatScene, PhasedPipeline):
         self.panel = InversionPanel("Run")
         self.queue = ActionQueue(self)
         self.prompt_panel = PromptPanel(self, self.queue)
-        self.observers = [_Watchers(self)]
+        self.observers = [PanelWatcher(self)]
 
     @property
     def prompt(self) -> str:
@@ -246,22 +245,3 @@ class ReportPhase(Phase):
         run.redraw(now=True)
         text_report.announce(outputs)
         return text_report.next_commands(outputs, run.folder)
-
-
-class _Watchers(RunObserver):
-    """The panel of a pipeline, and the queue of what people ask for, as watchers of a run."""
-
-    def __init__(self, pipeline: TextToSplatsPipeline) -> None:
-        self.pipeline = pipeline
-
-    def show_status(self, title: str, detail: str = "", lines: Sequence[str] = ()) -> None:
-        self.pipeline.panel.show(title, detail, lines)
-
-    def show_picture(self, picture: UInt8[np.ndarray, "H W 3"]) -> None:
-        self.pipeline.panel.show(picture=picture)
-
-    def serve(self) -> None:
-        self.pipeline.queue.run_pending()
-
-    def rerender(self) -> None:
-        self.pipeline.rerender()
