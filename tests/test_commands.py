@@ -28,8 +28,8 @@ from invert3d_ns.commands.options import OrbitOptions
 GROUPS = {
     "prior": {"list", "fetch", "check", "convert"},
     "train": {"prior", "encoder", "clip", "judge", "demo"},
-    "evaluate": {"prior", "inversion", "edit", "clip"},
-    "bench": {"rasterization", "inversion", "editing", "startup", "prior"},
+    "evaluate": {"prior", "inversion", "edit", "text-to-3d", "clip"},
+    "bench": {"rasterization", "inversion", "editing", "guidance", "startup", "prior"},
 }
 
 

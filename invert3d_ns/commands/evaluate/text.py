@@ -20,7 +20,7 @@ class EvaluateTextTo3D(PriorName, SeededReport):
     """
 
     seeds: tuple[Seed, ...] = (0, 1)
-    """One run of all prompts each; of a quick one the first alone."""
+    """All prompts are made once with each; with --quick, with the first alone."""
     prompts: Annotated[int, at_least(1, 200)] = 6
     """How many held-out prompts: photos of held-out colors, and of held-out patterns, in turns."""
     variants: tuple[str, ...] = ("all",)
