@@ -71,10 +71,10 @@ def test_variants_cost_the_same() -> None:
 
 def test_each_guidance_is_run_with_each_number_of_samples() -> None:
     known = {variant.name: variant for variant in VARIANTS}
-    plan = TextPlan([], [0], [None, known["views only"], known["sds"]], (72, 144))
+    plan = TextPlan("bundled", [], [0], [None, known["views only"], known["sds"]], (72, 144))
     expected = {"default": 72, "views only": 72, "sds, 72 samples": 72, "sds, 144 samples": 144}
     assert {name: samples for name, (_, samples) in plan.runs().items()} == expected
-    assert list(TextPlan([], [0], [known["sds"]], (72,)).runs()) == ["sds"]
+    assert list(TextPlan("bundled", [], [0], [known["sds"]], (72,)).runs()) == ["sds"]
 
 
 def test_the_command_compares_what_it_is_asked_for(tmp_path: Path, capsys) -> None:
@@ -88,6 +88,25 @@ def test_the_command_compares_what_it_is_asked_for(tmp_path: Path, capsys) -> No
     assert float(lines["true renders"]["class and color %"]) > 80
     assert float(lines["sds"]["UNet samples"]) == pytest.approx(float(lines["views only"]["UNet samples"]) + 72)
     assert (tmp_path / "splats.png").is_file() and (tmp_path / "quality.png").is_file()
+
+
+def test_the_prior_that_is_asked_for_makes_the_splats(tmp_path: Path, tiny_encoding_prior, monkeypatch) -> None:
+    """What trained priors are called says nothing: "bundled" is in the description of most."""
+    from invert3d_ns.metrics import text_quality
+    from invert3d_ns.prior.checkpoints import save_prior
+
+    asked: list[str] = []
+
+    def noted(variant, prompt, seed, prior, samples, *, start=None):
+        asked.append(prior)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(text_quality, "make_splats", noted)
+    save_prior(tiny_encoding_prior, tmp_path / "prior", dtype=torch.float32)
+    words = ["evaluate", "text-to-3d", "--quick", "--variants", "views only", "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit):
+        main([*words, "--prior", str(tmp_path / "prior")])
+    assert asked == [str(tmp_path / "prior")]
 
 
 def test_variants_that_nobody_knows(tmp_path: Path, capsys) -> None:

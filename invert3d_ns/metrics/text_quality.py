@@ -38,6 +38,8 @@ _OBJECT = 0.95
 class TextPlan:
     """What is measured."""
 
+    prior: str
+    """Name or path of the prior; not what it is called, which others are called, too."""
     cases: Sequence[Prompt]
     seeds: Sequence[int]
     variants: Sequence[Variant | None]
@@ -132,7 +134,7 @@ def measure_text(
             own = own.transpose(0, 1).flatten(0, 1)
             made: list[tuple[str, Tensor, float, float, int]] = [(TRUTH, truth, 0, 0, 0), (SAMPLED, own, 0, 0, 0)]
             for name, (variant, samples) in runs.items():
-                splats = make_splats(variant, case.text, seed, prior.info.name, samples, start=plan.start)
+                splats = make_splats(variant, case.text, seed, plan.prior, samples, start=plan.start)
                 views = render_orbit(splats.cloud.to(prior.device), AZIMUTHS, ELEVATIONS, size)
                 made.append((name, views, splats.seconds, splats.samples, len(splats.cloud)))
                 done += 1

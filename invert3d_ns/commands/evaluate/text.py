@@ -53,7 +53,7 @@ class EvaluateTextTo3D(PriorName, SeededReport):
         if not self.samples:
             raise InputError("--samples is empty; give at least one number")
         samples = (72,) if self.quick else self.samples
-        plan = TextPlan(cases, self.used_seeds(), [known[name] for name in asked], samples, self.start)
+        plan = TextPlan(self.prior, cases, self.used_seeds(), [known[name] for name in asked], samples, self.start)
         with progress_bar() as show:
             rows, figures = measure_text(prior, Judge.load(), load_clip("bundled", prior.device), self.out, plan, show)
         title = f"Splats from words: {len(cases)} held-out prompts, prior {prior.info.name}"
