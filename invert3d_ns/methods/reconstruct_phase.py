@@ -92,9 +92,7 @@ class ReconstructPhase(Phase):
             nodes = torch.linspace(0, top, settings.jumps + 1).round().int().unique().tolist()
             latents = prior.encode_images(views[None])
             noise = start_noise(latents, random_stream("views to reconstruct", seed, ring))
-            conditions = self.pipeline.conditions(prior)
-            if settings.guidance_scale is not None:
-                conditions = conditions.with_guidance(settings.guidance_scale)
+            conditions = self.pipeline.conditions(prior, settings.guidance_scale)
             cameras = cameras.to(latents.device)
             first = torch.zeros(1, dtype=torch.long, device=latents.device)
             up, _ = walk(prior, conditions.unguided(), prior.add_noise(latents, noise, first), nodes, cameras)

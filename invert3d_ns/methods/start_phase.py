@@ -55,9 +55,7 @@ class StartPhase(Phase):
                 if run.should_stop():
                     raise Cancelled
 
-            conditions = self.pipeline.conditions(prior)
-            if settings.guidance_scale is not None:
-                conditions = conditions.with_guidance(settings.guidance_scale)
+            conditions = self.pipeline.conditions(prior, settings.guidance_scale)
             cameras = camera_condition(azimuths, elevations)[None]
             views = prior.sample(conditions, cameras, steps=steps, seed=run.seed, callback=report)
         self._views = views[0]

@@ -166,17 +166,21 @@ class TextToSplatsPipeline(SplatScene, PhasedPipeline):
 
     # Words
 
-    def conditions(self, prior: MultiViewPrior) -> Conditions | ViewPrompts:
-        """The words as the prior obeys them now; for one that knows no cameras, each view is told where it is from."""
+    def conditions(self, prior: MultiViewPrior, guidance_scale: float | None = None) -> Conditions | ViewPrompts:
+        """The words as the prior obeys them now; for one that knows no cameras, each view is told where it is from.
+
+        Args:
+            guidance_scale: the prior's default if None.
+        """
+        from invert3d_ns.prior.conditions import Conditions
+        from invert3d_ns.prior.view_prompts import ViewPrompts
+
         prompt, negative = self.words
+        kind = Conditions if prior.takes_cameras else ViewPrompts
         with torch.no_grad():
-            if prior.takes_cameras:
-                from invert3d_ns.prior.conditions import Conditions
-
-                return Conditions.of_prompt(prior, prompt + prior.info.prompt_suffix, negative_prompt=negative)
-            from invert3d_ns.prior.view_prompts import ViewPrompts
-
-            return ViewPrompts.of_prompt(prior, prompt + prior.info.prompt_suffix, negative_prompt=negative)
+            return kind.of_prompt(
+                prior, prompt + prior.info.prompt_suffix, negative_prompt=negative, guidance_scale=guidance_scale
+            )
 
     def change_words(self, prompt: str, negative_prompt: str) -> str:
         """Let the steps from now on follow other words; returns a line about those that the prior does not know.
