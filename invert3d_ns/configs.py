@@ -11,6 +11,7 @@ compat.install_remedies()
 # nerfstudio imports this module while it collects its own methods: the cures above come before anything of it is used.
 from nerfstudio.plugins.types import MethodSpecification  # noqa: E402
 
+from invert3d_ns.methods.aligned import aligned_objects  # noqa: E402
 from invert3d_ns.methods.invert3d import InversionPipelineConfig  # noqa: E402
 from invert3d_ns.methods.text_to_splats import text_to_splats  # noqa: E402
 from invert3d_ns.runs.nerfstudio_commands import adopt_nerfstudio_commands  # noqa: E402
@@ -46,6 +47,20 @@ FLAGS_OF_TEXT = """Of the flags below these matter; the others have defaults tha
 and, as the last words of the command, what guides: pipeline.guidance:ism or pipeline.guidance:sds in place of ge3d"""
 """The same for methods that make a scene of words."""
 
+FLAGS_OF_PROMPTS = """Of the flags below these matter; the others have defaults that rarely need another value:
+  --prompts "WORDS" "WORDS"   what the objects shall be, alike in structure: "a wooden chair" "a red armchair"
+  --data PATH                 the first object, which stays as it is: splats (a file or a run); its words come first
+  --pipeline.edge P           how often what lies between two objects is looked at (0.5); 0: they drift apart
+  --pipeline.start.align A    how long their words are one while the first views are made (0.75)
+  --pipeline.steps N          steps of following the words; 0: first objects from the prior's views
+  --pipeline.prior NAME       the multi-view diffusion model: bundled, mvdream-sd2.1, or a path
+  --output-dir PATH           runs go to PATH/PROMPTS/METHOD/TIME (outputs)
+  --vis viewer                watch in the browser, and morph from one object to the other
+  --machine.seed N            of everything random (42)
+  --load-config RUN           go on with a run, with its own settings
+and, as the last words of the command, what guides: pipeline.guidance:ge3d or pipeline.guidance:ism in place of sds"""
+"""The same for methods that make several objects."""
+
 
 def _description(method: str, text: str, flags: str = FLAGS_THAT_MATTER) -> str:
     """What the method is; in its own --help, though not in the list of all methods, the flags to know."""
@@ -73,5 +88,13 @@ ge3d = MethodSpecification(
         "ge3d",
         "GE3D: splats from words, by distilling the trajectories along which a diffusion model edits their views.",
         FLAGS_OF_TEXT,
+    ),
+)
+a3d = MethodSpecification(
+    config=aligned_objects("a3d"),
+    description=_description(
+        "a3d",
+        "A3D: several prompts become objects of one scene, part by part alike, with all that lies between them.",
+        FLAGS_OF_PROMPTS,
     ),
 )

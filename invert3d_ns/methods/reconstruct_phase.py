@@ -24,6 +24,9 @@ from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world
 
 if TYPE_CHECKING:
     from invert3d_ns.methods.text_to_splats import TextToSplatsPipeline
+    from invert3d_ns.prior.conditions import Conditions
+    from invert3d_ns.prior.multiview import MultiViewPrior
+    from invert3d_ns.prior.view_prompts import ViewPrompts
 
 PICTURE = "Reconstruction (splats above, denoised views below)"
 """What a run's events call the views that the splats are fitted to."""
@@ -71,7 +74,7 @@ class ReconstructPhase(Phase):
         with run.timed("views"), run.progress("Denoising views of the splats") as progress:
             for index in range(len(self.azimuths)):
                 with run.lock:
-                    views = self._render(self.azimuths[index], self.elevations[index]).detach().clamp(0, 1)
+                    views = self.render(index).detach().clamp(0, 1)
                 before.append(views)
                 after.append(self.denoise(views, index, run.seed))
                 progress(index + 1, len(self.azimuths))
@@ -92,7 +95,7 @@ class ReconstructPhase(Phase):
             nodes = torch.linspace(0, top, settings.jumps + 1).round().int().unique().tolist()
             latents = prior.encode_images(views[None])
             noise = start_noise(latents, random_stream("views to reconstruct", seed, ring))
-            conditions = self.pipeline.conditions(prior, settings.guidance_scale)
+            conditions = self.conditions_of(prior, ring)
             cameras = cameras.to(latents.device)
             first = torch.zeros(1, dtype=torch.long, device=latents.device)
             up, _ = walk(prior, conditions.unguided(), prior.add_noise(latents, noise, first), nodes, cameras)
@@ -107,16 +110,21 @@ class ReconstructPhase(Phase):
         """Absolute error and structural dissimilarity of one ring of views."""
         assert self.targets is not None, "begin() comes first"
         ring = index % len(self.azimuths)
-        drawn = self._render(self.azimuths[ring], self.elevations[ring])
+        drawn = self.render(ring)
         target = self.targets[ring * RING : (ring + 1) * RING]
         error = (drawn - target).abs().mean()
         return {"l1": (1 - SSIM_WEIGHT) * error, "ssim": SSIM_WEIGHT * (1 - ssim(drawn.clamp(0, 1), target))}, {}
 
-    def _render(self, azimuths: Float[Tensor, " F"], elevations: Float[Tensor, " F"]) -> Float[Tensor, "F 3 S S"]:
+    def conditions_of(self, prior: MultiViewPrior, ring: int) -> Conditions | ViewPrompts:
+        """The words that a ring is denoised under."""
+        return self.pipeline.conditions(prior, self.pipeline.config.reconstruct.guidance_scale)
+
+    def render(self, ring: int) -> Float[Tensor, "F 3 S S"]:
+        """Views of a ring as the splats are now, at the size that the prior sees."""
         from torch.nn.functional import avg_pool2d
 
         samples, size = self.pipeline.config.cameras.supersampling, self.pipeline.view_size
-        poses = orbit_camera_to_world(azimuths, elevations)
+        poses = orbit_camera_to_world(self.azimuths[ring], self.elevations[ring])
         return avg_pool2d(self.pipeline.model.render_to_train(poses, size * samples)[0], samples)
 
     def step(self, run: Run, index: int) -> StepOutput:

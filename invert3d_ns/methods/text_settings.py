@@ -18,7 +18,7 @@ from invert3d_ns.scenes.splats import ObjectSplatModelConfig
 
 Start = Literal["views", "blob"]
 """What splats are made from where --data gives none."""
-_LONGEST_NAME = 48
+LONGEST_NAME = 48
 
 
 @dataclass
@@ -133,7 +133,7 @@ class TextToSplatsSettings(PhasedPipelineConfig):
         if self.datamanager.data is not None:
             return super().scene_name(prompt)
         words = re.sub(r"[^a-z0-9]+", "-", (prompt or "").lower()).strip("-")
-        return words[:_LONGEST_NAME].strip("-") or "prompt"
+        return words[:LONGEST_NAME].strip("-") or "prompt"
 
     def scene_in_words(self) -> str:
         """The prompt alone, or what it starts from."""

@@ -84,8 +84,12 @@ class TextToSplatsPipeline(SplatScene, PhasedPipeline):
         self.unet_samples = self.view_size = 0
         self.panel = InversionPanel("Run")
         self.queue = ActionQueue(self)
-        self.prompt_panel = PromptPanel(self, self.queue)
+        self.make_panels()
         self.observers = [PanelWatcher(self)]
+
+    def make_panels(self) -> None:
+        """What people see in the viewer besides the run."""
+        self.prompt_panel = PromptPanel(self, self.queue)
 
     @property
     def prompt(self) -> str:
@@ -100,44 +104,78 @@ class TextToSplatsPipeline(SplatScene, PhasedPipeline):
         Raises:
             InputError: no prompt, unknown prior, settings that exclude each other.
         """
-        from invert3d_ns.prior.checkpoints import load_prior
-
         config = self.config
         config.prior_options.check()
         check_numbers(config, "--pipeline.")
         config.guidance.check()
-        self.words = self._asked_for = (config.model.prompt or "", config.negative_prompt)
-        if not self.prompt.strip():
-            raise InputError('there is no prompt; say what to make: --prompt "a blue mug with white dots"')
+        self.take_words()
         low, high = config.cameras.zoom
         if low > high:
             raise InputError(f"--pipeline.cameras.zoom goes from {low:g} to {high:g}; give the smaller one first")
+        prior = self._load_prior()
+        self.check_cameras(prior)
+        unknown = explain_unknown(self.all_words(), prior.info)
+        if unknown:
+            warn(unknown)
+        self.conditions(prior)  # whether the words fit the context shows before long work
+        self.phases = self.make_phases(prior)
+        if not self.phases:
+            raise InputError("there is nothing to do: give --pipeline.steps 1 or more")
+        self.phases.append(self.report_phase())
+        return self.phases
+
+    def _load_prior(self) -> MultiViewPrior:
+        from invert3d_ns.prior.checkpoints import load_prior
+
+        config = self.config
         dtype = preferred_dtype(config.prior_options, config.prior, self.device)
         prior = load_prior(config.prior, device="cpu", dtype=dtype)
         apply_prior_options(prior, config.prior_options, self.device)
         self.prior.adopt(prior)
         self.view_size = prior.info.image_size
         prior.unet.register_forward_pre_hook(self._count_samples)
-        self._check_cameras(prior)
-        unknown = explain_unknown(self.words, prior.info)
-        if unknown:
-            warn(unknown)
-        self.conditions(prior)  # whether the words fit the context shows before long work
-        self.phases = []
+        return prior
+
+    def take_words(self) -> None:
+        """Read the words off the settings.
+
+        Raises:
+            InputError: there are none.
+        """
+        self.words = self._asked_for = (self.config.model.prompt or "", self.config.negative_prompt)
+        if not self.prompt.strip():
+            raise InputError('there is no prompt; say what to make: --prompt "a blue mug with white dots"')
+
+    def all_words(self) -> Sequence[str]:
+        """Everything that the prior is asked to read."""
+        return self.words
+
+    def make_phases(self, prior: MultiViewPrior) -> list[Phase]:
+        """The phases but the last, which reports; none where there is nothing to do."""
+        phases: list[Phase] = []
         if not self.has_start() and self.start_kind(prior) == "views":
-            self.phases.append(StartPhase(self))
-        steps = (0 if prior.info.name == BUNDLED else OFFICIAL_STEPS) if config.steps is None else config.steps
-        if steps:
-            self.phases.append(DistillPhase(self, steps))
-        fit = (
-            (FIT_STEPS if prior.takes_cameras else 0) if config.reconstruct.steps is None else config.reconstruct.steps
-        )
-        if fit:
-            self.phases.append(ReconstructPhase(self, fit))
-        if not self.phases:
-            raise InputError("there is nothing to do: give --pipeline.steps 1 or more")
-        self.phases.append(ReportPhase(self))
-        return self.phases
+            phases.append(StartPhase(self))
+        if steps := self.guided_steps(prior, OFFICIAL_STEPS):
+            phases.append(DistillPhase(self, steps))
+        if fit := self.fit_steps(prior):
+            phases.append(ReconstructPhase(self, fit))
+        return phases
+
+    def report_phase(self) -> Phase:
+        """The phase that says what became of it all."""
+        return ReportPhase(self)
+
+    def guided_steps(self, prior: MultiViewPrior, official: int) -> int:
+        """Steps of following the words: the settings', else none with the bundled prior and ``official`` with others."""
+        if self.config.steps is not None:
+            return self.config.steps
+        return 0 if prior.info.name == BUNDLED else official
+
+    def fit_steps(self, prior: MultiViewPrior) -> int:
+        """Steps of the last fit."""
+        if self.config.reconstruct.steps is not None:
+            return self.config.reconstruct.steps
+        return FIT_STEPS if prior.takes_cameras else 0
 
     def _count_samples(self, unet: Any, given: Sequence[Any]) -> None:
         self.unet_samples += len(given[0])
@@ -150,7 +188,7 @@ class TextToSplatsPipeline(SplatScene, PhasedPipeline):
         """What the first splats are made from: as the settings say, else views where the prior knows cameras."""
         return self.config.start.kind or ("views" if prior.takes_cameras else "blob")
 
-    def _check_cameras(self, prior: MultiViewPrior) -> None:
+    def check_cameras(self, prior: MultiViewPrior) -> None:
         if prior.takes_cameras:
             return
         if self.config.start.kind == "views":

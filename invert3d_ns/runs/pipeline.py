@@ -120,6 +120,12 @@ class PhasedPipeline(VanillaPipeline):
         losses, metrics = self.current.losses(step - self.current_first)
         return {}, losses, metrics
 
+    def write_turn(self, folder: Path) -> None:
+        """Write the camera path and the video of a turn around the finished scene into the run's folder."""
+        from invert3d_ns.runs.turntable import write_turn
+
+        write_turn(folder, self.model.cloud().to(self.device))
+
     def fit_losses(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:
         """Nerfstudio's own losses: the model against the next training image."""
         return super().get_train_loss_dict(step)

@@ -38,7 +38,6 @@ from invert3d_ns.runs.report import print_lines, print_next
 from invert3d_ns.runs.resume import Settings, refuse_other_settings, require_plain, scene_fingerprint
 from invert3d_ns.runs.run_folder import FolderLock
 from invert3d_ns.runs.services import RunServices
-from invert3d_ns.runs.turntable import write_turn
 
 
 @dataclass
@@ -218,7 +217,7 @@ class PhasedTrainer(RunServices):
             if self.step >= self._start_step:
                 self.save_checkpoint(self.step)
             commands = phase.finish(self)
-        write_turn(self.base_dir, self.pipeline.model.cloud().to(self.pipeline.device))
+        self.pipeline.write_turn(self.base_dir)
         print_next(commands)
         return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.markup import escape
@@ -19,7 +20,9 @@ MOST_SPLATS = 25_000
 """On a CPU no video is drawn of more splats than this: that would take more than three seconds."""
 
 
-def write_turn(folder: Path, cloud: SplatCloud, *, aloud: bool = True) -> None:
+def write_turn(
+    folder: Path, cloud: SplatCloud, *, aloud: bool = True, morph: Callable[[float], SplatCloud] | None = None
+) -> None:
     """Write ``camera_path.json`` and, where it takes a moment, ``turntable.mp4`` of a scene.
 
     Where the scene shows more than an object, both are of the object.
@@ -30,6 +33,7 @@ def write_turn(folder: Path, cloud: SplatCloud, *, aloud: bool = True) -> None:
         folder: the run's.
         cloud: the scene in the object frame, on the device that draws.
         aloud: say where they are.
+        morph: the scene at a share, 0 to 1, of the path, where it changes on the way; there are two turns then.
 
     Raises:
         InputError: the camera path cannot be written.
@@ -39,7 +43,7 @@ def write_turn(folder: Path, cloud: SplatCloud, *, aloud: bool = True) -> None:
 
     keep = object_splats(cloud)
     shown = cloud if keep is None else cloud.select(keep)
-    turn = Turntable()
+    turn = Turntable() if morph is None else Turntable(seconds=2 * Turntable.seconds, turns=2)
     try:
         poses = turn.poses(shown)
     except InputError as error:
@@ -47,11 +51,12 @@ def write_turn(folder: Path, cloud: SplatCloud, *, aloud: bool = True) -> None:
             _say_what_is_missing("turntable", error)
         return
     path, lines = folder / CAMERA_PATH, []
-    turn.write_camera_path(path, poses, crop=keep is not None)
+    turn.write_camera_path(path, poses, crop=keep is not None, timed=morph is not None)
     if cloud.device.type == "cuda" or len(cloud) <= MOST_SPLATS:
         video = folder / VIDEO
         try:
-            write_frames(video, Turntable(size=VIDEO_SIZE).frames(shown, poses), fps=turn.fps)
+            frames = Turntable(size=VIDEO_SIZE).frames(morph or shown, poses)
+            write_frames(video, frames, fps=turn.fps)
             lines = [f"  turntable  {escape(str(video))}"]
         except (InputError, RuntimeError) as error:  # no ffmpeg, or no memory
             if aloud:

@@ -66,23 +66,17 @@ def fit_splats(
     images = images.detach().float()
     poses = camera_to_world[..., :3, :].float().cpu()
     size = images.shape[-1]
-    here = images.cpu()
-    alphas = torch.stack([alpha_from_background(image.permute(1, 2, 0), torch.ones(3)) for image in here])
-    cloud = _start(here, alphas, poses, count, fov_y, torch.Generator().manual_seed(seed)).to(images.device)
-    mask = object_pixels(images).float()
-    outside = 1 - functional.max_pool2d(mask[:, None], 3, 1, 1)[:, 0]
+    cloud = start_splats(images, poses, count, fov_y, seed)
+    error = ViewError(images)
     leaves = {name: getattr(cloud, name).clone().requires_grad_() for name in RATES}
-    # Splats of less than a pixel explain a pixel of one view and nothing in the others.
-    pixel = float(poses[:, :, 3].norm(dim=-1).mean()) * 2 * math.tan(math.radians(fov_y) / 2) / size
+    pixel = pixel_width(poses, size, fov_y)
     optimizer = torch.optim.Adam([{"params": [leaves[name]], "lr": rate} for name, rate in RATES.items()], eps=1e-15)
     falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.1 ** (step / max(steps, 1)))
     with torch.enable_grad():
         for _ in range(steps):
             current = SplatCloud(**leaves, features_rest=cloud.features_rest)
             drawn, covered = render_channels(current, current.base_colors, poses, size, background=1.0, fov_y=fov_y)
-            loss = (drawn - images).abs().mean() + SILHOUETTE * (covered[:, 0] - mask).abs().mean()
-            loss = loss + OUTSIDE * (covered[:, 0] * outside).mean()
-            loss.backward()
+            error(drawn, covered).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             falling.step()
@@ -91,6 +85,32 @@ def fit_splats(
     final = {name: leaf.detach() for name, leaf in leaves.items()}
     final["quats"] = functional.normalize(final["quats"], dim=-1)
     return SplatCloud(**final, features_rest=cloud.features_rest)
+
+
+class ViewError:
+    """The error of views of an object on white: of colors, of silhouettes, and of what lies outside of these.
+
+    Args:
+        images: the truth, RGB in [0, 1].
+    """
+
+    def __init__(self, images: Float[Tensor, "F 3 H W"]) -> None:
+        self.images = images
+        self.mask = object_pixels(images).float()
+        self.outside = 1 - functional.max_pool2d(self.mask[:, None], 3, 1, 1)[:, 0]
+
+    def __call__(self, drawn: Float[Tensor, "F 3 H W"], covered: Float[Tensor, "F 1 H W"]) -> Float[Tensor, ""]:
+        """The weighted sum, of pictures on white and their alphas."""
+        error = (drawn - self.images).abs().mean() + SILHOUETTE * (covered[:, 0] - self.mask).abs().mean()
+        return error + OUTSIDE * (covered[:, 0] * self.outside).mean()
+
+
+def pixel_width(poses: Float[Tensor, "F r 4"], size: int, fov_y: float = FOV_Y) -> float:
+    """World units of a pixel at the origin, on average over cameras.
+
+    Splats of less explain a pixel of one view and nothing in the others.
+    """
+    return float(poses[:, :3, 3].norm(dim=-1).mean()) * 2 * math.tan(math.radians(fov_y) / 2) / size
 
 
 def lift_to_splats(
@@ -127,14 +147,19 @@ def lift_to_splats(
     return torch.where(weight > 0, sums[:, :-1] / weight.clamp_min(1e-12), 0.0), weight[:, 0]
 
 
-def _start(
-    images: Float[Tensor, "F 3 H W"],
-    alphas: Float[Tensor, "F H W"],
-    poses: Float[Tensor, "F 3 4"],
-    count: int,
-    fov_y: float,
-    generator: torch.Generator,
+def start_splats(
+    images: Float[Tensor, "F 3 H W"], poses: Float[Tensor, "F 3 4"], count: int, fov_y: float = FOV_Y, seed: int = 0
 ) -> SplatCloud:
+    """Splats to start a fit from: on the surface of the views' visual hull, or in a ball where there is none.
+
+    Args:
+        images: on white, RGB in [0, 1], on any device, which is that of the splats.
+        poses: OpenGL axes, object frame, on the CPU.
+        seed: of the choice of points.
+    """
+    device, images = images.device, images.cpu()
+    alphas = torch.stack([alpha_from_background(image.permute(1, 2, 0), torch.ones(3)) for image in images])
+    generator = torch.Generator().manual_seed(seed)
     focal = 0.5 / math.tan(math.radians(fov_y) / 2)
     shape = (len(images), 2)
     views = Views(
@@ -158,4 +183,4 @@ def _start(
         opacities=torch.full((count, 1), 1.0),
         features_dc=(hull_colors(views, means) - 0.5) / SH_C0,
         features_rest=torch.zeros(count, 0, 3),
-    )
+    ).to(device)

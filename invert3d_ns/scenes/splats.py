@@ -170,9 +170,13 @@ class ObjectSplatModel(SplatfactoModel):
 
     def cloud(self) -> SplatCloud:
         """The splats as they are now, detached, on the CPU."""
-        values = {name: self.gauss_params[name].detach().cpu().clone() for name in GAUSSIANS}
+        values = {name: value.detach().cpu().clone() for name, value in self.groups().items()}
         values["quats"] = unit_quaternions(values["quats"])
         return self._as_cloud(values)
+
+    def groups(self) -> dict[str, Tensor]:
+        """The tensors that are drawn, by group: those that are trained."""
+        return {name: self.gauss_params[name] for name in GAUSSIANS}
 
     def _as_cloud(self, groups: dict[str, Tensor]) -> SplatCloud:
         """Tensors of all groups as splats that are drawn as this model's."""
@@ -272,7 +276,7 @@ class ObjectSplatModel(SplatfactoModel):
 
         fitting = self.training and not self.frozen
         with_depth = self.config.output_depth_during_training or not self.training
-        splats = self._as_cloud(dict(self.gauss_params.items()))
+        splats = self._as_cloud(self.groups())
         render, alpha, info = rasterize_splats(
             splats if keep is None else splats.select(keep),
             PinholeCameras(poses, k, width, height),
@@ -324,7 +328,7 @@ class ObjectSplatModel(SplatfactoModel):
         Returns:
             RGB (not clamped), alpha in [0, 1], and depth in world units where anything is seen, 0 elsewhere.
         """
-        splats = self._as_cloud(dict(self.gauss_params.items()))
+        splats = self._as_cloud(self.groups())
         if scale_factor != 1.0:
             splats = replace(splats, scales=splats.scales + math.log(scale_factor))
         self.last_size = (size, size)
@@ -349,7 +353,7 @@ class ObjectSplatModel(SplatfactoModel):
         Differentiable in every splat parameter. Where the images of a scene show more than the object, only what lies
         within the object's sphere appears.
         """
-        splats = self._as_cloud(dict(self.gauss_params.items()))
+        splats = self._as_cloud(self.groups())
         if self.metadata.get("surroundings", False):
             splats = splats.select(within_object(splats.means))
         images, _, _ = rasterize_splats(splats, pinhole_cameras(cameras), background=1.0)

@@ -1,0 +1,215 @@
+"""Several objects in one scene, aligned part by part (A3D): prompts are the vertices of a simplex, edges transitions.
+
+Phases: first objects from views of the prior that share one structure, steps that follow the words at random points of
+the simplex, and a last fit to denoised views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.live.panels.blend_panel import BlendPanel
+from invert3d_ns.methods import aligned_report
+from invert3d_ns.methods.aligned_phases import AlignedDistillPhase, AlignedReconstructPhase
+from invert3d_ns.methods.aligned_settings import AlignedSettings, AlignedTrainerConfig
+from invert3d_ns.methods.aligned_start_phase import AlignedStartPhase
+from invert3d_ns.methods.text_to_splats import TextToSplatsPipeline
+from invert3d_ns.runs.phase import Phase, Run
+from invert3d_ns.runs.splat_fit import rates
+from invert3d_ns.scenes.blending import Blend, SameEverywhere, along_edges, vertex
+from invert3d_ns.scenes.latent_splats import OWN, LatentSplatModel
+
+if TYPE_CHECKING:
+    from invert3d_ns.prior.conditions import Conditions
+    from invert3d_ns.prior.multiview import MultiViewPrior
+    from invert3d_ns.scenes.cloud import SplatCloud
+
+OFFICIAL_STEPS = 20_000
+"""Steps of following the words for a pair (official code), where nobody says how many."""
+_RATES = {"means": 1e-3, "features_dc": 1e-2, "features_rest": 5e-4, "opacities": 2e-2, "scales": 5e-3, "quats": 5e-3}
+_OWN_RATE = 0.5
+
+
+@dataclass
+class AlignedConfig(AlignedSettings):
+    """Make several objects from as many prompts in one scene, part by part alike, and all that lies between them."""
+
+    _target: type = field(default_factory=lambda: AlignedPipeline)
+
+
+def aligned_objects(method_name: str) -> AlignedTrainerConfig:
+    """The configuration of a method that makes aligned objects as latent splats."""
+    own = {name + OWN: _OWN_RATE * rate for name, rate in _RATES.items()}
+    return AlignedTrainerConfig(method_name=method_name, pipeline=AlignedConfig(), optimizers=rates(**_RATES, **own))
+
+
+class AlignedPipeline(TextToSplatsPipeline):
+    """Latent splats, and the prompts that their objects follow. The prior is in no checkpoint.
+
+    Args are those of :class:`~invert3d_ns.runs.pipeline.PhasedPipeline`.
+
+    Attributes:
+        prompts: one for each object.
+    """
+
+    config: AlignedConfig
+    model: LatentSplatModel
+
+    def __init__(self, config: AlignedConfig, device: str, **kwargs: Any) -> None:
+        self.prompts = tuple(config.prompts)
+        config.model.objects = max(len(self.prompts), 1)
+        super().__init__(config, device, **kwargs)
+        self._contexts: Tensor | None = None
+
+    def make_panels(self) -> None:
+        """Sliders that say how much of each object is shown."""
+        self.blend_panel = BlendPanel(self, self.queue)
+
+    # Words
+
+    def take_words(self) -> None:
+        """Read the prompts off the settings.
+
+        Raises:
+            InputError: fewer than two, an empty one, or two that are the same.
+        """
+        if self.config.model.prompt:
+            raise InputError('this method takes several prompts: --prompts "a wooden chair" "a red armchair"')
+        if len(self.prompts) < 2:
+            count = "one prompt alone is what ge3d makes" if self.prompts else "there are no prompts"
+            raise InputError(f'{count}; give two or more to align: --prompts "a wooden chair" "a red armchair"')
+        plain = [" ".join(prompt.lower().split()) for prompt in self.prompts]
+        if not all(plain):
+            raise InputError("a prompt is empty; say what each object shall be")
+        if len(set(plain)) < len(plain):
+            raise InputError("two prompts are the same, so that there is nothing between them; change one")
+        self.words = self._asked_for = (" | ".join(self.prompts), self.config.negative_prompt)
+
+    def all_words(self) -> Sequence[str]:
+        """The prompts and the negative one."""
+        return (*self.prompts, self.config.negative_prompt)
+
+    def contexts(self, prior: MultiViewPrior) -> Float[Tensor, "K L C"]:
+        """The prompts as the prior reads them; encoded once."""
+        if self._contexts is None:
+            with torch.no_grad():
+                self._contexts = prior.encode_prompt([prompt + prior.info.prompt_suffix for prompt in self.prompts])
+        return self._contexts.to(prior.device)
+
+    def mixed_context(self, prior: MultiViewPrior, weights: Float[Tensor, "*B K"]) -> Float[Tensor, "*B L C"]:
+        """Encoded prompts mixed, token by token, with the weights of the simplex (A3D's official code)."""
+        contexts = self.contexts(prior)
+        return torch.einsum("...k,klc->...lc", weights.to(contexts), contexts)
+
+    def conditions(
+        self,
+        prior: MultiViewPrior,
+        guidance_scale: float | None = None,
+        weights: Float[Tensor, "P K"] | None = None,
+    ) -> Conditions:
+        """The prompts as the prior obeys them, mixed.
+
+        Args:
+            guidance_scale: the prior's default if None.
+            weights: of one blend, or of one for each object that is predicted; the first object if None.
+        """
+        from invert3d_ns.prior.conditions import Conditions
+
+        weights = vertex(0, len(self.prompts))[None] if weights is None else weights
+        with torch.no_grad():
+            return Conditions.of_context(
+                prior,
+                self.mixed_context(prior, weights),
+                negative_prompt=self.config.negative_prompt,
+                guidance_scale=guidance_scale,
+            )
+
+    def words_settings(self) -> dict[str, Any]:
+        """The prior and the prompts: what a resumed run must share."""
+        found = super().words_settings()
+        del found["--prompt"]
+        return {**found, "--prompts": list(self.prompts), "--pipeline.edge": self.config.edge}
+
+    # Phases
+
+    def make_phases(self, prior: MultiViewPrior) -> list[Phase]:
+        """See :meth:`TextToSplatsPipeline.make_phases`."""
+        phases: list[Phase] = []
+        if self.has_start() or self.start_kind(prior) == "views":
+            phases.append(AlignedStartPhase(self))
+        if steps := self.guided_steps(prior, OFFICIAL_STEPS):
+            phases.append(AlignedDistillPhase(self, steps))
+        if fit := self.fit_steps(prior):
+            phases.append(AlignedReconstructPhase(self, fit))
+        return phases
+
+    def report_phase(self) -> Phase:
+        """The phase that says what became of it all."""
+        return AlignedReportPhase(self)
+
+    def check_cameras(self, prior: MultiViewPrior) -> None:
+        """Refuse a prior that knows no cameras, and settings that exclude each other.
+
+        Raises:
+            InputError: see above.
+        """
+        if not prior.takes_cameras:
+            raise InputError(
+                f"the prior {prior.info.name!r} knows no cameras, so that its views of several objects agree by chance "
+                "only; give a multi-view prior: bundled, mvdream-sd1.5 or mvdream-sd2.1"
+            )
+        if self.has_start() and self.config.densify:
+            raise InputError("--pipeline.densify would add splats to the given object, which stays; leave it out")
+
+    # What is shown
+
+    def show_blend(self, blend: Blend) -> None:
+        """Have everybody who watches see a blend."""
+        with self.lock:
+            self.model.blend = blend
+        self.rerender()
+
+    def along(self, share: float) -> SplatCloud:
+        """The object at ``share`` (0 to 1) of the way through all and back, on the pipeline's device."""
+        with self.model.at(SameEverywhere.of(along_edges(share, len(self.prompts)))):
+            return self.model.cloud().to(self.device)
+
+    def write_turn(self, folder: Path) -> None:
+        """A turntable that morphs."""
+        from invert3d_ns.runs.turntable import write_turn
+
+        with self.model.at(SameEverywhere.of(vertex(0, len(self.prompts)))):
+            first = self.model.cloud().to(self.device)
+        write_turn(folder, first, morph=self.along)
+
+    # Checkpoints
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What checkpoints hold besides the splats."""
+        return {**super().get_extra_state(), "prompts": list(self.prompts)}
+
+
+class AlignedReportPhase(Phase):
+    """Writes what became of the prompts; no steps."""
+
+    name, title = "report", "Looking at the objects"
+
+    def __init__(self, pipeline: AlignedPipeline) -> None:
+        self.pipeline = pipeline
+
+    def finish(self, run: Run) -> Sequence[str]:
+        """Write pictures, figures and a file of splats for each object, and say how they came out."""
+        with run.lock:
+            outputs = aligned_report.write_outputs(self.pipeline, run)
+        run.show_picture(aligned_report.PICTURE, outputs.picture)
+        run.redraw(now=True)
+        aligned_report.announce(outputs)
+        return aligned_report.next_commands(outputs, run.folder)

@@ -1,0 +1,181 @@
+"""Latent splats: several objects in one set of splats, each of which has its attributes at every vertex of a simplex.
+
+An attribute at weights u is what all objects share plus sum_i u_i times what object i has for itself, so that splat i
+is the same part in every object and in all that lies between them. Beyond A3D, whose field is a NeRF.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import torch
+import tyro
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from invert3d_ns.scenes.aligned_splats import weighted_sum
+from invert3d_ns.scenes.blending import Blend, SameEverywhere, along_edges, vertex
+from invert3d_ns.scenes.cloud import SplatCloud
+from invert3d_ns.scenes.splat_parameters import GAUSSIANS, parameters_from_cloud
+from invert3d_ns.scenes.splats import ObjectSplatModel, ObjectSplatModelConfig
+
+OWN = "_of_each"
+"""What the name of a group ends with that holds, for each object [N K ...], its difference from what all share."""
+
+
+@dataclass
+class LatentSplatModelConfig(ObjectSplatModelConfig):
+    """Splats of several objects at once, in the object frame."""
+
+    _target: type = field(default_factory=lambda: LatentSplatModel)
+    objects: Annotated[int, tyro.conf.Suppress] = 1
+    """How many; the method sets it."""
+
+
+class LatentSplatModel(ObjectSplatModel):
+    """Splats of K objects, drawn under :attr:`blend`. Of one object it is an :class:`ObjectSplatModel`.
+
+    Attributes:
+        blend: what is drawn: a point of the simplex, or a hybrid. The first object, unless told otherwise.
+        anchored: whether the first object is what all share, and stays as it is.
+        follows_time: whether the time of a camera (0 to 1) says where on the way through all objects it looks.
+    """
+
+    config: LatentSplatModelConfig
+
+    def populate_modules(self) -> None:
+        """Build the splats; no object has anything for itself yet."""
+        super().populate_modules()
+        self.objects = self.config.objects
+        self.blend: Blend = SameEverywhere.of(vertex(0, self.objects))
+        self.anchored, self.follows_time = False, True
+        if self.objects > 1:
+            for name in GAUSSIANS:
+                self.gauss_params[name + OWN] = nn.Parameter(self._nothing_of_its_own(self.gauss_params[name]))
+
+    def _nothing_of_its_own(self, shared: Tensor) -> Tensor:
+        return torch.zeros(len(shared), self.objects, *shared.shape[1:], device=shared.device)
+
+    def get_gaussian_param_groups(self) -> dict[str, list[Parameter]]:
+        """All groups, those of what objects have for themselves too."""
+        return {name: [parameter] for name, parameter in self.gauss_params.items()}
+
+    def groups(self) -> dict[str, Tensor]:
+        """The tensors that are drawn: those of the blend."""
+        shared = super().groups()
+        if self.objects == 1:
+            return shared
+        own = {name: self.gauss_params[name + OWN] for name in GAUSSIANS}
+        weights = self.blend.at((shared["means"] + own["means"].mean(1)).detach())
+        if self.anchored:
+            weights = torch.cat([torch.zeros_like(weights[:, :1]), weights[:, 1:]], dim=1)
+        return {name: shared[name] + weighted_sum(own[name], weights) for name in GAUSSIANS}
+
+    @contextmanager
+    def at(self, blend: Blend) -> Iterator[None]:
+        """Draw another blend within a block."""
+        before, self.blend = self.blend, blend
+        try:
+            yield
+        finally:
+            self.blend = before
+
+    def each_object(self) -> tuple[SplatCloud, ...]:
+        """All objects as they are now, aligned, detached, on the CPU."""
+        found = []
+        for index in range(self.objects):
+            with self.at(SameEverywhere.of(vertex(index, self.objects))):
+                found.append(self.cloud())
+        return tuple(found)
+
+    def adopt(self, cloud: SplatCloud) -> None:
+        """Make all objects those splats; see :meth:`ObjectSplatModel.adopt`."""
+        super().adopt(cloud)
+        for name in GAUSSIANS if self.objects > 1 else ():
+            self.gauss_params[name + OWN].data = self._nothing_of_its_own(self.gauss_params[name])
+
+    def adopt_each(self, clouds: Sequence[SplatCloud], *, anchored: bool = False) -> None:
+        """Make the objects aligned splats, of any number, before an optimizer has them.
+
+        Args:
+            clouds: one for each object, of equally many splats.
+            anchored: whether the first stays as it is; else what all share is the mean.
+        """
+        self.adopt(clouds[0])
+        self.anchored = anchored
+        if self.objects == 1:
+            return
+        each = [parameters_from_cloud(cloud) for cloud in clouds]
+        for name in GAUSSIANS:
+            values = torch.stack([parameters[name] for parameters in each], 1).to(self.device)
+            shared = values[:, 0] if anchored else values.mean(1)
+            self.gauss_params[name].data = shared.clone()
+            self.gauss_params[name + OWN].data = values - shared[:, None]
+        if anchored:
+            self.freeze(*GAUSSIANS)
+
+    def fit_views(
+        self,
+        images: Float[Tensor, "P F 3 H W"],
+        weights: Float[Tensor, "P K"],
+        camera_to_world: Float[Tensor, "F r 4"],
+        *,
+        count: int,
+        steps: int,
+        seed: int,
+        keep_first: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Make the objects those that views of blends of them show; see :func:`.fit_aligned_splats`.
+
+        Args:
+            keep_first: the first object stays as it is, and the others start from it.
+        """
+        from invert3d_ns.scenes.aligned_fitting import fit_aligned_splats
+
+        given = self.each_object()[0].to(self.device) if keep_first else None
+        clouds = fit_aligned_splats(
+            images, weights, camera_to_world, count=count, steps=steps, seed=seed, given=given, progress=progress
+        )
+        self.adopt_each(clouds, anchored=keep_first)
+
+    def moved(self) -> Float[Tensor, ""]:
+        """Mean squared distance of each object's splats from where all share them, in world units."""
+        return self.gauss_params["means" + OWN].square().sum(-1).mean()
+
+    @torch.no_grad()
+    def step_post_backward(self, step: int) -> None:
+        """Densify and prune by what is largest in any object: a splat that one of them shows is no splat too many.
+
+        Weights sum to 1, so what is added to what all share and taken from what each has for itself changes nothing.
+        """
+        if self.objects > 1 and not self.anchored:
+            for name in ("opacities", "scales"):
+                own = self.gauss_params[name + OWN]
+                most = own.amax(1)
+                self.gauss_params[name] += most
+                own -= most[:, None]
+        super().step_post_backward(step)
+
+    def get_outputs(self, camera: Cameras) -> dict[str, Tensor | list]:
+        """See :meth:`ObjectSplatModel.get_outputs`; a camera's time leads along the edges."""
+        if camera.times is None or not self.follows_time or self.training:
+            return super().get_outputs(camera)
+        with self.at(SameEverywhere.of(along_edges(float(camera.times.flatten()[0]), self.objects))):
+            return super().get_outputs(camera)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What checkpoints hold besides tensors."""
+        return {**super().get_extra_state(), "anchored": self.anchored}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`get_extra_state` gave."""
+        super().set_extra_state(state)
+        if state.get("anchored", False):
+            self.anchored = True
+            self.freeze(*GAUSSIANS)
