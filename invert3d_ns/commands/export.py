@@ -38,6 +38,12 @@ class ExportSplats:
     the file, has them, at its size."""
     up: UpAxis = "y"
     """The axis that points up in a splat file in the object frame: y is usual for assets, z for nerfstudio."""
+    objects: Path | None = None
+    """Of a run that holds several objects (a3d): a folder to write a .ply of each to, with splats in the same order."""
+    blend: tuple[float, ...] | None = None
+    """Of such a run: how much of each object is written, from 0 to 1, of sum 1. The first object if not given."""
+    anchors: Path | None = None
+    """Of such a run: a file (JSON) of places and the objects that they are of, which makes a hybrid."""
 
     def run(self) -> int:
         """Write what was asked for and say where it is."""
@@ -47,7 +53,7 @@ class ExportSplats:
         from invert3d_ns.scenes.splat_files import check_ending, write_splat_file
         from invert3d_ns.scenes.splat_formats import left_out
 
-        if self.out is None and self.posed_images is None:
+        if self.out is None and self.posed_images is None and self.objects is None:
             raise InputError("nothing to write; give --out splats.ply or --posed-images FOLDER")
         ending = ""
         if self.out is not None:
@@ -56,6 +62,9 @@ class ExportSplats:
         if self.posed_images is not None:
             check_folder(self.posed_images, "--posed-images")
             check_empty(self.posed_images)
+        if self.objects is not None:
+            check_folder(self.objects, "--objects")
+            self._write_objects(self.objects)
         if self.out is not None:
             cloud, up = self._as_input() if self.frame == "input" else self._as_object()
             write_splat_file(self.out, cloud, up)
@@ -67,12 +76,25 @@ class ExportSplats:
             print(f"{self.count} posed images: {self.posed_images}")
         return 0
 
+    def _write_objects(self, folder: Path) -> None:
+        from invert3d_ns.scenes.normalization import from_object_frame
+        from invert3d_ns.scenes.run_objects import object_file, read_aligned_run
+        from invert3d_ns.scenes.splat_files import write_splat_file
+
+        for number, (cloud, prompt) in enumerate(zip(*read_aligned_run(self.source), strict=True), 1):
+            path = folder / object_file(number, prompt)
+            write_splat_file(path, from_object_frame(cloud, self.up), self.up)
+            print(f"{len(cloud)} splats of {prompt!r}: {path}")
+
     @cached_property
     def _centered(self) -> SplatCloud:
         """The splats in the object frame."""
         from invert3d_ns.scenes.assets import read_object
+        from invert3d_ns.scenes.run_objects import BlendChoice
         from invert3d_ns.scenes.runs import is_run, read_run_object
 
+        if choice := BlendChoice(self.blend, self.anchors):
+            return choice.read(self.source)
         return read_run_object(self.source) if is_run(self.source) else read_object(self.source)[0]
 
     def _as_object(self) -> tuple[SplatCloud, UpAxis | None]:
@@ -85,9 +107,11 @@ class ExportSplats:
         """The splats where the input has them, and the axis that points up there, if it is known."""
         from invert3d_ns.scenes.assets import read_as_placed
         from invert3d_ns.scenes.placement import placement_of_run
+        from invert3d_ns.scenes.run_objects import BlendChoice
         from invert3d_ns.scenes.runs import is_run, read_run
 
         if not is_run(self.source):
             return read_as_placed(self.source)
-        placement = placement_of_run(self.source)
-        return placement.put_back(read_run(self.source)), placement.up_axis()
+        placement, choice = placement_of_run(self.source), BlendChoice(self.blend, self.anchors)
+        cloud = choice.read(self.source) if choice else read_run(self.source)
+        return placement.put_back(cloud), placement.up_axis()

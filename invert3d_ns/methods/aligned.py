@@ -25,7 +25,8 @@ from invert3d_ns.methods.text_to_splats import TextToSplatsPipeline
 from invert3d_ns.runs.phase import Phase, Run
 from invert3d_ns.runs.splat_fit import rates
 from invert3d_ns.scenes.blending import Blend, SameEverywhere, along_edges, vertex
-from invert3d_ns.scenes.latent_splats import OWN, LatentSplatModel
+from invert3d_ns.scenes.latent_splats import LatentSplatModel
+from invert3d_ns.scenes.runs import OWN
 
 if TYPE_CHECKING:
     from invert3d_ns.prior.conditions import Conditions

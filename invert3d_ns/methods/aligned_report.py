@@ -1,8 +1,7 @@
-"""What a run of aligned objects leaves behind: pictures, figures, a file of splats for each, commands that come next."""
+"""What a run of aligned objects leaves behind: a picture, figures, each object's splats, commands that come next."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from invert3d_ns.methods.text_report import clip_similarity
 from invert3d_ns.runs.report import print_lines, write_metrics
 from invert3d_ns.scenes.blending import SameEverywhere, vertex
 from invert3d_ns.scenes.rendering import render_orbit
+from invert3d_ns.scenes.run_objects import object_file
 
 if TYPE_CHECKING:
     from invert3d_ns.methods.aligned import AlignedPipeline
@@ -34,7 +34,6 @@ PICTURE = "From one object to the next (a row for each view)"
 OBJECTS = "objects"
 """The folder of splat files in a run's folder: splat i is the same part in each."""
 _VIEWS, _ELEVATION, _PIXELS, _BETWEEN = 4, 15.0, 160, 4
-_LONGEST_NAME = 40
 
 
 @dataclass
@@ -58,12 +57,6 @@ def silhouette_iou(views: Float[Tensor, "F 3 H W"], others: Float[Tensor, "F 3 H
     one, two = object_pixels(views), object_pixels(others)
     shared, either = ((mask.flatten(1).sum(1)) for mask in (one & two, one | two))
     return float((shared / either.clamp_min(1)).mean())
-
-
-def object_file(number: int, prompt: str) -> str:
-    """What the file of an object is called: its number, counted from 1, and its words."""
-    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:_LONGEST_NAME].strip("-")
-    return f"{number}-{words or 'object'}.ply"
 
 
 def write_outputs(pipeline: AlignedPipeline, run: Run) -> AlignedOutputs:

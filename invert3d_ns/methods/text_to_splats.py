@@ -166,7 +166,7 @@ class TextToSplatsPipeline(SplatScene, PhasedPipeline):
         return ReportPhase(self)
 
     def guided_steps(self, prior: MultiViewPrior, official: int) -> int:
-        """Steps of following the words: the settings', else none with the bundled prior and ``official`` with others."""
+        """Steps of following the words: the settings', else none with the bundled prior, ``official`` with others."""
         if self.config.steps is not None:
             return self.config.steps
         return 0 if prior.info.name == BUNDLED else official
@@ -189,6 +189,11 @@ class TextToSplatsPipeline(SplatScene, PhasedPipeline):
         return self.config.start.kind or ("views" if prior.takes_cameras else "blob")
 
     def check_cameras(self, prior: MultiViewPrior) -> None:
+        """Refuse settings that a prior which knows no cameras cannot carry out.
+
+        Raises:
+            InputError: see above.
+        """
         if prior.takes_cameras:
             return
         if self.config.start.kind == "views":

@@ -21,11 +21,9 @@ from torch.nn import Parameter
 from invert3d_ns.scenes.aligned_splats import weighted_sum
 from invert3d_ns.scenes.blending import Blend, SameEverywhere, along_edges, vertex
 from invert3d_ns.scenes.cloud import SplatCloud
+from invert3d_ns.scenes.runs import OWN
 from invert3d_ns.scenes.splat_parameters import GAUSSIANS, parameters_from_cloud
 from invert3d_ns.scenes.splats import ObjectSplatModel, ObjectSplatModelConfig
-
-OWN = "_of_each"
-"""What the name of a group ends with that holds, for each object [N K ...], its difference from what all share."""
 
 
 @dataclass

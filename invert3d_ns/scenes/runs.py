@@ -23,6 +23,9 @@ from invert3d_ns.scenes.rasterization import SH_C0
 CHECKPOINTS = "nerfstudio_models"
 """The folder of checkpoints in a run's folder."""
 _PREFIX = "_model.gauss_params."
+OWN = "_of_each"
+"""What the name of a group ends with that holds, for each of several objects [N K ...], what it has for itself beside
+what all share."""
 _MOST_HARMONICS = 15
 """Coefficients of degrees 1 to 3, the highest that splat files hold."""
 _UNREADABLE = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError)
@@ -63,6 +66,8 @@ class RunRecord:
     """The edits that the splats are under, oldest first, as plain data; None where it says nothing of edits."""
     origin: Mapping[str, Any] = field(default_factory=dict)
     """What the run's words were made for, as plain data."""
+    prompts: tuple[str, ...] = ()
+    """What its objects are, where it holds several."""
 
 
 def run_settings(path: Path | str) -> dict[str, Any]:
@@ -123,13 +128,29 @@ def read_moved_run(path: Path | str) -> tuple[SplatCloud, Float[Tensor, "4 4"]]:
 def read_run(path: Path | str) -> SplatCloud:
     """The splats in the last checkpoint of a run, in the run's own frame: the object frame for this package's methods.
 
-    Needs neither the run's data nor its configuration.
+    Needs neither the run's data nor its configuration. Of a run that holds several objects it is the first, with a
+    warning.
 
     Args:
         path: the run's folder, or the ``config.yml`` in it.
 
     Raises:
         InputError: there is no checkpoint, or it holds no splats.
+    """
+    objects = read_run_objects(path)
+    if len(objects) > 1:
+        warn(
+            f"{path} holds {len(objects)} objects, of which the first is taken; write others, or what lies between, "
+            "to files with invert3d export --objects or --blend"
+        )
+    return objects[0]
+
+
+def read_run_objects(path: Path | str) -> tuple[SplatCloud, ...]:
+    """All objects in the last checkpoint of a run, aligned: one, unless a method makes several.
+
+    Raises:
+        InputError: see :func:`read_run`.
     """
     path = Path(path)
     if not path.exists():
@@ -139,16 +160,25 @@ def read_run(path: Path | str) -> SplatCloud:
     values = {key.split(_PREFIX)[1]: value.float() for key, value in state.items() if _PREFIX in key}
     if not {"means", "scales", "quats", "opacities", "features_dc", "features_rest"} <= values.keys():
         raise InputError(f"{folder} is not a run of a splatting method; give one, or a splat file")
+    own = {name: values.pop(name + OWN) for name in list(values) if name + OWN in values}
     if values["features_rest"].shape[1] == 0:
         # Splatfacto without harmonics keeps logits of colors.
         values["features_dc"] = (values["features_dc"].sigmoid() - 0.5) / SH_C0
-    elif not values["features_rest"].any():
-        values["features_rest"] = values["features_rest"][:, :0]
+    count = own["means"].shape[1] if own else 1
+    objects = [
+        {name: value + own[name][:, i] if own else value for name, value in values.items()} for i in range(count)
+    ]
+    if not any(bool(each["features_rest"].any()) for each in objects):
+        objects = [{**each, "features_rest": each["features_rest"][:, :0]} for each in objects]
     if values["features_rest"].shape[1] > _MOST_HARMONICS:
         warn(f"{folder} has spherical harmonics of a degree above 3, which are left out")
-        values["features_rest"] = values["features_rest"][:, :_MOST_HARMONICS]
-    values["quats"] = unit_quaternions(values["quats"])
-    return SplatCloud(**values, rasterize_mode=_rasterize_mode(folder, state.get("_model._extra_state")))
+    mode = _rasterize_mode(folder, state.get("_model._extra_state"))
+    found = []
+    for each in objects:
+        each["features_rest"] = each["features_rest"][:, :_MOST_HARMONICS]
+        each["quats"] = unit_quaternions(each["quats"])
+        found.append(SplatCloud(**each, rasterize_mode=mode))
+    return tuple(found)
 
 
 def read_run_record(path: Path | str) -> RunRecord:
@@ -165,7 +195,13 @@ def read_run_record(path: Path | str) -> RunRecord:
     extra, run = state["pipeline"].get("_extra_state"), state.get("run")
     extra, run = (value if isinstance(value, dict) else {} for value in (extra, run))
     edits = tuple(extra["edits"]) if "edits" in extra else None
-    return RunRecord(run.get("phase"), bool(run.get("finished", True)), edits, extra.get("origin") or {})
+    return RunRecord(
+        run.get("phase"),
+        bool(run.get("finished", True)),
+        edits,
+        extra.get("origin") or {},
+        tuple(map(str, extra.get("prompts") or ())),
+    )
 
 
 def _last_checkpoint(folder: Path) -> dict[str, Any]:
