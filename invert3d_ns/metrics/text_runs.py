@@ -7,7 +7,7 @@ import copy
 import io
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,8 +92,43 @@ def samples_a_step(config: GuidanceConfig, timesteps: int = 1000, views: int = V
     return views * calls / draws
 
 
+@contextlib.contextmanager
+def quiet_run(config: Any) -> Iterator[Path]:
+    """Run a method by ``ns-train``, without a word, in a folder that is there as long as the block lasts; gives it."""
+    from invert3d_ns import compat
+
+    compat.install_remedies()
+    from nerfstudio.scripts.train import main
+    from nerfstudio.utils import writer
+
+    config.timestamp = "run"
+    with tempfile.TemporaryDirectory(prefix="invert3d-text-", ignore_cleanup_errors=True) as folder:
+        config.output_dir = Path(folder)
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            main(config)
+        for event_writer in writer.EVENT_WRITERS:  # whose threads would write into a folder that goes away
+            if isinstance(event_writer, writer.TensorboardWriter):
+                event_writer.tb_writer.close()
+        yield config.get_base_dir()
+
+
+def run_figures(run: Path) -> tuple[int, float]:
+    """Views that the UNet was called for in a run, and the seconds of its phases."""
+    figures = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    return figures["unet_samples"], sum(figures["seconds"].values())
+
+
 def make_splats(
-    variant: Variant | None, prompt: str, seed: int, prior: str, samples: int, *, start: str | None = None
+    variant: Variant | None,
+    prompt: str,
+    seed: int,
+    prior: str,
+    samples: int = 0,
+    *,
+    start: str | None = None,
+    given: SplatCloud | None = None,
+    strength: float | None = None,
 ) -> MadeSplats:
     """Make splats of a prompt by ``ns-train ge3d``, in a folder that is thrown away.
 
@@ -104,35 +139,29 @@ def make_splats(
         prior: name or path.
         samples: views that the UNet may be called for in guidance; decides the number of its steps.
         start: what the first splats are made from, if not the method's choice.
+        given: splats in the object frame to start from.
+        strength: of the last phase, if not the method's own.
     """
-    from invert3d_ns import compat
-
-    compat.install_remedies()
-    from nerfstudio.scripts.train import main
-    from nerfstudio.utils import writer
-
     from invert3d_ns.methods.text_to_splats import text_to_splats
+    from invert3d_ns.scenes.ply import write_splats
     from invert3d_ns.scenes.runs import read_run
 
     config: Any = text_to_splats("ge3d")
     pipeline = config.pipeline
     config.prompt, pipeline.prior, pipeline.start.kind = prompt, prior, start
-    config.machine.seed, config.timestamp = seed, "run"
+    config.machine.seed = seed
     pipeline.preview_every = 0
+    if strength is not None:
+        pipeline.reconstruct.strength = strength
     if variant is not None:
         pipeline.steps = 0
         if variant.guidance:
             pipeline.guidance = guidance_of(variant)
             pipeline.steps = max(round(samples / samples_a_step(pipeline.guidance)), 1)
         pipeline.reconstruct.steps = None if variant.reconstruct else 0
-    with tempfile.TemporaryDirectory(prefix="invert3d-text-", ignore_cleanup_errors=True) as folder:
-        config.output_dir = Path(folder)
-        said = io.StringIO()
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            main(config)
-        for event_writer in writer.EVENT_WRITERS:  # whose threads would write into a folder that goes away
-            if isinstance(event_writer, writer.TensorboardWriter):
-                event_writer.tb_writer.close()
-        run = config.get_base_dir()
-        figures = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-        return MadeSplats(read_run(run), figures["unet_samples"], sum(figures["seconds"].values()))
+    with tempfile.TemporaryDirectory(prefix="invert3d-start-") as folder:
+        if given is not None:
+            config.data = Path(folder) / "given.ply"
+            write_splats(config.data, given, up="z")
+        with quiet_run(config) as run:
+            return MadeSplats(read_run(run), *run_figures(run))

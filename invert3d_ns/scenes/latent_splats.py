@@ -146,19 +146,23 @@ class LatentSplatModel(ObjectSplatModel):
         """Mean squared distance of each object's splats from where all share them, in world units."""
         return self.gauss_params["means" + OWN].square().sum(-1).mean()
 
-    @torch.no_grad()
     def step_post_backward(self, step: int) -> None:
-        """Densify and prune by what is largest in any object: a splat that one of them shows is no splat too many.
+        """Densify and prune by what is largest in any object: a splat that one of them shows is no splat too many."""
+        if self.info:
+            self.share_the_largest()
+        super().step_post_backward(step)
+
+    @torch.no_grad()
+    def share_the_largest(self) -> None:
+        """Make opacities and sizes that all share the largest of any object's; what is drawn stays.
 
         Weights sum to 1, so what is added to what all share and taken from what each has for itself changes nothing.
         """
-        if self.objects > 1 and not self.anchored:
-            for name in ("opacities", "scales"):
-                own = self.gauss_params[name + OWN]
-                most = own.amax(1)
-                self.gauss_params[name] += most
-                own -= most[:, None]
-        super().step_post_backward(step)
+        for name in ("opacities", "scales") if self.objects > 1 and not self.anchored else ():
+            own = self.gauss_params[name + OWN]
+            most = own.amax(1)
+            self.gauss_params[name] += most
+            own -= most[:, None]
 
     def get_outputs(self, camera: Cameras) -> dict[str, Tensor | list]:
         """See :meth:`ObjectSplatModel.get_outputs`; a camera's time leads along the edges."""

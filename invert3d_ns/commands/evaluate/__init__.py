@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from invert3d_ns.commands.evaluate.aligned import EvaluateA3D
 from invert3d_ns.commands.evaluate.clip import EvaluateClip
 from invert3d_ns.commands.evaluate.edit import EvaluateEdit
 from invert3d_ns.commands.evaluate.inversion import EvaluateInversion
@@ -18,6 +19,7 @@ EvaluateCommand = (
     | Annotated[EvaluateInversion, tyro.conf.subcommand("inversion", prefix_name=False)]
     | Annotated[EvaluateEdit, tyro.conf.subcommand("edit", prefix_name=False)]
     | Annotated[EvaluateTextTo3D, tyro.conf.subcommand("text-to-3d", prefix_name=False)]
+    | Annotated[EvaluateA3D, tyro.conf.subcommand("a3d", prefix_name=False)]
     | Annotated[EvaluateClip, tyro.conf.subcommand("clip", prefix_name=False)]
 )
 

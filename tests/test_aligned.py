@@ -1,0 +1,184 @@
+"""``ns-train a3d``: aligned objects from several prompts, end to end with tiny priors; what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from aligned_configs import FIT, PROMPTS, STEPS, configured
+from pretend_cuda import pretend_cuda
+from runs import go_on, train
+from single_view import write_sd_folder
+from synthetic import make_cloud
+from text_configs import checkpoint
+
+from invert3d_ns.base.errors import InputError
+from invert3d_ns.guidance.configs import GUIDANCE_CONFIGS
+from invert3d_ns.prior.checkpoints import save_prior
+from invert3d_ns.scenes.assets import object_splats
+from invert3d_ns.scenes.normalization import to_object_frame
+from invert3d_ns.scenes.ply import read_splats, write_splats
+from invert3d_ns.scenes.runs import read_run, read_run_objects, read_run_record
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory, tiny_encoding_prior) -> Path:
+    """A tiny multi-view prior with drafts. Read-only."""
+    folder = tmp_path_factory.mktemp("prior") / "prior"
+    save_prior(tiny_encoding_prior, folder, dtype=torch.float32)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(stored: Path, tmp_path_factory) -> Path:
+    """A whole run. Read-only."""
+    return train(configured(stored, tmp_path_factory.mktemp("outputs")))
+
+
+def _same(one: Path, other: Path) -> None:
+    for a, b in zip(read_run_objects(one), read_run_objects(other), strict=True):
+        for name in a.tensors():
+            torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=0, atol=0)
+
+
+def test_a_run_leaves_a_file_for_each_object_pictures_and_figures(finished: Path) -> None:
+    assert finished.parts[-3:] == ("a-red-cube-and-a-blue-ball", "a3d", "run")
+    names = {path.name for path in finished.iterdir() if not path.name.startswith("events.out")}
+    assert {"config.yml", "views.png", "metrics.json", "objects", "nerfstudio_models"} <= names
+    figures = json.loads((finished / "metrics.json").read_text())
+    assert figures["prompts"] == list(PROMPTS) and figures["splats"] == 40 and figures["guidance"] == "sds"
+    assert figures["steps"] == {"start": 1, "distill": STEPS, "reconstruct": FIT, "report": 0}
+    assert len(figures["clip_similarity"]) == 2 and 0 <= figures["silhouette_iou"]["1-2"] <= 1
+    objects = read_run_objects(finished)
+    files = sorted((finished / "objects").iterdir())
+    assert [path.name for path in files] == ["1-a-red-cube.ply", "2-a-blue-ball.ply"]
+    for cloud, path in zip(objects, files, strict=True):
+        torch.testing.assert_close(read_splats(path).means, cloud.means)
+    assert (objects[0].features_dc - objects[1].features_dc).abs().max() > 1e-3
+    assert read_run_record(finished).prompts == PROMPTS
+
+
+def test_of_several_objects_the_first_is_read_and_said(finished: Path, capfd) -> None:
+    assert torch.equal(read_run(finished).means, read_run_objects(finished)[0].means)
+    assert "holds 2 objects, of which the first is taken" in capfd.readouterr().err
+
+
+def test_every_phase_moves_every_object(stored: Path, tmp_path: Path) -> None:
+    found = []
+    for steps, fit in ((0, 0), (STEPS, 0), (STEPS, FIT)):
+        options = {"pipeline__steps": steps, "pipeline__reconstruct__steps": fit}
+        found.append(read_run_objects(train(configured(stored, tmp_path / f"{steps}-{fit}", **options))))
+    for before, after in ((0, 1), (1, 2)):
+        for index in range(2):
+            for name in ("means", "features_dc", "opacities", "scales", "quats"):
+                moved = (getattr(found[before][index], name) - getattr(found[after][index], name)).abs().max()
+                assert moved > 1e-6, f"{name} of object {index} stayed from {before} to {after}"
+
+
+@pytest.mark.parametrize("limit", [3, STEPS + 2])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(limit: int, stored: Path, tmp_path: Path) -> None:
+    options = {"pipeline__densify": True, "pipeline__model__refine_every": 2, "pipeline__model__warmup_length": 1}
+    unbroken = train(configured(stored, tmp_path / "whole", **options))
+    part = configured(stored, tmp_path / "part", **options)
+    part.max_num_iterations = limit
+    stopped = train(part)
+    assert checkpoint(stopped)["step"] == limit - 1 and not (stopped / "metrics.json").exists()
+    go_on(stopped)
+    _same(unbroken, stopped)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"prompts": ("a red cube", "a blue ball", "a green cone"), "pipeline__interior": 0.5},
+        {"pipeline__edge": 0.0, "pipeline__start__align": 0.0},
+        {"pipeline__start__kind": "blob", "pipeline__cameras__background": 1.0},
+        {"pipeline__guidance": copy.deepcopy(GUIDANCE_CONFIGS["ism"])},
+    ],
+)
+def test_other_ways_of_running(options: dict[str, Any], stored: Path, tmp_path: Path) -> None:
+    config = configured(stored, tmp_path, **options)
+    objects = read_run_objects(train(config))
+    assert len(objects) == len(config.prompts)
+    assert all(bool(tensor.isfinite().all()) for cloud in objects for tensor in cloud.tensors().values())
+
+
+def test_without_edges_nothing_between_is_sampled(stored: Path, tmp_path: Path) -> None:
+    config = configured(stored, tmp_path)
+    config.pipeline.prompts = ("a", "b", "c")
+    middles = [row for row in config.pipeline.blends() if max(row) < 1]
+    assert middles == [[0.5, 0.5, 0.0], [0.5, 0.0, 0.5], [0.0, 0.5, 0.5]]
+    config.pipeline.edge = 0.0
+    assert config.pipeline.blends() == torch.eye(3).tolist()
+
+
+def test_other_prompts_are_refused_on_resuming(finished: Path) -> None:
+    import yaml
+
+    config = yaml.load((finished / "config.yml").read_text(), Loader=yaml.Loader)
+    config.prompts = ("a red cube", "a green ball")
+    with pytest.raises(InputError, match="--prompts was"):
+        train(config)
+
+
+def test_a_run_on_a_pretended_gpu_is_stopped_and_goes_on(stored: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"machine__device_type": "cuda", "pipeline__prior_options__precision": "fp32"}
+    with pretend_cuda():
+        config = configured(stored, tmp_path, **options)
+        config.max_num_iterations = 3
+        go_on(train(config))
+    assert (config.get_base_dir() / "metrics.json").exists()
+
+
+# A given object
+
+
+def test_a_given_object_stays_and_the_others_grow_from_it(stored: Path, tmp_path: Path) -> None:
+    write_splats(tmp_path / "ball.ply", make_cloud(30))
+    config = configured(stored, tmp_path / "outputs")
+    config.data = config.pipeline.datamanager.data = tmp_path / "ball.ply"
+    folder = train(config)
+    given, grown = read_run_objects(folder)
+    before = to_object_frame(make_cloud(30))[0]
+    keep = object_splats(before)
+    before = before if keep is None else before.select(keep)
+    torch.testing.assert_close(given.means, before.means, atol=1e-5, rtol=0)
+    torch.testing.assert_close(given.features_dc, before.features_dc, atol=1e-5, rtol=0)
+    assert len(grown) == len(given) and (grown.features_dc - given.features_dc).abs().max() > 1e-3
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompts": None}, "there are no prompts; give two or more"),
+        ({"prompts": ("a red cube",)}, "one prompt alone is what ge3d makes"),
+        ({"prompts": ("a red cube", "A red  cube")}, "two prompts are the same"),
+        ({"prompts": ("a red cube", " ")}, "a prompt is empty"),
+        ({"prompt": "a red cube"}, "takes several prompts"),
+        ({"pipeline__edge": 1.5}, r"--pipeline.edge is 1.5; give 0 to 1"),
+        ({"prompts": ("a cube", "a cube " * 100)}, "77|tokens"),
+        ({"pipeline__prior": "nonsense"}, "nonsense"),
+    ],
+)
+def test_what_cannot_be_carried_out_leaves_no_folder(options: dict, message: str, stored: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        train(configured(stored, tmp_path / "outputs", **options))
+    assert not list((tmp_path / "outputs").rglob("config.yml"))
+
+
+def test_a_prior_without_cameras_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="knows no cameras"):
+        train(configured(write_sd_folder(tmp_path / "sd"), tmp_path / "outputs"))
+
+
+def test_unknown_words_of_any_prompt_are_said(tmp_path: Path, capfd) -> None:
+    options = {"pipeline__steps": 0, "pipeline__reconstruct__steps": 0, "pipeline__start__fit_steps": 1}
+    train(configured("bundled", tmp_path, **options, prompts=("a red cube", "a red zeppelin")))
+    assert "the prior 'bundled' never learned 'zeppelin'" in capfd.readouterr().err
