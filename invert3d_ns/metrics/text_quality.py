@@ -88,9 +88,15 @@ def kernel_distance(images: Float[Tensor, "N 3 H W"], others: Float[Tensor, "M 3
 
 
 @torch.no_grad()
-def grade(images: Float[Tensor, "16 3 H W"], case: Prompt, judge: Judge, towers: ClipTowers) -> dict[str, float]:
-    """What the judge and CLIP say of views from :data:`AZIMUTHS` of what a prompt asks for; shares in [0, 1]."""
-    right = judge.judge(images).right(expected_judgment([case], AZIMUTHS[None]))
+def grade(
+    images: Float[Tensor, "F 3 H W"],
+    case: Prompt,
+    judge: Judge,
+    towers: ClipTowers,
+    azimuths: Float[Tensor, " F"] = AZIMUTHS,
+) -> dict[str, float]:
+    """What the judge and CLIP say of views of what a prompt asks for, from azimuths in degrees; shares in [0, 1]."""
+    right = judge.judge(images).right(expected_judgment([case], azimuths[None]))
     both = right["class"] * right["color"].nan_to_num(1.0)
     similarity = torch.nn.functional.cosine_similarity(
         towers.encode_image(images), towers.encode_text([case.text])
