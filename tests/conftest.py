@@ -49,6 +49,18 @@ def tiny_encoding_prior(tmp_path_factory: pytest.TempPathFactory):
     return make_tiny_prior(tmp_path_factory.mktemp("tokenizer"), "v_prediction", seed=2, encodes=True)
 
 
+@pytest.fixture(scope="session")
+def stored_prior(tmp_path_factory: pytest.TempPathFactory, tiny_encoding_prior) -> Path:
+    """The folder of a stored ``tiny_encoding_prior``. Read-only: it is shared by the session."""
+    import torch
+
+    from invert3d_ns.prior.storage import save_prior
+
+    folder = tmp_path_factory.mktemp("prior") / "prior"
+    save_prior(tiny_encoding_prior, folder, dtype=torch.float32)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def small_networks():
     """Tiny networks for every model that is trained here, and CLIP's attributes from the third step on."""

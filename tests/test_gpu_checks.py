@@ -17,6 +17,7 @@ import gpu_checks as checks
 import gpu_steps
 import run
 
+from invert3d_ns.guidance.configs import GUIDANCE_CONFIGS
 from invert3d_ns.prior.storage import save_prior
 from invert3d_ns.scenes.rasterization import kernel_available, rasterization
 
@@ -170,6 +171,12 @@ def test_the_rehearsal_writes_figures_and_ends_well(tmp_path):
     ]
     assert "torch" in document["machine"]["versions"] and document["rehearsal"]
     assert "a CPU cannot do it" in done.stdout and (tmp_path / "log.txt").is_file()
+
+
+def test_a_step_of_guidance_leaves_seconds_and_memory(tmp_path):
+    rows = {row["guidance"]: row for row in gpu_steps.guidance(tmp_path, True)["rows"]}
+    assert set(GUIDANCE_CONFIGS) < set(rows) and "guidance" in {step.name for step in run.STEPS}
+    assert all(rows[kind]["seconds"] > 0 and rows[kind]["GB"] > 0 for kind in GUIDANCE_CONFIGS)
 
 
 def test_the_whole_fits_into_nine_minutes():

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.editing.scene_edit_config import SceneEditConfig
-from invert3d_ns.guidance.base import Guidance, GuidanceConfig, gradient_loss
+from invert3d_ns.guidance.base import Guidance, GuidanceConfig, GuidanceReport, gradient_loss
 from invert3d_ns.guidance.configs import guidance_union
 from invert3d_ns.guidance.schedules import annealed, timestep_range, timestep_weights
 from invert3d_ns.guidance.sds import ScoreDistillation, ScoreDistillationConfig
@@ -212,17 +212,19 @@ class Offset(Guidance):
 
     config: OffsetConfig
 
-    def loss(self, images, cameras, generator, progress=0.0):
-        return {"offset": (images - self.config.level).square().mean()}
+    def gradient(self, latents, cameras, generator, progress):
+        assert not torch.is_grad_enabled() and not latents.requires_grad
+        report = GuidanceReport(torch.zeros(len(latents)), torch.ones(len(latents)), latents - latents + progress)
+        return latents - self.config.level, report
 
 
 @dataclass
 class OffsetConfig(GuidanceConfig):
-    """Views of one gray."""
+    """Latents of one number."""
 
     _target: type = field(default_factory=lambda: Offset)
     level: float = 0.5
-    """The gray."""
+    """The number."""
 
 
 def test_the_flags_of_an_edit_need_no_subcommand() -> None:
@@ -232,7 +234,7 @@ def test_the_flags_of_an_edit_need_no_subcommand() -> None:
     assert yaml.load(yaml.dump(parsed), Loader=yaml.Loader) == parsed
 
 
-def test_a_second_kind_is_a_subcommand_beside_a_default() -> None:
+def test_a_second_kind_is_a_subcommand_beside_a_default(tiny_v_prior) -> None:
     kinds = guidance_union({"sds": ScoreDistillationConfig(), "offset": OffsetConfig(level=0.25)})
     default = ScoreDistillationConfig(t_max=0.7, t_max_end=0.3)
     edit = dataclasses.make_dataclass("edit", [("guidance", kinds, field(default_factory=lambda: default))])
@@ -242,11 +244,19 @@ def test_a_second_kind_is_a_subcommand_beside_a_default() -> None:
     assert chosen.edit.guidance == OffsetConfig(level=0.3) and chosen.steps == 5
     same = tyro.cli(run, args=["edit.guidance:sds", "--edit.guidance.t-max", "0.8"])
     assert same.edit.guidance == ScoreDistillationConfig(t_max=0.8, t_max_end=0.3)
-    guidance = chosen.edit.guidance.setup(prior=None, conditions=None)
-    terms = guidance.loss(torch.ones(1, 1, 3, 2, 2), None, seeded())
-    assert isinstance(guidance, Offset) and float(terms["offset"]) == pytest.approx(0.7**2)
+    guidance = chosen.edit.guidance.setup(prior=tiny_v_prior, conditions=words(tiny_v_prior))
+    assert isinstance(guidance, Offset) and guidance.report is None
+    images, cameras = views()
+    images.requires_grad_()
+    terms = guidance.loss(images, cameras, seeded(), progress=0.25)
+    latents = tiny_v_prior.encode_images(images)
+    expected = ((latents - 0.3) / 2).square().sum() / 2
+    torch.testing.assert_close(terms["distillation"], expected, rtol=1e-5, atol=1e-6)
+    terms["distillation"].backward()
+    torch.testing.assert_close(images.grad, torch.autograd.grad(expected, images)[0] * 2, rtol=1e-3, atol=1e-6)
+    assert guidance.report is not None and guidance.report.target_latents.unique().item() == 0.25
 
 
-def test_guidance_without_a_loss_cannot_be_set_up() -> None:
+def test_guidance_without_a_gradient_cannot_be_set_up() -> None:
     with pytest.raises(TypeError, match="abstract"):
         GuidanceConfig().setup(prior=None, conditions=None)

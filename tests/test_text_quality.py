@@ -90,10 +90,9 @@ def test_the_command_compares_what_it_is_asked_for(tmp_path: Path, capsys) -> No
     assert (tmp_path / "splats.png").is_file() and (tmp_path / "quality.png").is_file()
 
 
-def test_the_prior_that_is_asked_for_makes_the_splats(tmp_path: Path, tiny_encoding_prior, monkeypatch) -> None:
+def test_the_prior_that_is_asked_for_makes_the_splats(tmp_path: Path, stored_prior: Path, monkeypatch) -> None:
     """What trained priors are called says nothing: "bundled" is in the description of most."""
     from invert3d_ns.metrics import text_quality
-    from invert3d_ns.prior.checkpoints import save_prior
 
     asked: list[str] = []
 
@@ -102,11 +101,10 @@ def test_the_prior_that_is_asked_for_makes_the_splats(tmp_path: Path, tiny_encod
         raise KeyboardInterrupt
 
     monkeypatch.setattr(text_quality, "make_splats", noted)
-    save_prior(tiny_encoding_prior, tmp_path / "prior", dtype=torch.float32)
     words = ["evaluate", "text-to-3d", "--quick", "--variants", "views only", "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit):
-        main([*words, "--prior", str(tmp_path / "prior")])
-    assert asked == [str(tmp_path / "prior")]
+        main([*words, "--prior", str(stored_prior)])
+    assert asked == [str(stored_prior)]
 
 
 def test_variants_that_nobody_knows(tmp_path: Path, capsys) -> None:

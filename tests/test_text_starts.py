@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from plyfile import PlyData, PlyElement
 from pretend_cuda import pretend_cuda
 from runs import train
@@ -16,7 +15,6 @@ from synthetic import make_cloud
 from text_configs import STEPS, checkpoint, configured
 
 from invert3d_ns.base.errors import InputError
-from invert3d_ns.prior.checkpoints import save_prior
 from invert3d_ns.scenes.assets import object_splats
 from invert3d_ns.scenes.normalization import to_object_frame
 from invert3d_ns.scenes.ply import write_splats
@@ -25,30 +23,22 @@ from invert3d_ns.scenes.runs import read_run
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory, tiny_encoding_prior) -> Path:
-    """A tiny multi-view prior with drafts. Read-only."""
-    folder = tmp_path_factory.mktemp("prior") / "prior"
-    save_prior(tiny_encoding_prior, folder, dtype=torch.float32)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def finished(stored: Path, tmp_path_factory) -> Path:
+def finished(stored_prior: Path, tmp_path_factory) -> Path:
     """A whole run. Read-only."""
-    return train(configured(stored, tmp_path_factory.mktemp("outputs")))
+    return train(configured(stored_prior, tmp_path_factory.mktemp("outputs")))
 
 
-def test_a_blob_needs_no_views(stored: Path, tmp_path: Path) -> None:
-    folder = train(configured(stored, tmp_path, pipeline__start__kind="blob", pipeline__reconstruct__steps=0))
+def test_a_blob_needs_no_views(stored_prior: Path, tmp_path: Path) -> None:
+    folder = train(configured(stored_prior, tmp_path, pipeline__start__kind="blob", pipeline__reconstruct__steps=0))
     assert len(read_run(folder)) == 50 and checkpoint(folder)["step"] == STEPS - 1
 
 
-def test_it_starts_from_splats_and_from_runs(stored: Path, finished: Path, tmp_path: Path) -> None:
+def test_it_starts_from_splats_and_from_runs(stored_prior: Path, finished: Path, tmp_path: Path) -> None:
     write_splats(tmp_path / "ball.ply", make_cloud(30))
     for data, before in ((tmp_path / "ball.ply", make_cloud(30)), (finished, read_run(finished))):
         keep = object_splats(before)  # the splats of a random prior fly about
         before = before if keep is None else before.select(keep)
-        config = configured(stored, tmp_path / data.stem, pipeline__reconstruct__steps=0)
+        config = configured(stored_prior, tmp_path / data.stem, pipeline__reconstruct__steps=0)
         config.data = config.pipeline.datamanager.data = data
         after = read_run(train(config))
         assert len(after) == len(before) > 0
@@ -68,8 +58,8 @@ def write_points(path: Path, count: int, colors: bool = True) -> Path:
 
 
 @pytest.mark.parametrize("colors", [True, False])
-def test_it_starts_from_points(colors: bool, stored: Path, tmp_path: Path) -> None:
-    config = configured(stored, tmp_path, pipeline__steps=1, pipeline__reconstruct__steps=0)
+def test_it_starts_from_points(colors: bool, stored_prior: Path, tmp_path: Path) -> None:
+    config = configured(stored_prior, tmp_path, pipeline__steps=1, pipeline__reconstruct__steps=0)
     config.data = config.pipeline.datamanager.data = write_points(tmp_path / "points.ply", 25, colors)
     cloud = read_run(train(config))
     assert len(cloud) == 25 and 0.5 < float(cloud.means.norm(dim=-1).max()) < 0.9
@@ -78,16 +68,16 @@ def test_it_starts_from_points(colors: bool, stored: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("count", [0, 3])
-def test_points_that_are_too_few_are_refused(count: int, stored: Path, tmp_path: Path) -> None:
-    config = configured(stored, tmp_path)
+def test_points_that_are_too_few_are_refused(count: int, stored_prior: Path, tmp_path: Path) -> None:
+    config = configured(stored_prior, tmp_path)
     config.data = config.pipeline.datamanager.data = write_points(tmp_path / "points.ply", count)
     with pytest.raises(InputError, match=rf"holds {count} points to start from; give a .ply with four or more"):
         train(config)
 
 
-def test_posed_images_are_no_start(stored: Path, tmp_path: Path) -> None:
+def test_posed_images_are_no_start(stored_prior: Path, tmp_path: Path) -> None:
     write_posed_images(to_object_frame(make_cloud(60))[0], tmp_path / "posed", count=4, size=16)
-    config = configured(stored, tmp_path)
+    config = configured(stored_prior, tmp_path)
     config.data = config.pipeline.datamanager.data = tmp_path / "posed"
     with pytest.raises(InputError, match="holds posed images; fit splats to them first"):
         train(config)

@@ -19,22 +19,13 @@ from invert3d_ns.base.errors import InputError
 from invert3d_ns.guidance.configs import GUIDANCE_CONFIGS
 from invert3d_ns.methods.distill_phase import DistillPhase, total_variation
 from invert3d_ns.methods.text_to_splats import TextToSplatsPipeline
-from invert3d_ns.prior.checkpoints import save_prior
 from invert3d_ns.scenes.runs import read_run
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory, tiny_encoding_prior) -> Path:
-    """A tiny multi-view prior with drafts. Read-only."""
-    folder = tmp_path_factory.mktemp("prior") / "prior"
-    save_prior(tiny_encoding_prior, folder, dtype=torch.float32)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def finished(stored: Path, tmp_path_factory) -> Path:
+def finished(stored_prior: Path, tmp_path_factory) -> Path:
     """A whole run. Read-only."""
-    return train(configured(stored, tmp_path_factory.mktemp("outputs")))
+    return train(configured(stored_prior, tmp_path_factory.mktemp("outputs")))
 
 
 def test_a_run_leaves_splats_pictures_and_figures(finished: Path) -> None:
@@ -53,12 +44,12 @@ def test_a_run_leaves_splats_pictures_and_figures(finished: Path) -> None:
     assert all(bool(tensor.isfinite().all()) for tensor in cloud.tensors().values())
 
 
-def test_every_phase_moves_the_splats(stored: Path, tmp_path: Path) -> None:
+def test_every_phase_moves_the_splats(stored_prior: Path, tmp_path: Path) -> None:
     clouds = []
     for steps, fit in ((0, 0), (STEPS, 0), (STEPS, FIT)):
         name = f"{steps}-{fit}"
         options = {"pipeline__steps": steps, "pipeline__reconstruct__steps": fit}
-        clouds.append(read_run(train(configured(stored, tmp_path / name, **options))))
+        clouds.append(read_run(train(configured(stored_prior, tmp_path / name, **options))))
     for before, after in ((0, 1), (1, 2)):
         for name in ("means", "features_dc", "opacities", "scales", "quats"):
             moved = (getattr(clouds[before], name) - getattr(clouds[after], name)).abs().max()
@@ -67,12 +58,14 @@ def test_every_phase_moves_the_splats(stored: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", list(GUIDANCE_CONFIGS))
 @pytest.mark.parametrize("limit", [3, STEPS + 3])
-def test_a_run_that_was_stopped_ends_as_one_that_was_not(kind: str, limit: int, stored: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(
+    kind: str, limit: int, stored_prior: Path, tmp_path: Path
+) -> None:
     given = copy.deepcopy(GUIDANCE_CONFIGS[kind])
     options = {"pipeline__guidance": given, "pipeline__densify": True, "pipeline__model__refine_every": 2}
     options |= {"pipeline__model__warmup_length": 1, "pipeline__cameras__scale_noise": 0.1}
     options |= {"pipeline__guidance__jumps": 2} if kind == "ge3d" else {}
-    whole, part = (configured_with(stored, tmp_path / name, options) for name in ("whole", "part"))
+    whole, part = (configured_with(stored_prior, tmp_path / name, options) for name in ("whole", "part"))
     unbroken = train(whole)
     part.max_num_iterations = limit
     stopped = train(part)
@@ -95,7 +88,7 @@ def test_other_words_are_refused_on_resuming(finished: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", list(GUIDANCE_CONFIGS))
-def test_a_run_on_a_pretended_gpu_is_stopped_and_goes_on(kind: str, stored: Path, tmp_path: Path) -> None:
+def test_a_run_on_a_pretended_gpu_is_stopped_and_goes_on(kind: str, stored_prior: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {
         "pipeline__guidance": copy.deepcopy(GUIDANCE_CONFIGS[kind]),
         "pipeline__densify": True,
@@ -105,7 +98,7 @@ def test_a_run_on_a_pretended_gpu_is_stopped_and_goes_on(kind: str, stored: Path
         "pipeline__prior_options__precision": "fp32",
     }
     with pretend_cuda():
-        config = configured_with(stored, tmp_path, options)
+        config = configured_with(stored_prior, tmp_path, options)
         config.max_num_iterations = 3
         go_on(train(config))
     assert json.loads((config.get_base_dir() / "metrics.json").read_text())["guidance"] == kind
@@ -128,9 +121,11 @@ def test_a_run_on_a_pretended_gpu_is_stopped_and_goes_on(kind: str, stored: Path
         ({"prompt": "a cube " * 100}, "77|tokens"),
     ],
 )
-def test_what_cannot_be_carried_out_leaves_no_folder(options: dict, message: str, stored: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_carried_out_leaves_no_folder(
+    options: dict, message: str, stored_prior: Path, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match=message):
-        train(configured(stored, tmp_path / "outputs", **options))
+        train(configured(stored_prior, tmp_path / "outputs", **options))
     assert not list((tmp_path / "outputs").rglob("config.yml"))
 
 
@@ -141,7 +136,7 @@ def test_unknown_words_are_said_and_it_goes_on(tmp_path: Path, capfd) -> None:
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(
-    stored: Path, tmp_path, monkeypatch
+    stored_prior: Path, tmp_path, monkeypatch
 ) -> None:
     from invert3d_ns.guidance.ge3d import EditingTrajectories
 
@@ -152,7 +147,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(
         return {name: term * (float("nan") if progress >= 0.6 else 1.0) for name, term in terms.items()}
 
     monkeypatch.setattr(EditingTrajectories, "loss", broken)
-    config = configured(stored, tmp_path, steps_per_save=1)
+    config = configured(stored_prior, tmp_path, steps_per_save=1)
     with pytest.raises(InputError, match=r"not a number at step 4 of following the prompt.*less --pipeline.guidance"):
         train(config)
     kept = checkpoint(config.get_base_dir())
@@ -163,7 +158,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(
 # While it runs
 
 
-def test_words_may_change_meanwhile_and_a_resumed_run_knows_them(stored: Path, tmp_path: Path, monkeypatch) -> None:
+def test_words_may_change_meanwhile_and_a_resumed_run_knows_them(
+    stored_prior: Path, tmp_path: Path, monkeypatch
+) -> None:
     seen: list[tuple[int, str]] = []
     given = DistillPhase.step
 
@@ -177,7 +174,7 @@ def test_words_may_change_meanwhile_and_a_resumed_run_knows_them(stored: Path, t
         return output
 
     monkeypatch.setattr(DistillPhase, "step", step)
-    config = configured(stored, tmp_path, pipeline__reconstruct__steps=0)
+    config = configured(stored_prior, tmp_path, pipeline__reconstruct__steps=0)
     config.max_num_iterations = 4
     folder = train(config)
     assert seen == [(0, PROMPT), (1, PROMPT), (2, "a green ball")]
@@ -188,21 +185,25 @@ def test_words_may_change_meanwhile_and_a_resumed_run_knows_them(stored: Path, t
     assert (figures["prompt"], figures["negative_prompt"]) == ("a green ball", "blurry")
 
 
-def test_an_empty_prompt_is_not_followed(stored: Path, tmp_path: Path) -> None:
-    pipeline = configured(stored, tmp_path).pipeline.setup(device="cpu", test_mode="val", world_size=1, local_rank=0)
+def test_an_empty_prompt_is_not_followed(stored_prior: Path, tmp_path: Path) -> None:
+    pipeline = configured(stored_prior, tmp_path).pipeline.setup(
+        device="cpu", test_mode="val", world_size=1, local_rank=0
+    )
     assert isinstance(pipeline, TextToSplatsPipeline)
     with pytest.raises(InputError, match="the prompt is empty"):
         pipeline.change_words(" ", "")
 
 
-def test_nothing_follows_words_once_the_run_is_finished(stored: Path, tmp_path: Path) -> None:
-    pipeline = configured(stored, tmp_path).pipeline.setup(device="cpu", test_mode="val", world_size=1, local_rank=0)
+def test_nothing_follows_words_once_the_run_is_finished(stored_prior: Path, tmp_path: Path) -> None:
+    pipeline = configured(stored_prior, tmp_path).pipeline.setup(
+        device="cpu", test_mode="val", world_size=1, local_rank=0
+    )
     assert isinstance(pipeline, TextToSplatsPipeline)
     with pytest.raises(InputError, match="the run is finished: nothing follows words any more"):
         pipeline.prompt_panel.follow("a green ball", "").run(lambda done, total: None, lambda: False)
 
 
-def test_splats_are_added_where_they_are_asked_for(stored: Path, tmp_path: Path) -> None:
+def test_splats_are_added_where_they_are_asked_for(stored_prior: Path, tmp_path: Path) -> None:
     options = {
         "pipeline__densify": True,
         "pipeline__steps": 8,
@@ -212,27 +213,27 @@ def test_splats_are_added_where_they_are_asked_for(stored: Path, tmp_path: Path)
         "pipeline__model__cull_alpha_thresh": 0.005,
         "pipeline__reconstruct__steps": 0,
     }
-    assert len(read_run(train(configured(stored, tmp_path, **options)))) > 40
+    assert len(read_run(train(configured(stored_prior, tmp_path, **options)))) > 40
 
 
 # Terms
 
 
-def test_regularizers_weigh_in(stored: Path, tmp_path: Path) -> None:
+def test_regularizers_weigh_in(stored_prior: Path, tmp_path: Path) -> None:
     sizes = {}
     for weight in (0.0, 1e4):
         options = {"pipeline__regularize__scale": weight, "pipeline__reconstruct__steps": 0}
-        folder = train(configured(stored, tmp_path / f"{weight}", **options))
+        folder = train(configured(stored_prior, tmp_path / f"{weight}", **options))
         sizes[weight] = float(read_run(folder).scales.exp().mean())
     assert sizes[1e4] < sizes[0.0]
     ramp = torch.arange(4.0).expand(1, 1, 3, 4)
     assert float(total_variation(ramp)) == 1.0 and float(total_variation(ramp.mT * 2)) == 2.0
 
 
-def test_a_step_looks_from_random_cameras_that_depend_on_it_alone(stored: Path, tmp_path: Path) -> None:
+def test_a_step_looks_from_random_cameras_that_depend_on_it_alone(stored_prior: Path, tmp_path: Path) -> None:
     from invert3d_ns.scenes.cameras import orbit_camera_to_world
 
-    config = configured(stored, tmp_path, pipeline__cameras__groups=2, pipeline__cameras__coarse=0.5)
+    config = configured(stored_prior, tmp_path, pipeline__cameras__groups=2, pipeline__cameras__coarse=0.5)
     pipeline = config.pipeline
     pipeline.model.prompt = PROMPT
     pipeline = pipeline.setup(device="cpu", test_mode="val", world_size=1, local_rank=0)
@@ -256,10 +257,10 @@ def test_a_step_looks_from_random_cameras_that_depend_on_it_alone(stored: Path, 
 # As a person types it
 
 
-def test_the_command_line_chooses_the_guidance(stored: Path, tmp_path: Path) -> None:
+def test_the_command_line_chooses_the_guidance(stored_prior: Path, tmp_path: Path) -> None:
     words = [
         sys.executable, "-m", "nerfstudio.scripts.train", "ge3d", "--prompt", PROMPT, "--output-dir", tmp_path,
-        "--timestamp", "t", "--machine.device-type", "cpu", "--pipeline.prior", stored, "--pipeline.steps", 2,
+        "--timestamp", "t", "--machine.device-type", "cpu", "--pipeline.prior", stored_prior, "--pipeline.steps", 2,
         "--pipeline.start.views", 4, "--pipeline.start.splats", 30, "--pipeline.start.fit-steps", 2,
         "pipeline.guidance:ism", "--pipeline.guidance.interval", "0.1",
     ]  # fmt: skip

@@ -13,7 +13,7 @@ from invert3d_ns.base.metrics import psnr
 from invert3d_ns.guidance.configs import GUIDANCE_CONFIGS, guidance_name
 from invert3d_ns.guidance.ge3d import EditingTrajectoriesConfig
 from invert3d_ns.guidance.ism import IntervalScoreMatchingConfig
-from invert3d_ns.guidance.trajectories import start_noise, walk
+from invert3d_ns.guidance.trajectories import edit_along, start_noise, walk
 from invert3d_ns.prior.conditions import Conditions
 from invert3d_ns.prior.sampling import ddim_step
 from invert3d_ns.scenes.cameras import camera_condition
@@ -159,14 +159,21 @@ def test_what_a_step_costs(tiny_v_prior, cameras: Tensor) -> None:
     assert sum(counted) == 72 and len(counted) == 12
 
 
-def test_the_way_up_may_be_under_no_words(prior, cameras: Tensor) -> None:
-    z = some_latents()
-    gradients = []
+def test_the_way_up_may_be_under_no_words(prior, cameras: Tensor, monkeypatch) -> None:
+    z, nodes, conditions = some_latents(), [0, 200, 400], words(prior)
+    gradients = {}
     for noising in ("negative", "empty"):
-        config = EditingTrajectoriesConfig(jumps=2, noising=noising)
-        guidance = config.setup(prior=prior, conditions=words(prior))
-        gradients.append(guidance.trajectory_error(z, torch.zeros_like(z), [0, 200, 400], cameras)[0])
-    assert (gradients[0] - gradients[1]).abs().max() > 1e-4
+        guidance = EditingTrajectoriesConfig(jumps=2, noising=noising).setup(prior=prior, conditions=conditions)
+        monkeypatch.setattr(prior, "encode_prompt", lambda *given: pytest.fail("words are encoded once, at the start"))
+        gradients[noising] = guidance.trajectory_error(z, torch.zeros_like(z), nodes, cameras)[0]
+        monkeypatch.undo()
+    assert (gradients["negative"] - gradients["empty"]).abs().max() > 1e-4
+    empty = prior.encode_prompt("")
+    up, edited = edit_along(prior, Conditions(empty, empty), conditions, z, torch.zeros_like(z), nodes, cameras)
+    assert len(up) == len(edited) == 3 and torch.equal(up[-1], edited[-1])
+    weights = guidance.config.coefficients(2, 0.0)
+    expected = 0.1 * (weights[0] * (z - edited[0]) + weights[1] * (up[1] - edited[1]))
+    torch.testing.assert_close(gradients["empty"], expected, rtol=1e-4, atol=1e-6)
 
 
 # Interval score matching

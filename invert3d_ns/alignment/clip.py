@@ -117,6 +117,15 @@ class ClipTowers(nn.Module):
         vectors = self.encode_image(images.flatten(0, 1)).unflatten(0, images.shape[:2])
         return nn.functional.normalize(vectors.mean(1), dim=-1)
 
+    @torch.no_grad()
+    def similarity(self, images: Float[Tensor, "B 3 H W"], text: str) -> float:
+        """Compute the mean cosine, in [-1, 1], of RGB images in [0, 1] and a text, without gradients.
+
+        Raises:
+            InputError: not a batch of RGB images.
+        """
+        return float((self.encode_image(images) @ self.encode_text([text]).T).mean())
+
     def classify(self, vectors: Float[Tensor, "B D"], prompts: Sequence[Sequence[str]]) -> Float[Tensor, "B K"]:
         """Compute cosine similarities to K classes, for zero-shot classification.
 

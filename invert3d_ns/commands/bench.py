@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from invert3d_ns.base.outputs import check_folder
-from invert3d_ns.base.ranges import at_least
+from invert3d_ns.base.ranges import above, at_least
 from invert3d_ns.commands.console import command_line, progress_bar
 from invert3d_ns.commands.options import PriorName, ReportOptions
 
@@ -75,15 +75,45 @@ class BenchEditing(PriorName, ReportOptions):
 
 @dataclass
 class BenchGuidance(PriorName, ReportOptions):
-    """Time a step of each kind of guidance over its UNet, autoencoder and render parts."""
+    """Time a step of each kind of guidance over its parts; or, with --size, count what a step costs at that size."""
+
+    size: Literal["tiny", "small", "sd1.5", "sd2.1"] | None = None
+    """Instead of --prior, one of this size with random weights. sd2.1 if only --device is given."""
+    device: Literal["cuda", "cpu", "meta"] | None = None
+    """With --size: cuda if there is one, else meta, which computes nothing and counts memory and operations."""
+    groups: tuple[Annotated[int, at_least(1, 64)], ...] = (1, 2)
+    """With --size: groups of four views in a step; a row for each number."""
+    runs: Annotated[int, at_least(1, 1000)] = 3
+    """With --size: runs that a time is the median of."""
+    teraflops: Annotated[float, above(0)] | None = None
+    """With --size: what a device carries out in a second, in 10^12 operations; adds the seconds that follow from it."""
 
     def run(self) -> int:
         """Measure, write, show."""
+        check_folder(self.out)
+        return self._time_parts() if self.size is None and self.device is None else self._count()
+
+    def _count(self) -> int:
+        import torch
+
+        from invert3d_ns.metrics.guidance_cost import figures_of, guidance_cost
+
+        device = self.device or ("cuda" if torch.cuda.is_available() else "meta")
+        size, few = self.size or "sd2.1", {"groups": self.groups[:1], "runs": 1} if self.quick else {}
+        chosen = replace(self, size=size, device=device, **few)
+        with progress_bar() as show:
+            rows = guidance_cost(
+                size, device, groups=chosen.groups, runs=chosen.runs, teraflops=self.teraflops, progress=show
+            )
+        title = f"Cost of a step of guidance with a prior of size {size}"
+        _write_table("guidance", chosen, rows, figures_of(rows), "cpu" if device == "meta" else device, title=title)
+        return 0
+
+    def _time_parts(self) -> int:
         from invert3d_ns.metrics.bench_guidance import bench_guidance
         from invert3d_ns.prior.checkpoints import load_prior
         from invert3d_ns.scenes.assets import DEMO_SCENE, read_object
 
-        check_folder(self.out)
         prior = load_prior(self.prior)
         rows = bench_guidance(prior, read_object(DEMO_SCENE)[0], self.quick)
         figures = {f"{row['guidance']}_over_parts": row["ratio"] for row in rows if row["what"] == "a step"}

@@ -1,7 +1,7 @@
 """The interface of guidance: rendered views and their cameras -> loss terms whose gradient reaches the views.
 
-A kind of guidance is a file with two classes: a config with its settings, and what it sets up, which knows rendered
-images, a prior and conditions, and never what a scene is::
+A kind of guidance is a file with two classes: a config with its settings, and what it sets up, whose one method says
+which way latents are pulled. It knows latents of rendered views, a prior and conditions, and never what a scene is::
 
     config = ScoreDistillationConfig(t_max=0.7)
     guidance = config.setup(prior=prior, conditions=conditions)
@@ -155,7 +155,6 @@ class Guidance(ABC):
         scale = self.config.guidance_scale
         self.conditions = conditions if scale is None else conditions.with_guidance(scale)
 
-    @abstractmethod
     def loss(
         self,
         images: Float[Tensor, "B F 3 H W"],
@@ -163,7 +162,10 @@ class Guidance(ABC):
         generator: torch.Generator,
         progress: float = 0.0,
     ) -> dict[str, Float[Tensor, ""]]:
-        """Loss terms by name, whose sum is to be minimized; what they were computed from is in :attr:`report` then.
+        """One term, "distillation", to be minimized; what it was computed from is in :attr:`report` then.
+
+        Its gradient on the latents of ``images`` is that of :meth:`gradient`, over B, and flows on through the encoder;
+        its value is half the squared length of that, summed over the latents.
 
         Args:
             images: B groups of F views, RGB in [0, 1] on white, of a size that the prior encodes. Values outside of
@@ -171,6 +173,23 @@ class Guidance(ABC):
             cameras: camera vectors of the views (:func:`invert3d_ns.scenes.cameras.camera_condition`).
             generator: every random number comes from it. On the CPU; the draws are the same on every device.
             progress: 0 to 1, how much of the guidance is done: schedules depend on it.
+        """
+        latents = self.prior.encode_images(images)
+        with torch.no_grad():
+            gradient, self.report = self.gradient(latents.detach(), cameras.to(latents.device), generator, progress)
+        return {"distillation": gradient_loss(latents, gradient / len(latents))}
+
+    @abstractmethod
+    def gradient(
+        self, latents: Latents, cameras: Float[Tensor, "B F 16"], generator: torch.Generator, progress: float
+    ) -> tuple[Latents, GuidanceReport]:
+        """The gradient on clean latents of views, without the UNet's Jacobian, and what it was computed from.
+
+        Args:
+            latents: of rendered views, detached. Autograd is off.
+            cameras: on the latents' device.
+            generator: see :meth:`loss`.
+            progress: see :meth:`loss`.
         """
 
 

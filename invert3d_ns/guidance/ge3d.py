@@ -18,9 +18,9 @@ from torch import Tensor
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.ranges import above, at_least
-from invert3d_ns.guidance.base import Guidance, GuidanceConfig, GuidanceReport, NoisePredictor, gradient_loss
+from invert3d_ns.guidance.base import Guidance, GuidanceConfig, GuidanceReport, NoisePredictor
 from invert3d_ns.guidance.schedules import annealed
-from invert3d_ns.guidance.trajectories import start_noise, walk
+from invert3d_ns.guidance.trajectories import edit_along, start_noise
 
 if TYPE_CHECKING:
     from invert3d_ns.prior.unet import Latents
@@ -115,36 +115,32 @@ class EditingTrajectories(Guidance):
 
     config: EditingTrajectoriesConfig
 
-    def loss(
-        self,
-        images: Float[Tensor, "B F 3 H W"],
-        cameras: Float[Tensor, "B F 16"],
-        generator: torch.Generator,
-        progress: float = 0.0,
-    ) -> dict[str, Float[Tensor, ""]]:
-        """One term, "distillation"; one trajectory's nodes for all groups, as their steps are made together.
+    noising: NoisePredictor
+    """What the way up is made under."""
+
+    def follow(self, conditions: NoisePredictor) -> None:
+        """Let other words guide from now on; the words on the way up are encoded here, once for all steps."""
+        super().follow(conditions)
+        if self.config.noising == "negative":
+            self.noising = self.conditions.unguided()
+        else:
+            from invert3d_ns.prior.conditions import Conditions
+
+            empty = self.prior.encode_prompt("")
+            self.noising = Conditions(empty, empty)
+
+    def gradient(
+        self, latents: Latents, cameras: Float[Tensor, "B F 16"], generator: torch.Generator, progress: float
+    ) -> tuple[Latents, GuidanceReport]:
+        """:meth:`trajectory_error` of one trajectory's nodes for all groups, as their steps are made together.
 
         n calls of the UNet for the way up and n for the way down, with guidance of two conditions each: 18 views for
-        each view at n = 6. For the arguments see :meth:`invert3d_ns.guidance.base.Guidance.loss`.
+        each view at n = 6.
         """
-        latents = self.prior.encode_images(images)
         nodes = self.config.nodes(self.prior.num_timesteps, generator, progress)
         noise = start_noise(latents, generator, self.config.offset_noise)
-        gradient, self.report = self.trajectory_error(
-            latents.detach(), noise, nodes, cameras.to(latents.device), progress
-        )
-        return {"distillation": gradient_loss(latents, gradient / len(latents))}
+        return self.trajectory_error(latents, noise, nodes, cameras, progress)
 
-    def unguided(self) -> NoisePredictor:
-        """What the way up is made under."""
-        if self.config.noising == "negative":
-            return self.conditions.unguided()
-        from invert3d_ns.prior.conditions import Conditions
-
-        empty = self.prior.encode_prompt("")
-        return Conditions(empty, empty)
-
-    @torch.no_grad()
     def trajectory_error(
         self,
         latents: Latents,
@@ -154,13 +150,10 @@ class EditingTrajectories(Guidance):
         progress: float = 0.0,
     ) -> tuple[Latents, GuidanceReport]:
         """Strength * sum_i w_i (x_i - x~_i), 0 where it is not finite; and what it came from: x~_0 is the target."""
-        first = torch.zeros(len(latents), dtype=torch.long, device=latents.device)
-        up, _ = walk(self.prior, self.unguided(), self.prior.add_noise(latents, noise, first), nodes, cameras)
-        down, _ = walk(self.prior, self.conditions, up[-1], nodes[::-1], cameras)
-        edited = down[::-1]
+        up, edited = edit_along(self.prior, self.noising, self.conditions, latents, noise, nodes, cameras)
         weights = self.config.coefficients(len(nodes) - 1, progress)
         errors = [latents - edited[0], *(x - y for x, y in zip(up[1:-1], edited[1:-1], strict=True))]
         pulls = torch.stack([float(weight) * error for weight, error in zip(weights, errors, strict=True)])
         gradient = (self.config.strength * pulls.sum(0)).nan_to_num(0.0, 0.0, 0.0)
-        last = torch.full_like(first, nodes[-1])
-        return gradient, GuidanceReport(last, torch.full(first.shape, self.config.strength), edited[0])
+        last = torch.full((len(latents),), nodes[-1], device=latents.device)
+        return gradient, GuidanceReport(last, torch.full(last.shape, self.config.strength), edited[0])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.ranges import above, at_least
-from invert3d_ns.guidance.base import AnnealedGuidanceConfig, Guidance, GuidanceReport, gradient_loss
+from invert3d_ns.guidance.base import AnnealedGuidanceConfig, Guidance, GuidanceReport
 from invert3d_ns.guidance.schedules import annealed, timestep_range
 from invert3d_ns.guidance.trajectories import start_noise, walk
 
@@ -69,29 +69,18 @@ class IntervalScoreMatching(Guidance):
 
     config: IntervalScoreMatchingConfig
 
-    def loss(
-        self,
-        images: Float[Tensor, "B F 3 H W"],
-        cameras: Float[Tensor, "B F 16"],
-        generator: torch.Generator,
-        progress: float = 0.0,
-    ) -> dict[str, Float[Tensor, ""]]:
-        """One term, "distillation"; one timestep for all groups, as their steps up are made together.
-
-        For the arguments see :meth:`invert3d_ns.guidance.base.Guidance.loss`.
-        """
-        latents = self.prior.encode_images(images)
+    def gradient(
+        self, latents: Latents, cameras: Float[Tensor, "B F 16"], generator: torch.Generator, progress: float
+    ) -> tuple[Latents, GuidanceReport]:
+        """:meth:`interval_error` of one timestep for all groups, as their steps up are made together."""
         t = int(self.config.draw(1, self.prior.num_timesteps, generator, progress))
         s = max(t - self.config.interval_steps(progress, self.prior.num_timesteps), 0)
-        noise = start_noise(latents, generator)
-        gradient, self.report = self.interval_error(latents.detach(), noise, s, t, cameras.to(latents.device))
-        return {"distillation": gradient_loss(latents, gradient / len(latents))}
+        return self.interval_error(latents, start_noise(latents, generator), s, t, cameras)
 
     def nodes(self, s: int) -> list[int]:
         """Timesteps on the way up to s, in strides that end there; the first is 0."""
         return strides(self.config, s, self.prior.num_timesteps)
 
-    @torch.no_grad()
     def interval_error(
         self, latents: Latents, noise: Latents, s: int, t: int, cameras: Float[Tensor, "B F 16"]
     ) -> tuple[Latents, GuidanceReport]:

@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from invert3d_ns.guidance.base import AnnealedGuidanceConfig, Guidance, GuidanceReport, gradient_loss
+from invert3d_ns.guidance.base import AnnealedGuidanceConfig, Guidance, GuidanceReport
 from invert3d_ns.guidance.schedules import Weighting, timestep_weights
+from invert3d_ns.guidance.trajectories import start_noise
 from invert3d_ns.prior.out_of_memory import explain_out_of_memory
 
 if TYPE_CHECKING:
@@ -43,32 +44,20 @@ class ScoreDistillation(Guidance):
 
     config: ScoreDistillationConfig
 
-    def loss(
-        self,
-        images: Float[Tensor, "B F 3 H W"],
-        cameras: Float[Tensor, "B F 16"],
-        generator: torch.Generator,
-        progress: float = 0.0,
-    ) -> dict[str, Float[Tensor, ""]]:
-        """One term, "distillation", whose gradient on the latents of ``images`` is w(t) (eps_hat - eps) / B.
-
-        Its value is half the squared length of that gradient, summed over a group. For the arguments see
-        :meth:`invert3d_ns.guidance.base.Guidance.loss`.
-        """
-        latents = self.prior.encode_images(images)
+    def gradient(
+        self, latents: Latents, cameras: Float[Tensor, "B F 16"], generator: torch.Generator, progress: float
+    ) -> tuple[Latents, GuidanceReport]:
+        """w(t) (eps_hat - eps) under a timestep for each group and noise for each view; see :meth:`noise_error`."""
         t, noise = self.draw_noise(latents, generator, progress)
-        gradient, self.report = self.noise_error(latents.detach(), noise, t, cameras.to(latents.device))
-        return {"distillation": gradient_loss(latents, gradient / len(latents))}
+        return self.noise_error(latents, noise, t, cameras)
 
     def draw_noise(
         self, latents: Latents, generator: torch.Generator, progress: float = 0.0
     ) -> tuple[Timesteps, Latents]:
         """One timestep for each group and noise for each view, on the latents' device."""
         t = self.config.draw(len(latents), self.prior.num_timesteps, generator, progress)
-        noise = torch.randn(latents.shape, generator=generator)
-        return t.to(latents.device), noise.to(latents)
+        return t.to(latents.device), start_noise(latents, generator)
 
-    @torch.no_grad()
     def noise_error(
         self, latents: Latents, noise: Latents, t: Timesteps, cameras: Float[Tensor, "B F 16"]
     ) -> tuple[Latents, GuidanceReport]:

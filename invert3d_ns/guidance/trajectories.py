@@ -47,6 +47,33 @@ def walk(
     return found, prediction
 
 
+def edit_along(
+    prior: MultiViewPrior,
+    unguided: NoisePredictor,
+    conditions: NoisePredictor,
+    latents: Latents,
+    noise: Latents,
+    nodes: Sequence[int],
+    cameras: Float[Tensor, "B F 16"],
+) -> tuple[list[Latents], list[Latents]]:
+    """Edit views: noise them along a trajectory under some words, and denoise them along it under others (GE3D).
+
+    Args:
+        unguided: what the way up is made under.
+        conditions: what the way down is made under, with its own guidance.
+        latents: clean.
+        noise: that ``latents`` have at the first node.
+        nodes: timesteps, from 0 up.
+
+    Returns:
+        The latents at every node on the way up, and those on the way down in the same order: the first are the edit.
+    """
+    first = torch.zeros(len(latents), dtype=torch.long, device=latents.device)
+    up, _ = walk(prior, unguided, prior.add_noise(latents, noise, first), nodes, cameras)
+    down, _ = walk(prior, conditions, up[-1], nodes[::-1], cameras)
+    return up, down[::-1]
+
+
 def start_noise(latents: Latents, generator: torch.Generator, offset: float = 0.0) -> Latents:
     """Unit Gaussian noise on the latents' device, and ``offset`` times one number for each channel of each view."""
     noise = torch.randn(latents.shape, generator=generator)

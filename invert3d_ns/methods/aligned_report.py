@@ -19,7 +19,6 @@ from invert3d_ns.base.metrics import object_pixels
 from invert3d_ns.base.pictures import tile
 from invert3d_ns.base.provenance import provenance
 from invert3d_ns.guidance.configs import guidance_name
-from invert3d_ns.methods.text_report import clip_similarity
 from invert3d_ns.runs.report import print_lines, write_metrics
 from invert3d_ns.scenes.blending import SameEverywhere, vertex
 from invert3d_ns.scenes.rendering import render_orbit
@@ -67,6 +66,8 @@ def write_outputs(pipeline: AlignedPipeline, run: Run) -> AlignedOutputs:
     """
     from PIL import Image
 
+    from invert3d_ns.alignment.checkpoints import load_clip
+
     objects = len(pipeline.prompts)
     # Of two objects the way there; of more through all of them, and not back again either.
     stops = [index / (objects * _BETWEEN) for index in range((objects - 1) * _BETWEEN + 1)]
@@ -80,7 +81,8 @@ def write_outputs(pipeline: AlignedPipeline, run: Run) -> AlignedOutputs:
     with atomic_path(views_path) as temporary:
         Image.fromarray(picture).save(temporary, format="PNG")
     vertices = shown[::_BETWEEN]
-    similarities = [clip_similarity(prompt, views) for prompt, views in zip(pipeline.prompts, vertices, strict=True)]
+    towers = load_clip("bundled", vertices[0].device)
+    similarities = [towers.similarity(views, prompt) for prompt, views in zip(pipeline.prompts, vertices, strict=True)]
     pairs = [(i, j) for i in range(objects) for j in range(i + 1, objects)]
     with pipeline.prior.use() as prior:
         info = prior.info

@@ -86,7 +86,7 @@ class ReconstructPhase(Phase):
     @torch.no_grad()
     def denoise(self, views: Float[Tensor, "F 3 S S"], ring: int, seed: int) -> Float[Tensor, "F 3 S S"]:
         """Views of a ring after a trajectory up without guidance and down with it, RGB in [0, 1]."""
-        from invert3d_ns.guidance.trajectories import start_noise, walk
+        from invert3d_ns.guidance.trajectories import edit_along, start_noise
 
         settings = self.pipeline.config.reconstruct
         cameras = camera_condition(self.azimuths[ring], self.elevations[ring])[None]
@@ -96,11 +96,9 @@ class ReconstructPhase(Phase):
             latents = prior.encode_images(views[None])
             noise = start_noise(latents, random_stream("views to reconstruct", seed, ring))
             conditions = self.conditions_of(prior, ring)
-            cameras = cameras.to(latents.device)
-            first = torch.zeros(1, dtype=torch.long, device=latents.device)
-            up, _ = walk(prior, conditions.unguided(), prior.add_noise(latents, noise, first), nodes, cameras)
-            down, _ = walk(prior, conditions, up[-1], nodes[::-1], cameras)
-            return prior.decode_latents(down[-1])[0].to(views)
+            unguided, cameras = conditions.unguided(), cameras.to(latents.device)
+            _, edited = edit_along(prior, unguided, conditions, latents, noise, nodes, cameras)
+            return prior.decode_latents(edited[0])[0].to(views)
 
     def optimizers(self, configured: dict[str, Any]) -> Optimizers:
         """The configured optimizer of each group of the splats' parameters; its rate falls to a tenth."""

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from rich.markup import escape
-from torch import Tensor
 
 from invert3d_ns.base.commandline import quoted_command
 from invert3d_ns.base.files import atomic_path
@@ -47,17 +46,6 @@ class TextOutputs:
     """A target and a source color for the edit that is suggested."""
 
 
-def clip_similarity(prompt: str, views: Float[Tensor, "F 3 H W"]) -> float:
-    """Mean cosine, by the bundled CLIP, of views in [0, 1] and a prompt."""
-    from invert3d_ns.alignment.checkpoints import load_clip
-
-    towers = load_clip("bundled", views.device)
-    with torch.no_grad():
-        return float(
-            torch.nn.functional.cosine_similarity(towers.encode_image(views), towers.encode_text([prompt])).mean()
-        )
-
-
 def write_outputs(pipeline: TextToSplatsPipeline, run: Run) -> TextOutputs:
     """Write ``views.png`` and ``metrics.json``, each complete or not at all.
 
@@ -65,6 +53,8 @@ def write_outputs(pipeline: TextToSplatsPipeline, run: Run) -> TextOutputs:
         InputError: a file cannot be written.
     """
     from PIL import Image
+
+    from invert3d_ns.alignment.checkpoints import load_clip
 
     config = pipeline.config
     splats = pipeline.splats().to(pipeline.device)
@@ -80,7 +70,7 @@ def write_outputs(pipeline: TextToSplatsPipeline, run: Run) -> TextOutputs:
     document = {
         "prompt": prompt,
         "negative_prompt": negative,
-        "clip_similarity": round(clip_similarity(prompt, views), 4),
+        "clip_similarity": round(load_clip("bundled", views.device).similarity(views, prompt), 4),
         "splats": len(splats),
         "unet_samples": pipeline.unet_samples,
         "seconds": {name: round(value, 2) for name, value in run.seconds.items()},

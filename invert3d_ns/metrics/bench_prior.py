@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from statistics import median
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ import torch
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.metrics.random_prior import RandomPrior, Size, random_prior
-from invert3d_ns.metrics.tensor_memory import TensorMemory, tensor_bytes
+from invert3d_ns.metrics.tensor_memory import TensorMemory, fake_tensors, tensor_bytes
 from invert3d_ns.metrics.timing import milliseconds
 from invert3d_ns.prior.conditions import Conditions
 from invert3d_ns.prior.memory import apply_prior_options, prior_networks
@@ -135,7 +135,7 @@ def _measure(
     precision = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     dtype = precision.get(options.precision, torch.float32 if device == "cpu" else torch.bfloat16)
     results: dict[Work, tuple[float | None, int]] = {}
-    with _fake() if device == "meta" else nullcontext():
+    with fake_tensors() if device == "meta" else nullcontext():
         real = "cuda" if device == "cuda" else "cpu"
         # What is offloaded starts in main memory, as it does when a prior is loaded.
         prior = random_prior(size, "cpu" if options.offload != "none" else real, dtype)
@@ -145,7 +145,7 @@ def _measure(
         for work, run in _work(prior, vectors).items():
             if work not in _ONLY.get(name, tuple(WHAT)):
                 continue
-            seconds, peak = _once(run, prior)
+            seconds, peak = measure_once(run, prior)
             if runs and device != "meta":
                 seconds = median(milliseconds(run, prior.device) for _ in range(runs)) / 1e3
             results[work] = (None if device == "meta" else seconds, peak)
@@ -187,8 +187,8 @@ def _work(prior: RandomPrior, vectors: int) -> dict[Work, Callable[[], Any]]:
     return {"inversion": inversion, "sampling": sampling, "encoding": encoding, "decoding": decoding}
 
 
-def _once(run: Callable[[], Any], prior: RandomPrior) -> tuple[float, int]:
-    """Seconds and peak bytes of one run."""
+def measure_once(run: Callable[[], Any], prior: RandomPrior) -> tuple[float, int]:
+    """Seconds and peak bytes of one run, weights that are not offloaded included; see :func:`bench_prior`."""
     if prior.device.type == "cuda":
         run()  # libraries choose kernels in the first run, and need memory to try them
         torch.cuda.reset_peak_memory_stats(prior.device)
@@ -203,12 +203,3 @@ def _once(run: Callable[[], Any], prior: RandomPrior) -> tuple[float, int]:
     with TensorMemory(weights) as memory:
         seconds = milliseconds(run, prior.device) / 1e3
     return seconds, memory.peak + (0 if prior.offload is not None else tensor_bytes(weights))
-
-
-@contextmanager
-def _fake() -> Iterator[None]:
-    """Tensors in this context have shapes and bytes but no content."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        yield

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -56,3 +57,12 @@ class TensorMemory(TorchDispatchMode):
 def tensor_bytes(tensors: Iterable[Tensor]) -> int:
     """Bytes of the storages of tensors; shared storage counts once."""
     return sum({tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}.values())
+
+
+@contextmanager
+def fake_tensors() -> Iterator[None]:
+    """Tensors that are made in this context have shapes and bytes but no content, and so has what is made of them."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield

@@ -98,13 +98,10 @@ def grade(
     """What the judge and CLIP say of views of what a prompt asks for, from azimuths in degrees; shares in [0, 1]."""
     right = judge.judge(images).right(expected_judgment([case], azimuths[None]))
     both = right["class"] * right["color"].nan_to_num(1.0)
-    similarity = torch.nn.functional.cosine_similarity(
-        towers.encode_image(images), towers.encode_text([case.text])
-    ).mean()
     return {
         **mean_shares(right),
         "class and color": float(both.mean()),
-        "clip": float(similarity),
+        "clip": towers.similarity(images, case.text),
         "saturation": saturation(images),
     }
 

@@ -26,6 +26,8 @@ VAE_PREFIX = "first_stage_model."
 CLIP_PREFIX = "cond_stage_model.transformer."
 OPEN_CLIP_PREFIX = "cond_stage_model.model."
 SD_SCALING_FACTOR = 0.18215
+SD2_TEXT_LAYERS = 23
+"""Layers of Stable Diffusion 2.x's text tower that are used, of 24."""
 
 
 def convert_unet(
@@ -62,7 +64,11 @@ def convert_unet(
     renamed = {UNET_PREFIX + re.sub(r"^camera_embed\.", "label_emb.0.", key): value for key, value in unet.items()}
     with torch.device("meta"):
         model = UNet2DConditionModel(**config)
-    load_strictly(model, convert_ldm_unet_checkpoint(renamed, config), "UNet", assign=True)
+    converted = convert_ldm_unet_checkpoint(renamed, config)
+    # Of keys that it does not know, such as half of a camera embedding, that function says nothing.
+    used = {id(value) for value in converted.values()}
+    unknown = {key: value for key, value in unet.items() if id(value) not in used}
+    load_strictly(model, converted | unknown, "UNet", assign=True)
     return model
 
 
@@ -89,8 +95,7 @@ def convert_vae(state: Mapping[str, Tensor], sample_size: int = 256) -> Autoenco
         "scaling_factor": SD_SCALING_FACTOR,
     }
     model = AutoencoderKL(**config)
-    converted = convert_ldm_vae_checkpoint(weights, config)
-    load_strictly(model, {key: value for key, value in converted.items() if key in model.state_dict()}, "autoencoder")
+    load_strictly(model, convert_ldm_vae_checkpoint(weights, config), "autoencoder")
     return model
 
 
@@ -98,28 +103,31 @@ def convert_text_encoder(state: Mapping[str, Tensor]) -> CLIPTextModel:
     """Build transformers' CLIP text model from the ``cond_stage_model.`` weights of a checkpoint, in float32.
 
     Stable Diffusion 1.x holds CLIP ViT-L/14 in transformers' names and uses its last layer; 2.x holds open_clip's
-    ViT-H/14 and uses the layer before the last, which is the same model without that layer.
+    ViT-H/14 and uses the layer before the last, which is the same model without that layer. Copies that were written
+    from diffusers' form have lost that layer already: the 23 that they have are all used.
 
     Raises:
         InputError: weights are missing or do not fit.
     """
-    from diffusers.loaders.single_file_utils import convert_ldm_clip_checkpoint, convert_open_clip_checkpoint
+    from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
     from transformers import CLIPTextConfig, CLIPTextModel
 
     is_open_clip = OPEN_CLIP_PREFIX + "token_embedding.weight" in state
     if is_open_clip:
-        layers = _count(state, re.escape(OPEN_CLIP_PREFIX) + r"transformer\.resblocks\.(\d+)\.") - 1
+        count = _count(state, re.escape(OPEN_CLIP_PREFIX) + r"transformer\.resblocks\.(\d+)\.")
+        layers = count if count == SD2_TEXT_LAYERS else count - 1
         last = f"{OPEN_CLIP_PREFIX}transformer.resblocks.{layers}."
         weights = {k: v for k, v in state.items() if k.startswith(OPEN_CLIP_PREFIX) and not k.startswith(last)}
         embedding = weights[OPEN_CLIP_PREFIX + "token_embedding.weight"]
         positions = weights[OPEN_CLIP_PREFIX + "positional_embedding"]
         feed_forward = weights[OPEN_CLIP_PREFIX + "transformer.resblocks.0.mlp.c_fc.weight"]
     else:
-        weights = {key: value for key, value in state.items() if key.startswith(CLIP_PREFIX)}
-        layers = _count(weights, re.escape(CLIP_PREFIX) + r"text_model\.encoder\.layers\.(\d+)\.")
-        embedding = weights[CLIP_PREFIX + "text_model.embeddings.token_embedding.weight"]
-        positions = weights[CLIP_PREFIX + "text_model.embeddings.position_embedding.weight"]
-        feed_forward = weights[CLIP_PREFIX + "text_model.encoder.layers.0.mlp.fc1.weight"]
+        found = {key.removeprefix(CLIP_PREFIX): value for key, value in state.items() if key.startswith(CLIP_PREFIX)}
+        weights = {key.removeprefix("text_model."): value for key, value in found.items()}
+        layers = _count(weights, r"encoder\.layers\.(\d+)\.")
+        embedding = weights["embeddings.token_embedding.weight"]
+        positions = weights["embeddings.position_embedding.weight"]
+        feed_forward = weights["encoder.layers.0.mlp.fc1.weight"]
     vocabulary, width = embedding.shape
     model = CLIPTextModel(
         CLIPTextConfig(
@@ -137,10 +145,8 @@ def convert_text_encoder(state: Mapping[str, Tensor]) -> CLIPTextModel:
         )
     )
     if is_open_clip:
-        converted = convert_open_clip_checkpoint(model, weights, prefix=OPEN_CLIP_PREFIX)
-    else:
-        converted = convert_ldm_clip_checkpoint(weights)
-    load_text_encoder(model, converted)
+        weights = convert_open_clip_checkpoint(model, weights, prefix=OPEN_CLIP_PREFIX)
+    load_text_encoder(model, weights)
     return model
 
 

@@ -5,6 +5,7 @@ Another layout is one entry in :data:`LAYOUTS`. Only tensors and ``config.json``
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.inputs import read_json
+from invert3d_ns.base.notices import warn
 from invert3d_ns.prior.conversion import (
     CLIP_PREFIX,
     OPEN_CLIP_PREFIX,
@@ -44,6 +46,9 @@ if TYPE_CHECKING:
     from invert3d_ns.prior.multiview import MultiViewPrior
 
 MVDREAM_SUFFIX = ", 3d asset"
+MULTI_VIEW_NAME = re.compile(r"mvdream|multi[-_ ]?view|\d[-_ ]?views?(?![a-z])", re.IGNORECASE)
+"""What multi-view models are called. Their other keys and shapes are Stable Diffusion's: MVDream's attention over all
+views is a way to call the same layers, and its weights are fine-tuned ones, which nothing marks."""
 SD_IMAGE_SIZE = 512
 """Pixels of a side of Stable Diffusion 1.x's pictures, which its single checkpoints do not say."""
 
@@ -96,7 +101,7 @@ def convert_source(source: Source, name: str) -> MultiViewPrior:
     """
     layout = LAYOUTS[find_layout(source)]
     try:
-        return _assemble(name, source, *layout.build(source))
+        prior = _assemble(name, source, *layout.build(source))
     except InputError:
         raise
     except KeyError as error:
@@ -104,6 +109,12 @@ def convert_source(source: Source, name: str) -> MultiViewPrior:
     except Exception as error:  # weights of unexpected shapes end in errors of all kinds
         detail = " ".join(str(error).split())[:120]
         raise InputError(f"{source.path} is of another model, or damaged ({detail}); download it again") from error
+    if not prior.takes_cameras and MULTI_VIEW_NAME.search(f"{name} {source.path.name}"):
+        warn(
+            f"{source.path} is named like a multi-view model, but has no camera embedding, and so is read as "
+            f"{layout.description}, which knows no cameras; if it was a multi-view model, download it again"
+        )
+    return prior
 
 
 def find_layout(source: Source) -> str:
@@ -235,6 +246,11 @@ _FOLDER_KEYS = {
         "text_encoder/embeddings.token_embedding.weight",
     ),
 }
+_FILE_TEXT_KEYS = (
+    CLIP_PREFIX + "text_model.embeddings.token_embedding.weight",
+    CLIP_PREFIX + "embeddings.token_embedding.weight",  # as transformers 5 names them
+    OPEN_CLIP_PREFIX + "token_embedding.weight",
+)
 
 LAYOUTS: dict[str, Layout] = {
     "mvdream": Layout(
@@ -243,10 +259,7 @@ LAYOUTS: dict[str, Layout] = {
             "UNet": (UNET_PREFIX + "input_blocks.0.0.weight",),
             "camera embedding": (UNET_PREFIX + "camera_embed.0.weight",),
             "autoencoder": (VAE_PREFIX + "encoder.conv_in.weight",),
-            "text encoder": (
-                CLIP_PREFIX + "text_model.embeddings.token_embedding.weight",
-                OPEN_CLIP_PREFIX + "token_embedding.weight",
-            ),
+            "text encoder": _FILE_TEXT_KEYS,
         },
         _build_file,
     ),
@@ -269,10 +282,7 @@ LAYOUTS: dict[str, Layout] = {
         {
             "UNet": (UNET_PREFIX + "input_blocks.0.0.weight",),
             "autoencoder": (VAE_PREFIX + "encoder.conv_in.weight",),
-            "text encoder": (
-                CLIP_PREFIX + "text_model.embeddings.token_embedding.weight",
-                OPEN_CLIP_PREFIX + "token_embedding.weight",
-            ),
+            "text encoder": _FILE_TEXT_KEYS,
         },
         _build_single_view_file,
     ),

@@ -181,10 +181,19 @@ def bench_compile(folder: Path, rehearse: bool) -> dict[str, Any]:
 
 
 def _bench(folder: Path, rehearse: bool, names: Sequence[str]) -> dict[str, Any]:
-    size, device, runs = ("tiny", "cpu", 1) if rehearse else ("sd1.5", "cuda", 3)
+    return _table(folder, rehearse, "prior", "sd1.5", "--options", *names)
+
+
+def guidance(folder: Path, rehearse: bool) -> dict[str, Any]:
+    """``invert3d bench guidance``: seconds and peak memory of a step of each kind at MVDream's size, random weights."""
+    return _table(folder, rehearse, "guidance", "sd2.1", "--groups", 1)
+
+
+def _table(folder: Path, rehearse: bool, what: str, size: str, *options: object) -> dict[str, Any]:
+    size, device, runs = ("tiny", "cpu", 1) if rehearse else (size, "cuda", 3)
     checks.command(
-        "invert3d_ns.cli", "bench", "prior", "--size", size, "--device", device, "--runs", runs,
-        "--out", folder / "out", "--options", *names, device=device,
+        "invert3d_ns.cli", "bench", what, "--size", size, "--device", device, "--runs", runs,
+        "--out", folder / "out", *options, device=device,
     )  # fmt: skip
     return {"rows": json.loads((folder / "out" / "table.json").read_text(encoding="utf-8"))["rows"]}
 
@@ -205,6 +214,7 @@ STEPS = [
     Step("demo", demo, 50, 120, needs_gsplat=True),
     Step("resume", resume, 50, 120, needs_gsplat=True),
     Step("train", train, 50, 80),
+    Step("guidance", guidance, 50, 120),
     Step("bench", bench, 60, 150),
     Step("train-wide", train_wide, 50, 80),
     Step("bench-compile", bench_compile, 60, 150, rehearsed=False),
