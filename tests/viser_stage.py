@@ -36,6 +36,14 @@ class Widget:
 
     on_click = on_update
 
+    def remove(self) -> None:
+        self.visible = False
+
+    def person_drags(self, position: Any) -> None:
+        """What viser does when a handle is dragged."""
+        self.position = position
+        self.tell(SOMEBODY)
+
     def tell(self, client: object) -> None:
         for callback in self.callbacks:
             callback(SimpleNamespace(client=client, target=self))
@@ -115,7 +123,11 @@ class Browser:
         return self.nodes[name]
 
     def add_spline_cubic_bezier(self, name, positions, control_points, **options):
-        self.nodes[name] = Widget((positions, control_points), visible=options["visible"])
+        self.nodes[name] = Widget((positions, control_points), visible=options.get("visible", True))
+        return self.nodes[name]
+
+    def add_label(self, name, text, position=(0.0, 0.0, 0.0)):
+        self.nodes[name] = Widget(content=text, position=position)
         return self.nodes[name]
 
     def set(self, **values: Any) -> None:

@@ -41,8 +41,11 @@ class AnchorHandles:
         self._server, self._ratio = server, VISER_NERFSTUDIO_SCALE_RATIO
         gui, names = server.gui, [f"{number}: {text}" for number, text in enumerate(self.host.prompts, 1)]
         with gui.add_folder("Hybrid", expand_by_default=False):
-            self.prompt = gui.add_dropdown("Object", names, hint="What the next anchor makes its surroundings")
-            self.kind = gui.add_dropdown("Between anchors", list(get_args(Interpolation)))
+            self.prompt = gui.add_dropdown(
+                "Object", names, names[0], hint="What the next anchor makes its surroundings"
+            )
+            kinds = get_args(Interpolation)
+            self.kind = gui.add_dropdown("Between anchors", kinds, kinds[0], hint="How one becomes the other")
             self.kind.on_update(lambda event: self._show())
             add = gui.add_button("Add anchor", hint="Then drag it: two or more make a hybrid")
             add.on_click(lambda event: self.add(names.index(self.prompt.value)))

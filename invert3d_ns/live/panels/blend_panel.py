@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ from nerfstudio.viewer.viewer_elements import ViewerControl, ViewerElement
 from invert3d_ns.live.panels.anchor_handles import AnchorHandles
 from invert3d_ns.live.panels.blend_triangle import BlendTriangle
 from invert3d_ns.live.panels.viewer_link import connect_viewer
-from invert3d_ns.live.panels.widgets import add_tab
+from invert3d_ns.live.panels.widgets import add_button_row, add_tab
 from invert3d_ns.scenes.blending import Blend, SameEverywhere, project_to_simplex, vertex
 
 if TYPE_CHECKING:
@@ -73,12 +73,12 @@ class BlendPanel(ViewerElement[str], ViewerControl):
             self.sliders = [gui.add_slider("Blend", 0.0, 1.0, 0.01, 0.0, hint=f"From {first} to {second}")]
         else:
             self.sliders = [
-                gui.add_slider(short(prompt), 0.0, 1.0, 0.01, float(index == 0)) for index, prompt in enumerate(prompts)
+                gui.add_slider(short(prompt), 0.0, 1.0, 0.01, float(index == 0), hint="Its share")
+                for index, prompt in enumerate(prompts)
             ]
         for slider in self.sliders:
             slider.on_update(lambda event: self._slid())
-        only = gui.add_button_group("Only", [str(number) for number in range(1, len(prompts) + 1)])
-        only.on_click(lambda event: self.show(vertex(int(only.value) - 1, len(prompts))))
+        add_button_row(gui, "Only", **{str(index + 1): self._only(index) for index in range(len(prompts))})
         if len(prompts) == 3:
             self.triangle = BlendTriangle(viser_server, list(map(short, prompts)), self.show)
         self.anchors = AnchorHandles(self.host, lambda: self.show(self.weights()))
@@ -89,6 +89,9 @@ class BlendPanel(ViewerElement[str], ViewerControl):
         super()._setup(viewer)
         self.host.model.follows_time = False
         connect_viewer(viewer, self.host, self.queue)
+
+    def _only(self, index: int) -> Callable[[], None]:
+        return lambda: self.show(vertex(index, len(self.host.prompts)))
 
     def weights(self) -> torch.Tensor:
         """What the sliders say: the shares of all objects."""
