@@ -29,11 +29,14 @@ if TYPE_CHECKING:
     from invert3d_ns.metrics.held_out import Prompt
     from invert3d_ns.metrics.judge import Judge
     from invert3d_ns.prior.multiview import MultiViewPrior
+    from invert3d_ns.world.objects import WorldObject
 
 VIEWS, ELEVATION = 8, 15.0
 """Views, and degrees from which they look down, that objects are compared in; none is one that they were made from."""
 STOPS = 9
 """Points of an edge."""
+DRAWS, NEAR = 40, 0.12
+"""True objects that made ones are compared with, part by part, and how far from their surface splats count."""
 _OPAQUE = 0.3
 """Splats of less opacity show no part."""
 COLUMNS: tuple[tuple[str, str, int], ...] = (
@@ -106,7 +109,9 @@ def measure_pair(
     )
     path = edge_smoothness(edge, towers)[CLIP]
     seen = (one.opacities.sigmoid() > _OPAQUE)[:, 0] & (two.opacities.sigmoid() > _OPAQUE)[:, 0]
-    parts = compare_pairings(one.means[seen], two.means[seen], case[0].object(), case[1].object())
+    places = one.means[seen].cpu(), two.means[seen].cpu()
+    truths = [likely_truth(prompt, points) for prompt, points in zip(case, places, strict=True)]
+    parts = compare_pairings(*places, *truths, within=NEAR)
     middle = edge[STOPS // 2]
     both = towers.encode_text([prompt.text for prompt in case])
     similar = torch.nn.functional.cosine_similarity(towers.encode_image(middle)[:, None], both[None], dim=-1)
@@ -118,6 +123,15 @@ def measure_pair(
         "parts by place": parts[IN_SPACE].mutual_information,
     }
     return figures, edge
+
+
+def likely_truth(prompt: Prompt, points: Float[Tensor, "M 3"]) -> WorldObject:
+    """The true object of a prompt on whose surface points lie best: of the proportions that its class may have."""
+    from invert3d_ns.world.distances import signed_distances
+
+    drawn = [prompt.object(seed) for seed in range(DRAWS)]
+    away = [float(signed_distances(item.primitives, points).amin(1).abs().mean()) for item in drawn]
+    return drawn[away.index(min(away))]
 
 
 def _poses(azimuths: Tensor, elevation: Tensor) -> Tensor:
