@@ -162,6 +162,7 @@ def test_a_given_object_stays_and_the_others_grow_from_it(stored: Path, tmp_path
         ({"prompts": ("a red cube", "A red  cube")}, "two prompts are the same"),
         ({"prompts": ("a red cube", " ")}, "a prompt is empty"),
         ({"prompt": "a red cube"}, "takes several prompts"),
+        ({"prompts": ("a red cube", "a ball", "pipeline.guidance:ism")}, "another flag between it and --prompts"),
         ({"pipeline__edge": 1.5}, r"--pipeline.edge is 1.5; give 0 to 1"),
         ({"prompts": ("a cube", "a cube " * 100)}, "77|tokens"),
         ({"pipeline__prior": "nonsense"}, "nonsense"),

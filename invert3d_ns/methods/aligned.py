@@ -87,6 +87,9 @@ class AlignedPipeline(TextToSplatsPipeline):
         if len(self.prompts) < 2:
             count = "one prompt alone is what ge3d makes" if self.prompts else "there are no prompts"
             raise InputError(f'{count}; give two or more to align: --prompts "a wooden chair" "a red armchair"')
+        for prompt in self.prompts:
+            if prompt.startswith("pipeline."):
+                raise InputError(f"{prompt!r} was taken for a prompt; give another flag between it and --prompts")
         plain = [" ".join(prompt.lower().split()) for prompt in self.prompts]
         if not all(plain):
             raise InputError("a prompt is empty; say what each object shall be")

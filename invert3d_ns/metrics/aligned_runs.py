@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from invert3d_ns.metrics.text_runs import make_splats, quiet_run, run_figures
+from invert3d_ns.metrics.text_runs import Variant, make_splats, quiet_run, run_figures
 
 if TYPE_CHECKING:
     from invert3d_ns.metrics.held_out import Prompt
@@ -35,7 +37,8 @@ class Pairing:
 
     name: str
     kind: str = "a3d"
-    """a3d: together. independent: each by ge3d. onward, backward: the second by ge3d from the first, or the reverse."""
+    """a3d: together. independent: each by ge3d. onward, backward: the second by ge3d from the first, or the reverse.
+    given: the second by a3d from the first, which stays. guided: the second by plain SDS from the first."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Of the pipeline, by dotted name."""
 
@@ -47,9 +50,13 @@ PAIRINGS = (
     Pairing("sequential, 1 to 2", "onward"),
     Pairing("sequential, 2 to 1", "backward"),
     Pairing("a3d, words never drawn together", settings={"start.align": 0.0}),
+    Pairing("given, a3d", "given"),
+    Pairing("given, plain SDS", "guided"),
     Pairing("a3d, SDS", settings={"steps": 100, "guidance.t_max": 0.8, "guidance.t_max_end": 0.4}),
 )
 """What can be compared, by name."""
+GUIDED_SAMPLES = 1000
+"""Views that the UNet is called for by plain SDS: about as many as a3d asks for of a given object."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,12 @@ def make_pair(pairing: Pairing, prompts: tuple[str, str], seed: int, prior: str)
         return _together(pairing, prompts, seed, prior)
     if pairing.kind == "independent":
         made = [make_splats(None, prompt, seed, prior) for prompt in prompts]
+    elif pairing.kind == "given":
+        return _together(pairing, prompts, seed, prior, make_splats(None, prompts[0], seed, prior).cloud)
+    elif pairing.kind == "guided":
+        first = make_splats(None, prompts[0], seed, prior)
+        plain = Variant("sds", "sds", {"t_max": 0.98, "t_max_end": 0.5})
+        made = [first, make_splats(plain, prompts[1], seed, prior, GUIDED_SAMPLES, given=first.cloud)]
     else:
         order = prompts if pairing.kind == "onward" else prompts[::-1]
         first = make_splats(None, order[0], seed, prior)
@@ -93,8 +106,11 @@ def make_pair(pairing: Pairing, prompts: tuple[str, str], seed: int, prior: str)
     return MadePair((one.cloud, two.cloud), one.samples + two.samples, one.seconds + two.seconds)
 
 
-def _together(pairing: Pairing, prompts: tuple[str, str], seed: int, prior: str) -> MadePair:
+def _together(
+    pairing: Pairing, prompts: tuple[str, str], seed: int, prior: str, given: SplatCloud | None = None
+) -> MadePair:
     from invert3d_ns.methods.aligned import aligned_objects
+    from invert3d_ns.scenes.ply import write_splats
     from invert3d_ns.scenes.runs import read_run_objects
 
     config: Any = aligned_objects("a3d")
@@ -107,6 +123,10 @@ def _together(pairing: Pairing, prompts: tuple[str, str], seed: int, prior: str)
             target = getattr(target, step)
         assert hasattr(target, last), name
         setattr(target, last, value)
-    with quiet_run(config) as run:
-        first, second = read_run_objects(run)
-        return MadePair((first, second), *run_figures(run))
+    with tempfile.TemporaryDirectory(prefix="invert3d-start-") as folder:
+        if given is not None:
+            config.data = Path(folder) / "given.ply"
+            write_splats(config.data, given, up="z")
+        with quiet_run(config) as run:
+            first, second = read_run_objects(run)
+            return MadePair((first, second), *run_figures(run))
