@@ -1,0 +1,122 @@
+"""Which cells of the object's cube hold something of any of the objects that share a field.
+
+nerfacc keeps the cells (their running maximum, their threshold) on every device, and marches through them on a GPU
+where its kernels are compiled. Elsewhere :mod:`.ray_marching` asks cell by cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from jaxtyping import Bool, Float
+from nerfacc import OccGridEstimator
+from torch import Tensor, nn
+
+from invert3d_ns.base.notices import warn
+from invert3d_ns.base.random import global_stream
+from invert3d_ns.scenes.ray_marching import Rays, Samples
+
+RESOLUTION = 32
+"""Cells along each edge (A3D, official code)."""
+EVERY = 16
+"""Steps between two updates (A3D, official code)."""
+LEAST = 0.01
+"""Opacity across a cell's edge from which on it is occupied."""
+_WARM_UP = 256
+"""Steps for which all cells are evaluated; afterwards half of them, at random."""
+
+PointDensity = Callable[[Float[Tensor, "M 3"], Float[Tensor, "M K"]], Float[Tensor, " M"]]
+"""Density at points under weights of their own."""
+
+
+class Occupancy(nn.Module):
+    """A grid over the cube from -1 to 1, occupied everywhere until its first update.
+
+    Args:
+        objects: that share the field.
+    """
+
+    def __init__(self, objects: int) -> None:
+        super().__init__()
+        self.objects = objects
+        self.grid = OccGridEstimator([-1.0, -1.0, -1.0, 1.0, 1.0, 1.0], resolution=RESOLUTION)  # type: ignore[arg-type]
+        self.grid.binaries.fill_(True)
+
+    @property
+    def binaries(self) -> Bool[Tensor, "X Y Z"]:
+        """Which cells are occupied."""
+        return self.grid.binaries[0]
+
+    def holds(self, points: Float[Tensor, "*M 3"]) -> Bool[Tensor, "*M"]:
+        """Whether points lie in occupied cells; those out of the cube lie in none."""
+        places = ((points + 1) * (RESOLUTION / 2)).floor()
+        inside = ((places >= 0) & (places < RESOLUTION)).all(-1)
+        cells = places.clamp(0, RESOLUTION - 1) @ places.new_tensor([RESOLUTION**2, RESOLUTION, 1.0])
+        return self.binaries.flatten()[cells.long()] & inside
+
+    @property
+    def share(self) -> float:
+        """Share of the cells that are occupied."""
+        return float(self.grid.binaries.float().mean())
+
+    def update(self, step: int, density: PointDensity, generator: torch.Generator) -> None:
+        """Look at the field again, in every 16th step, each cell at a random point of its own and of the simplex.
+
+        A3D draws the latter from a cube; half of these here are vertices, half evenly distributed over the simplex.
+
+        Args:
+            step: of training; 0 evaluates all cells.
+            density: of the field.
+            generator: of the random points, on the CPU.
+        """
+        if step % EVERY:
+            return
+
+        def opacity(points: Float[Tensor, "M 3"]) -> Float[Tensor, "M 1"]:
+            weights = spread_weights(len(points), self.objects, generator).to(points)
+            return (density(points, weights) * (2 / RESOLUTION))[:, None]
+
+        self.grid.train()  # or it refuses
+        seed = int(torch.randint(2**62, (), generator=generator))
+        with torch.no_grad(), global_stream("points of cells", self.grid.occs.device, seed):
+            self.grid.update_every_n_steps(step, opacity, occ_thre=LEAST, warmup_steps=_WARM_UP, n=EVERY)
+
+    def marches_on_gpu(self, device: torch.device) -> bool:
+        """Whether :meth:`march_on_gpu` works."""
+        return device.type == "cuda" and _has_kernels()
+
+    def march_on_gpu(
+        self,
+        rays: Rays,
+        chosen: Tensor,
+        near: Float[Tensor, " N"],
+        far: Float[Tensor, " N"],
+        step: float,
+    ) -> Samples:
+        """Samples of the chosen N rays in occupied cells between two distances, by nerfacc's kernels."""
+        part = rays[chosen]
+        index, starts, ends = self.grid.sampling(
+            part.origins, part.directions, t_min=near, t_max=far, render_step_size=step
+        )
+        return Samples(chosen[index], (starts + ends) / 2, ends - starts)
+
+
+def spread_weights(count: int, objects: int, generator: torch.Generator) -> Float[Tensor, "M K"]:
+    """Random points of the simplex: every other one a vertex, the others evenly distributed (Dirichlet of ones)."""
+    inside = -torch.rand(count, objects, generator=generator).clamp_min(1e-12).log()
+    inside /= inside.sum(-1, keepdim=True)
+    corners = torch.eye(objects)[torch.randint(objects, (count,), generator=generator)]
+    return torch.where((torch.arange(count) % 2 == 0)[:, None], corners, inside)
+
+
+@cache
+def _has_kernels() -> bool:
+    """Whether nerfacc's CUDA kernels are there, or can be compiled."""
+    try:
+        from nerfacc.cuda._backend import _C
+    except Exception as error:  # whatever a compiler says
+        warn(f"nerfacc's kernels cannot be compiled ({error}); rays are marched in torch, which is slower")
+        return False
+    return _C is not None
