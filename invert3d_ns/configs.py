@@ -12,6 +12,7 @@ compat.install_remedies()
 from nerfstudio.plugins.types import MethodSpecification  # noqa: E402
 
 from invert3d_ns.methods.aligned import aligned_objects  # noqa: E402
+from invert3d_ns.methods.aligned_field import aligned_field  # noqa: E402
 from invert3d_ns.methods.invert3d import InversionPipelineConfig  # noqa: E402
 from invert3d_ns.methods.text_to_splats import text_to_splats  # noqa: E402
 from invert3d_ns.runs.nerfstudio_commands import adopt_nerfstudio_commands  # noqa: E402
@@ -95,6 +96,14 @@ a3d = MethodSpecification(
     description=_description(
         "a3d",
         "A3D: several prompts become objects of one scene, part by part alike, with all that lies between them.",
+        FLAGS_OF_PROMPTS,
+    ),
+)
+a3d_nerf = MethodSpecification(
+    config=aligned_field("a3d-nerf"),
+    description=_description(
+        "a3d-nerf",
+        "A3D as published: the objects share one radiance field over places and weights; splats are fitted to it.",
         FLAGS_OF_PROMPTS,
     ),
 )

@@ -63,6 +63,7 @@ class AlignedPipeline(TextToSplatsPipeline):
 
     config: AlignedConfig
     model: LatentSplatModel
+    least_prompts = 2
 
     def __init__(self, config: AlignedConfig, device: str, **kwargs: Any) -> None:
         self.prompts = tuple(config.prompts)
@@ -84,9 +85,13 @@ class AlignedPipeline(TextToSplatsPipeline):
         """
         if self.config.model.prompt:
             raise InputError('this method takes several prompts: --prompts "a wooden chair" "a red armchair"')
-        if len(self.prompts) < 2:
+        if len(self.prompts) < self.least_prompts:
             count = "one prompt alone is what ge3d makes" if self.prompts else "there are no prompts"
             raise InputError(f'{count}; give two or more to align: --prompts "a wooden chair" "a red armchair"')
+        if self.has_start() and len(self.prompts) < 2:
+            raise InputError(
+                "--data is the first object, and no prompt says what the second shall be; give two prompts"
+            )
         for prompt in self.prompts:
             if prompt.startswith("pipeline."):
                 raise InputError(f"{prompt!r} was taken for a prompt; give another flag between it and --prompts")
@@ -149,11 +154,15 @@ class AlignedPipeline(TextToSplatsPipeline):
         phases: list[Phase] = []
         if self.has_start() or self.start_kind(prior) == "views":
             phases.append(AlignedStartPhase(self))
-        if steps := self.guided_steps(prior, OFFICIAL_STEPS):
+        if steps := self.guided_steps(prior):
             phases.append(AlignedDistillPhase(self, steps))
         if fit := self.fit_steps(prior):
             phases.append(AlignedReconstructPhase(self, fit))
         return phases
+
+    def guided_steps(self, prior: MultiViewPrior, official: int = OFFICIAL_STEPS) -> int:
+        """See :meth:`TextToSplatsPipeline.guided_steps`."""
+        return super().guided_steps(prior, official)
 
     def report_phase(self) -> Phase:
         """The phase that says what became of it all."""

@@ -28,6 +28,8 @@ class AlignedDistillPhase(DistillPhase):
 
     title = "Following the prompts"
     pipeline: AlignedPipeline
+    rolls_away_from_given = True
+    """Whether a given object, which stays in any case, is never looked at by itself."""
 
     def settings_key(self) -> dict[str, Any]:
         """As of one object, and where on the simplex it looks."""
@@ -40,7 +42,7 @@ class AlignedDistillPhase(DistillPhase):
         config, objects = self.pipeline.config, len(self.pipeline.prompts)
         generator = random_stream("points of the simplex", self._seed, index)
         weights = draw_weights(objects, generator, edge=config.edge, interior=config.interior)
-        if self.pipeline.has_start() and weights[0] == 1:  # what is given stays: look at another object
+        if self.rolls_away_from_given and self.pipeline.has_start() and weights[0] == 1:
             weights = weights.roll(1 + index % (objects - 1))
         return weights
 
@@ -77,8 +79,8 @@ class AlignedReconstructPhase(ReconstructPhase):
         blends = torch.tensor(pipeline.config.blends())
         if pipeline.has_start():
             blends = blends[blends[:, 0] < 1]
-        rings = len(self.azimuths)
-        self.weights = blends.repeat(rings, 1)
+        self.rings = len(self.azimuths)
+        self.weights = blends.repeat(self.rings, 1)
         self.azimuths = self.azimuths.repeat_interleave(len(blends), 0)
         self.elevations = self.elevations.repeat_interleave(len(blends), 0)
 

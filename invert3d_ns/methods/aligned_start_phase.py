@@ -42,6 +42,7 @@ class AlignedStartPhase(Phase):
     def __init__(self, pipeline: AlignedPipeline) -> None:
         self.pipeline = pipeline
         self._views: Float[Tensor, "P F 3 H W"] | None = None
+        self._given: Float[Tensor, "F 3 H W"] | None = None
         self._weights = torch.tensor(pipeline.config.blends())
 
     def settings_key(self) -> dict[str, Any]:
@@ -97,7 +98,10 @@ class AlignedStartPhase(Phase):
         if given is not None:
             start = lambda t: prior.add_noise(given.expand(count, -1, -1, -1, -1), noise, t)  # noqa: E731
         latents = denoise(prior, noise, predict, steps=steps, strength=strength, start=start, callback=count_and_report)
-        return torch.stack([prior.decode_latents(some) for some in latents])
+        found = torch.stack([prior.decode_latents(some) for some in latents])
+        if self._given is not None:  # it is what it is
+            found[self._weights[:, 0] == 1] = self._given.to(found)
+        return found
 
     def _given_latents(self, prior: MultiViewPrior) -> Latents | None:
         """Latents of the views of the object that is given; None where there is none."""
@@ -107,8 +111,8 @@ class AlignedStartPhase(Phase):
 
         azimuths, elevations = self.orbit()
         cloud = self.pipeline.model.cloud().to(self.pipeline.device)
-        views = render_orbit(cloud, azimuths, elevations, self.pipeline.view_size)
-        return prior.encode_images(views[None].to(prior.device))
+        self._given = render_orbit(cloud, azimuths, elevations, self.pipeline.view_size)
+        return prior.encode_images(self._given[None].to(prior.device))
 
     def step(self, run: Run, index: int) -> StepOutput:
         """Fit the objects."""

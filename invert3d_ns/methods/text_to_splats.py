@@ -155,7 +155,7 @@ class TextToSplatsPipeline(SplatScene, PhasedPipeline):
         phases: list[Phase] = []
         if not self.has_start() and self.start_kind(prior) == "views":
             phases.append(StartPhase(self))
-        if steps := self.guided_steps(prior, OFFICIAL_STEPS):
+        if steps := self.guided_steps(prior):
             phases.append(DistillPhase(self, steps))
         if fit := self.fit_steps(prior):
             phases.append(ReconstructPhase(self, fit))
@@ -165,7 +165,7 @@ class TextToSplatsPipeline(SplatScene, PhasedPipeline):
         """The phase that says what became of it all."""
         return ReportPhase(self)
 
-    def guided_steps(self, prior: MultiViewPrior, official: int) -> int:
+    def guided_steps(self, prior: MultiViewPrior, official: int = OFFICIAL_STEPS) -> int:
         """Steps of following the words: the settings', else none with the bundled prior, ``official`` with others."""
         if self.config.steps is not None:
             return self.config.steps
