@@ -52,7 +52,7 @@ FLAGS_OF_PROMPTS = """Of the flags below these matter; the others have defaults 
   --prompts "WORDS" "WORDS"   what the objects shall be, alike in structure: "a wooden chair" "a red armchair"
   --data PATH                 the first object, which stays as it is: splats (a file or a run); its words come first
   --pipeline.edge P           how often what lies between two objects is looked at (0.5); 0: they drift apart
-  --pipeline.start.align A    how long their words are one while the first views are made (0.75)
+  --pipeline.start.align A    how far they are drawn to one structure, 0 to 1
   --pipeline.steps N          steps of following the words; 0: first objects from the prior's views
   --pipeline.prior NAME       the multi-view diffusion model: bundled, mvdream-sd2.1, or a path
   --output-dir PATH           runs go to PATH/PROMPTS/METHOD/TIME (outputs)

@@ -19,9 +19,11 @@ from invert3d_ns.scenes.latent_splats import LatentSplatModelConfig
 class AlignedStartSettings(StartSettings):
     """The first objects, aligned from the start: views of all of them, and of the middles between, in one pass."""
 
-    align: Annotated[float, at_least(0, 1)] = 0.75
-    """Share of the denoising, from its start, in which every object's words are drawn to those of all: the objects
-    settle on one structure. 0: they share the noise alone."""
+    align: Annotated[float, at_least(0, 1)] | None = None
+    """How far the objects are drawn to one structure. With priors that draft views (bundled), this share of each
+    object's draft is that of all prompts mixed, while its words are its own: 1 if not given. With others, the words
+    are drawn to those of all, less and less, in this first share of the denoising: 0.5. 0: they share the noise
+    alone."""
     strength: Annotated[float, at_least(0.1, 1)] = 0.85
     """Of a given object (--data): how much of the diffusion its views go up and down again to become the others'."""
 

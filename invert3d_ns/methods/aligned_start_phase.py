@@ -28,10 +28,11 @@ _SHOWN = 4
 class AlignedStartPhase(Phase):
     """Samples views of every object, and of the middle of every edge, in one pass, and fits the scene in one step.
 
-    All start from one noise. In the first part of the denoising every object's words are drawn to the mean of all
-    prompts, less and less: so the objects settle on one structure before each becomes what it is. (The successor of A3D
-    pulls the velocities of both objects to that of their middle, strongly at first, for the same end.) Views of an
-    object that is given start from its own instead, noised.
+    All start from one noise, and settle on one structure before each becomes what it is: of a prior that drafts what
+    words say, every object gets the draft of all prompts mixed; of another, every object's words are drawn to the mean
+    of all, less and less, in the first part of the denoising. (The successor of A3D pulls the velocities of both
+    objects to that of their middle, strongly at first, for the same end.) Views of an object that is given start from
+    its own instead, noised.
 
     Args:
         pipeline: the scene, and the prompts.
@@ -82,11 +83,8 @@ class AlignedStartPhase(Phase):
         taken, done = count_steps(steps, strength), 0
 
         def predict(noisy: Latents, t: Timesteps) -> Latents:
-            drawn = max(1 - done / (settings.align * taken), 0.0) if settings.align else 0.0
-            middle = torch.full_like(self._weights, 1 / self._weights.shape[1])
-            conditions = self.pipeline.conditions(
-                prior, settings.guidance_scale, torch.lerp(self._weights, middle, drawn)
-            )
+            drawn = self.pipeline.drawn_together(prior, done / taken)
+            conditions = self.pipeline.conditions(prior, settings.guidance_scale, self._weights, drawn=drawn)
             return conditions.predict(prior, noisy, t, cameras)
 
         def count_and_report(index: int, latents: Tensor) -> None:

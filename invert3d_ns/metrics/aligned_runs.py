@@ -49,7 +49,7 @@ PAIRINGS = (
     Pairing("independent", "independent"),
     Pairing("sequential, 1 to 2", "onward"),
     Pairing("sequential, 2 to 1", "backward"),
-    Pairing("a3d, words never drawn together", settings={"start.align": 0.0}),
+    Pairing("a3d, never drawn together", settings={"start.align": 0.0}),
     Pairing("given, a3d", "given"),
     Pairing("given, plain SDS", "guided"),
     Pairing("a3d, SDS", settings={"steps": 100, "guidance.t_max": 0.8, "guidance.t_max_end": 0.4}),

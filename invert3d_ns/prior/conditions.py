@@ -41,6 +41,9 @@ class Conditions:
     directions: tuple[tuple[Float[Tensor, "1 L C"], Float[Tensor, "1 L C"], float], ...] = ()
     """(towards, from, amount): differences of predictions that are added, ``direction_scale`` times the amount."""
     direction_scale: float = 1.0
+    drafted: Float[Tensor, "P L C"] | None = None
+    """What the draft of ``positive`` is made of, where not of itself: the structure of one thing, the words of another.
+    Priors that make no drafts do not look at it."""
 
     @classmethod
     def of_prompt(
@@ -124,7 +127,10 @@ class Conditions:
             weights[0] = self.token_weights
             weights = weights.expand(-1, len(noisy), -1)
         stacked = torch.stack([context.expand(len(noisy), -1, -1) for context in contexts])
-        predictions = prior.predict_each(noisy, t, stacked, cameras, token_weights=weights)
+        drafts_of = stacked
+        if self.drafted is not None:
+            drafts_of = torch.cat([self.drafted.expand(len(noisy), -1, -1)[None], stacked[1:]])
+        predictions = prior.predict_each(noisy, t, stacked, cameras, token_weights=weights, drafts_of=drafts_of)
         result = predictions[0]
         if guided:
             result = classifier_free_guidance(
@@ -138,7 +144,7 @@ class Conditions:
 
     def draft(self, prior: MultiViewPrior, cameras: Float[Tensor, "B F 16"]) -> Latents | None:
         """The prior's draft of the positive contexts, without guidance and directions; None if it drafts nothing."""
-        context = self.positive.expand(len(cameras), -1, -1)
+        context = (self.positive if self.drafted is None else self.drafted).expand(len(cameras), -1, -1)
         weights = None if self.token_weights is None else self.token_weights.expand(len(cameras), -1)
         return prior.draft(context, cameras, token_weights=weights)
 

@@ -254,12 +254,15 @@ class MultiViewPrior(NoiseSchedule):
         cameras: Float[Tensor, "B F 16"],
         *,
         token_weights: Float[Tensor, "K B L"] | None = None,
+        drafts_of: Float[Tensor, "K B L C"] | Float[Tensor, "K B F L C"] | None = None,
     ) -> Float[Tensor, "K B F c h w"]:
         """The UNet's own prediction for each of K conditions of the same latents, in one batch.
 
         ``token_weights`` multiply the cross-attention to each token after the softmax (Invert3D eq. 11).
+        Drafts are made of ``drafts_of`` if given, else of the conditions themselves.
         """
         count = len(contexts)
+        read = (contexts if drafts_of is None else drafts_of).flatten(0, 1)
         contexts, cameras = contexts.flatten(0, 1), torch.cat([cameras] * count)
         weights = None if token_weights is None else token_weights.flatten(0, 1)
         together = run_unet(
@@ -269,7 +272,7 @@ class MultiViewPrior(NoiseSchedule):
             contexts,
             cameras,
             weights,
-            self.draft(contexts, cameras, noisy.shape[-1], weights),
+            self.draft(read, cameras, noisy.shape[-1], weights),
         )
         return together.unflatten(0, (count, -1))
 
