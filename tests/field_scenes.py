@@ -7,7 +7,8 @@ import torch
 from invert3d_ns.scenes.latent_field import LatentField, LatentFieldConfig
 from invert3d_ns.scenes.latent_field_model import LatentFieldModel, LatentFieldModelConfig
 from invert3d_ns.scenes.occupancy import Occupancy
-from invert3d_ns.scenes.ray_marching import Rays, place_samples
+from invert3d_ns.scenes.ray_marching import Rays, Samples, place_samples
+from invert3d_ns.scenes.spatial_features import PlaneFeatures
 
 RADIUS = 0.5
 """Of the ball."""
@@ -29,6 +30,12 @@ def make_model(objects: int = 2, seed: int = 0, samples: int = 32, **settings) -
     return config.setup(scene_box=None, num_train_data=1)
 
 
+def planes_of(field: LatentField) -> torch.Tensor:
+    """The texels of a field's planes."""
+    assert isinstance(field.features, PlaneFeatures)
+    return field.features.planes
+
+
 @torch.no_grad()
 def make_ball(field: LatentField, density: float = 400.0) -> None:
     """A solid ball around the origin, under all weights."""
@@ -40,7 +47,8 @@ def make_ball(field: LatentField, density: float = 400.0) -> None:
 @torch.no_grad()
 def make_cones(field: LatentField) -> None:
     """Cones from the origin: around -x of the first of two objects, around +x of the second, nothing in between."""
-    head, texels = field.density_head, field.features.planes
+    head, texels = field.density_head, planes_of(field)
+    assert head.weights is not None
     field.config.blob_density, field.config.blob_radius = 400.0, 2 / 7
     texels[0, 0] = torch.linspace(-1, 1, texels.shape[-1])  # x, which linear interpolation keeps
     for parameter in head.parameters():
@@ -76,5 +84,6 @@ def plain_render(field, rays: Rays, weights, count: int, offset: float = 0.5):
     return torch.stack(colors), torch.stack(alphas), torch.stack(depths)
 
 
-def all_samples(rays: Rays, count: int):
+def all_samples(rays: Rays, count: int) -> Samples:
+    """Samples along rays, none left out."""
     return place_samples(rays, Occupancy(1), count)

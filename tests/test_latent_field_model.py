@@ -128,7 +128,8 @@ def test_views_come_with_what_regularizers_read(poses: torch.Tensor) -> None:
     assert len(views.directions) == len(drawn.weights) == len(drawn.samples)
     loss = orientation_loss(drawn.weights, drawn.sample_normals, views.directions, int((views.alpha > 0).sum()))
     loss.backward()
-    assert bool(model.field.density_head.out.weight.grad.abs().sum() > 0)
+    slope = model.field.density_head.out.weight.grad
+    assert slope is not None and bool(slope.abs().sum() > 0)
     assert plain.normals is None and plain.drawn.sample_normals is None
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -62,6 +64,11 @@ class Occupancy(nn.Module):
         return self.binaries.flatten()[cells.long()] & inside
 
     @property
+    def held(self) -> Float[Tensor, " C"]:
+        """What each cell held lately: density by the edge of a cell, at most."""
+        return cast(Tensor, self.grid.occs)
+
+    @property
     def share(self) -> float:
         """Share of the cells that are occupied."""
         return float(self.grid.binaries.float().mean())
@@ -90,7 +97,7 @@ class Occupancy(nn.Module):
 
         self.grid.train()  # or it refuses
         seed = int(torch.randint(2**62, (), generator=generator))
-        with torch.no_grad(), global_stream("points of cells", self.grid.occs.device, seed):
+        with torch.no_grad(), global_stream("points of cells", self.held.device, seed):
             self.grid.update_every_n_steps(
                 step, opacity, occ_thre=LEAST, ema_decay=DECAY, warmup_steps=_ALWAYS, n=EVERY
             )
@@ -129,8 +136,7 @@ def spread_weights(count: int, objects: int, generator: torch.Generator) -> Floa
 def _has_kernels() -> bool:
     """Whether nerfacc's CUDA kernels are there, or can be compiled."""
     try:
-        from nerfacc.cuda._backend import _C
+        return import_module("nerfacc.cuda._backend")._C is not None
     except Exception as error:  # whatever a compiler says
         warn(f"nerfacc's kernels cannot be compiled ({error}); rays are marched in torch, which is slower")
         return False
-    return _C is not None
