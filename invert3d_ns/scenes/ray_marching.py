@@ -108,7 +108,7 @@ def place_samples(rays: Rays, occupancy: Occupancy, count: int, offsets: Float[T
         if occupancy.marches_on_gpu(near.device):
             found.append(occupancy.march_on_gpu(rays, chosen, first[chosen] - step / 2, far[chosen], step))
             continue
-        distances = first[chosen, None] + torch.arange(count, device=near.device) * step
+        distances = first[chosen, None] + torch.arange(count, dtype=near.dtype, device=near.device) * step
         points = rays.origins[chosen, None] + distances[..., None] * rays.directions[chosen, None]
         row, column = (occupancy.holds(points) & (distances < far[chosen, None])).nonzero(as_tuple=True)
         distances = distances[row, column]
