@@ -14,9 +14,9 @@ STEPS, FIT = 4, 3
 PROMPTS = ("a red cube", "a blue ball")
 
 
-def configured(prior: Path | str, output_dir: Path, **options: Any):
+def configured(prior: Path | str, output_dir: Path, method: str = "a3d", **options: Any):
     """The method's own configuration with small numbers; ``options`` are dotted names with ``__`` for the dots."""
-    config: Any = copy.deepcopy(configs.a3d.config)
+    config: Any = copy.deepcopy(getattr(configs, method).config)
     small = {
         "output_dir": output_dir,
         "timestamp": "run",
