@@ -92,7 +92,9 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert document["command"].startswith("invert3d bench guidance") and "--size tiny" in document["command"]
 
 
-def test_no_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_measured_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="no groups of views are given"):
+        guidance_cost("tiny", "meta", groups=())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="no CUDA device; take --device cpu, or meta"):
         guidance_cost("tiny", "cuda")

@@ -65,12 +65,14 @@ def guidance_cost(
         those of an iteration over a whole schedule, which for ISM are not those of this one.
 
     Raises:
-        InputError: there is no such device.
+        InputError: there is no such device, or no number of groups.
     """
     from invert3d_ns.guidance.configs import GUIDANCE_CONFIGS
 
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("there is no CUDA device; take --device cpu, or meta, which counts memory without computing")
+    if not groups:
+        raise InputError("no groups of views are given; give --groups one number or more")
     rows: list[dict[str, Any]] = []
     for precision in precisions or (("fp32",) if device == "cpu" else ("fp32", "fp16")):
         with fake_tensors() if device == "meta" else nullcontext():
