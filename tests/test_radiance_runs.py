@@ -13,6 +13,8 @@ from synthetic import make_cloud
 from test_run_scenes import make_run
 
 from invert3d_ns.base.errors import InputError
+from invert3d_ns.scenes.cameras import orbit_camera_to_world, pinhole_cameras
+from invert3d_ns.scenes.radiance_fields import RadianceField, Sphere
 from invert3d_ns.scenes.radiance_runs import is_radiance_run, load_radiance_model
 from invert3d_ns.scenes.runs import NoSplats, last_checkpoint, read_run
 
@@ -171,7 +173,7 @@ def test_a_run_is_refused_in_one_line(copied, monkeypatch, make, says):
 
 
 @pytest.mark.parametrize("method", ["vanilla-nerf", "tensorf", "mipnerf"])
-def test_relatives_are_built_from_their_tensors_alone(method, tmp_path):
+def test_relatives_are_built_from_their_tensors_alone_and_drawn(method, tmp_path):
     """Registered models that know no images, or no box."""
     import copy
 
@@ -190,10 +192,18 @@ def test_relatives_are_built_from_their_tensors_alone(method, tmp_path):
         model = config.pipeline.model.setup(
             scene_box=SceneBox(torch.tensor([[-1.5] * 3, [1.5] * 3])), num_train_data=5, metadata={}
         )
+    for name, value in model.state_dict().items():
+        if "density" in name:  # something is there, everywhere
+            value.abs_().add_(1.0)
     (tmp_path / "nerfstudio_models").mkdir()
     (tmp_path / "config.yml").write_text(yaml.dump(config))
     state = {f"_model.{name}": value for name, value in model.state_dict().items()}
     torch.save({"pipeline": state}, tmp_path / "nerfstudio_models" / "step-000000001.ckpt")
     assert is_radiance_run(tmp_path)
-    again = load_radiance_model(tmp_path).state_dict()
+    loaded = load_radiance_model(tmp_path)
+    again = loaded.state_dict()
     assert all(torch.equal(again[name], value) for name, value in model.state_dict().items())
+    field = RadianceField(loaded, "run")
+    field.look_at(Sphere(torch.zeros(3), 1.0))
+    view, _ = field.render(pinhole_cameras(orbit_camera_to_world(torch.zeros(1), torch.zeros(1)), 6))
+    assert view.shape == (6, 6, 4) and view[0, 0, 3] == 0 < view[3, 3, 3] <= 1, "a sphere of fog"

@@ -23,12 +23,14 @@ from invert3d_ns.prior.checkpoints import save_prior
 from invert3d_ns.scenes.assets import SceneDataParserConfig, read_object
 from invert3d_ns.scenes.cameras import OBJECT_RADIUS, orbit_camera_to_world, pinhole_cameras
 from invert3d_ns.scenes.datasets import SceneDataset
+from invert3d_ns.scenes.posed_images import rising_orbit, spread_orbit
 from invert3d_ns.scenes.radiance_fields import RadianceField, Sphere
 from invert3d_ns.scenes.radiance_runs import load_radiance_model
 from invert3d_ns.scenes.radiance_scenes import RadianceScene
 from invert3d_ns.scenes.runs import read_run
 
 SIZE = 48
+OUTPUTS = ("rgb", "accumulation", "depth")
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +56,13 @@ def compare(found: torch.Tensor, true: torch.Tensor) -> tuple[float, float]:
     return float(both.sum() / (shown | expected).sum()), float((found - true)[..., :3].abs()[both].mean())
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_views_are_those_of_the_object_as_it_is(radiance_run, split):
+@pytest.mark.parametrize(("split", "orbit"), [("train", spread_orbit(4)), ("test", rising_orbit(3))])
+def test_views_are_those_of_the_object_as_it_is(radiance_run, split, orbit):
     """Although the images that the run was trained on are gone."""
     outputs = parse(radiance_run, split)
     assert outputs.metadata["has_alpha"] and not outputs.metadata["surroundings"]
-    assert [str(name) for name in outputs.image_filenames][0] == f"ball and box/{split}_0000.png"
+    assert torch.allclose(outputs.cameras.camera_to_worlds, orbit_camera_to_world(*orbit)[:, :3])
+    assert str(outputs.image_filenames[0]) == f"ball and box/{split}_0000.png"
     dataset = SceneDataset(outputs)
     views = torch.stack([dataset.get_data(index)["image"] for index in range(len(dataset))])
     transform = outputs.metadata["field"].transform
@@ -132,6 +135,18 @@ def test_skipping_what_is_empty_changes_no_view(radiance_run):
     assert (quick - whole)[both].abs().mean() < 0.01 and (surface - there)[both].norm(dim=-1).median() < 0.01
 
 
+@pytest.mark.parametrize("background", ["white", "last_sample", "random"])
+def test_colors_are_the_objects_own_where_it_is_thin(radiance_run, background):
+    model: Any = load_radiance_model(radiance_run)
+    model.renderer_rgb.background_color = background
+    field = RadianceField(model, "run")
+    field.look_at(Sphere(torch.zeros(3), 0.8))
+    view, _ = field.render(pinhole_cameras(orbit_camera_to_world(torch.tensor([30.0]), torch.tensor([10.0])), SIZE))
+    thin = view[(view[..., 3] > 0.1) & (view[..., 3] < 0.5)][:, :3]
+    assert len(thin) > 20
+    assert torch.minimum((thin - RED).abs().mean(dim=-1), (thin - BLUE).abs().mean(dim=-1)).median() < 0.1
+
+
 def test_a_field_that_shows_nothing_is_refused(radiance_run):
     with pytest.raises(InputError, match=r"shows nothing within the sphere 0\.8 0\.8 0\.8 0\.05; say where its object"):
         RadianceScene(radiance_run, sphere=(0.8, 0.8, 0.8, 0.05))
@@ -143,6 +158,10 @@ def test_a_field_that_shows_nothing_is_refused(radiance_run):
     ("outputs", "says"),
     [
         ({"rgb": torch.zeros(1, 3)}, "gives no accumulation"),
+        (
+            {f"{name}_fine": torch.full((1, 3 if name == "rgb" else 1), torch.nan) for name in OUTPUTS},
+            "gives values that are not finite",
+        ),
         (RuntimeError("needs CUDA\nlong trace"), r"cannot be drawn on this machine \(needs CUDA\)"),
     ],
 )
@@ -202,7 +221,7 @@ def test_a_field_is_inverted_and_edited_in_splats(radiance_run, tiny_v_prior, tm
     save_prior(tiny_v_prior, tmp_path / "prior", dtype=torch.float32)
     before = sorted(radiance_run.rglob("*"))
     small = {"num_train_views": 4, "num_eval_views": 2}
-    options = {f"pipeline__datamanager__dataparser__{name}": value for name, value in small.items()}
+    options: dict[str, Any] = {f"pipeline__datamanager__dataparser__{name}": value for name, value in small.items()}
     folder = train(
         tiny_config(radiance_run, tmp_path / "prior", tmp_path / "out", prompt="blue instead of red", **options)
     )

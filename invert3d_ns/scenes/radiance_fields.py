@@ -40,9 +40,9 @@ class Sphere:
 class RadianceField:
     """A nerfstudio model of rays, seen within a sphere only.
 
-    Rays that meet nothing are not evaluated, and the others from where there is something to where there is nothing
-    more: a grid of the densities tells, where the model has any (nerfacto's proposal networks, which bound its field's
-    weights from above; else the field). That makes views ten times cheaper on a CPU.
+    Where a model has proposal networks, as nerfacto has, which bound the weights of its field from above, a grid of
+    their densities tells where something is. Rays that meet nothing are not evaluated, and the others from where there
+    is something to where there is nothing more. That makes views ten times cheaper on a CPU.
 
     Not differentiable.
 
@@ -128,6 +128,7 @@ class RadianceField:
 
     def _shorten(self, rays: RayBundle) -> Int[Tensor, " M"]:
         """Which rays meet something, by number; these then begin and end around it, in place."""
+        assert rays.nears is not None and rays.fars is not None, "a collider comes first"
         near, far = rays.nears[:, 0], rays.fars[:, 0]  # both 0 of rays that miss the sphere
         inside = torch.nonzero(far > near)[:, 0]
         if self._grid is None:
@@ -150,11 +151,14 @@ class RadianceField:
 
     @torch.no_grad()
     def _occupied(self) -> Bool[Tensor, "G G G"] | None:
-        """Cells around the sphere that hold something, and their neighbors; None if the model knows no densities."""
+        """Cells around the sphere that hold something, and their neighbors; None of models without proposal networks.
+
+        Other fields have a ``density_fn``, too, but not all of them one that works (TensoRF's, mip-NeRF's).
+        """
         densities: Any = getattr(self.model, "density_fns", None)
-        density = densities[-1] if densities else getattr(getattr(self.model, "field", None), "density_fn", None)
-        if density is None:
+        if not densities:
             return None
+        density = densities[-1]
         axis = (torch.arange(_CELLS) + 0.5) * (2 / _CELLS) - 1
         points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
         rows = torch.nonzero(points.norm(dim=-1) < 1 + 2 / _CELLS)[:, 0]

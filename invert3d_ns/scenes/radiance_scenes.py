@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.progress import track
 from torch import Tensor
 
 from invert3d_ns import compat
@@ -187,7 +189,9 @@ class RadianceScene:
         self.field.look_at(sphere)
         back = torch.linalg.inv(similarity(torch.eye(3), sphere.center, OBJECT_RADIUS / sphere.radius))
         points, colors, alphas = [], [], []
-        for pose in orbit_camera_to_world(*spread_orbit(_VIEWS)):
+        poses = orbit_camera_to_world(*spread_orbit(_VIEWS))
+        silent = not CONSOLE.is_terminal
+        for pose in track(poses, "Looking for the object", _VIEWS, console=CONSOLE, transient=True, disable=silent):
             rgba, surface = self.field.render(_moved(pinhole_cameras(pose[None], size), back))
             seen = rgba[..., 3] > 0.5
             points.append(surface[seen])
