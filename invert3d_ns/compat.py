@@ -18,7 +18,8 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -56,6 +57,26 @@ def allow_numpy_scalars_in_checkpoints() -> None:
     torch.serialization.add_safe_globals(
         [(scalar, f"numpy.{module}.multiarray.scalar") for module in ("core", "_core")]  # type: ignore[list-item]
     )
+
+
+@contextmanager
+def without_lpips() -> Iterator[None]:
+    """Let models of nerfstudio be built here without LPIPS, which downloads AlexNet's weights at construction.
+
+    They import it in the function that builds them, and get a module of nothing.
+    """
+    from torchmetrics.image import lpip
+
+    class Absent(torch.nn.Module):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__()
+
+    original = lpip.LearnedPerceptualImagePatchSimilarity
+    lpip.LearnedPerceptualImagePatchSimilarity = Absent  # type: ignore[assignment,misc]
+    try:
+        yield
+    finally:
+        lpip.LearnedPerceptualImagePatchSimilarity = original  # type: ignore[misc]
 
 
 def provide_ffmpeg_when_nerfstudio_asks() -> None:

@@ -61,6 +61,19 @@ def stored_prior(tmp_path_factory: pytest.TempPathFactory, tiny_encoding_prior) 
     return folder
 
 
+@pytest.fixture(scope="session")
+def radiance_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny run of nerfacto, whose images are gone. Read-only: it is shared by the session."""
+    import shutil
+
+    from radiance_runs import make_radiance_run
+
+    folder = tmp_path_factory.mktemp("radiance")
+    run = make_radiance_run(folder)
+    shutil.rmtree(folder / "images")
+    return run
+
+
 @pytest.fixture(scope="module")
 def small_networks():
     """Tiny networks for every model that is trained here, and CLIP's attributes from the third step on."""

@@ -18,7 +18,6 @@ from text_configs import checkpoint
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.guidance.configs import GUIDANCE_CONFIGS
-from invert3d_ns.prior.checkpoints import save_prior
 from invert3d_ns.scenes.assets import object_splats
 from invert3d_ns.scenes.normalization import to_object_frame
 from invert3d_ns.scenes.ply import read_splats, write_splats
@@ -26,17 +25,9 @@ from invert3d_ns.scenes.runs import read_run, read_run_objects, read_run_record
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory, tiny_encoding_prior) -> Path:
-    """A tiny multi-view prior with drafts. Read-only."""
-    folder = tmp_path_factory.mktemp("prior") / "prior"
-    save_prior(tiny_encoding_prior, folder, dtype=torch.float32)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def finished(stored: Path, tmp_path_factory) -> Path:
+def finished(stored_prior: Path, tmp_path_factory) -> Path:
     """A whole run. Read-only."""
-    return train(configured(stored, tmp_path_factory.mktemp("outputs")))
+    return train(configured(stored_prior, tmp_path_factory.mktemp("outputs")))
 
 
 def _same(one: Path, other: Path) -> None:
@@ -67,11 +58,11 @@ def test_of_several_objects_the_first_is_read_and_said(finished: Path, capfd) ->
     assert "holds 2 objects, of which the first is taken" in capfd.readouterr().err
 
 
-def test_every_phase_moves_every_object(stored: Path, tmp_path: Path) -> None:
+def test_every_phase_moves_every_object(stored_prior: Path, tmp_path: Path) -> None:
     found = []
     for steps, fit in ((0, 0), (STEPS, 0), (STEPS, FIT)):
         options = {"pipeline__steps": steps, "pipeline__reconstruct__steps": fit}
-        found.append(read_run_objects(train(configured(stored, tmp_path / f"{steps}-{fit}", **options))))
+        found.append(read_run_objects(train(configured(stored_prior, tmp_path / f"{steps}-{fit}", **options))))
     for before, after in ((0, 1), (1, 2)):
         for index in range(2):
             for name in ("means", "features_dc", "opacities", "scales", "quats"):
@@ -80,10 +71,10 @@ def test_every_phase_moves_every_object(stored: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", [3, STEPS + 2])
-def test_a_run_that_was_stopped_ends_as_one_that_was_not(limit: int, stored: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(limit: int, stored_prior: Path, tmp_path: Path) -> None:
     options = {"pipeline__densify": True, "pipeline__model__refine_every": 2, "pipeline__model__warmup_length": 1}
-    unbroken = train(configured(stored, tmp_path / "whole", **options))
-    part = configured(stored, tmp_path / "part", **options)
+    unbroken = train(configured(stored_prior, tmp_path / "whole", **options))
+    part = configured(stored_prior, tmp_path / "part", **options)
     part.max_num_iterations = limit
     stopped = train(part)
     assert checkpoint(stopped)["step"] == limit - 1 and not (stopped / "metrics.json").exists()
@@ -100,15 +91,15 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(limit: int, stored: Pat
         {"pipeline__guidance": copy.deepcopy(GUIDANCE_CONFIGS["ism"])},
     ],
 )
-def test_other_ways_of_running(options: dict[str, Any], stored: Path, tmp_path: Path) -> None:
-    config = configured(stored, tmp_path, **options)
+def test_other_ways_of_running(options: dict[str, Any], stored_prior: Path, tmp_path: Path) -> None:
+    config = configured(stored_prior, tmp_path, **options)
     objects = read_run_objects(train(config))
     assert len(objects) == len(config.prompts)
     assert all(bool(tensor.isfinite().all()) for cloud in objects for tensor in cloud.tensors().values())
 
 
-def test_without_edges_nothing_between_is_sampled(stored: Path, tmp_path: Path) -> None:
-    config = configured(stored, tmp_path)
+def test_without_edges_nothing_between_is_sampled(stored_prior: Path, tmp_path: Path) -> None:
+    config = configured(stored_prior, tmp_path)
     config.pipeline.prompts = ("a", "b", "c")
     middles = [row for row in config.pipeline.blends() if max(row) < 1]
     assert middles == [[0.5, 0.5, 0.0], [0.5, 0.0, 0.5], [0.0, 0.5, 0.5]]
@@ -125,10 +116,10 @@ def test_other_prompts_are_refused_on_resuming(finished: Path) -> None:
         train(config)
 
 
-def test_a_run_on_a_pretended_gpu_is_stopped_and_goes_on(stored: Path, tmp_path: Path) -> None:
+def test_a_run_on_a_pretended_gpu_is_stopped_and_goes_on(stored_prior: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"machine__device_type": "cuda", "pipeline__prior_options__precision": "fp32"}
     with pretend_cuda():
-        config = configured(stored, tmp_path, **options)
+        config = configured(stored_prior, tmp_path, **options)
         config.max_num_iterations = 3
         go_on(train(config))
     assert (config.get_base_dir() / "metrics.json").exists()
@@ -137,9 +128,9 @@ def test_a_run_on_a_pretended_gpu_is_stopped_and_goes_on(stored: Path, tmp_path:
 # A given object
 
 
-def test_a_given_object_stays_and_the_others_grow_from_it(stored: Path, tmp_path: Path) -> None:
+def test_a_given_object_stays_and_the_others_grow_from_it(stored_prior: Path, tmp_path: Path) -> None:
     write_splats(tmp_path / "ball.ply", make_cloud(30))
-    config = configured(stored, tmp_path / "outputs")
+    config = configured(stored_prior, tmp_path / "outputs")
     config.data = config.pipeline.datamanager.data = tmp_path / "ball.ply"
     folder = train(config)
     given, grown = read_run_objects(folder)
@@ -168,9 +159,11 @@ def test_a_given_object_stays_and_the_others_grow_from_it(stored: Path, tmp_path
         ({"pipeline__prior": "nonsense"}, "nonsense"),
     ],
 )
-def test_what_cannot_be_carried_out_leaves_no_folder(options: dict, message: str, stored: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_carried_out_leaves_no_folder(
+    options: dict, message: str, stored_prior: Path, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match=message):
-        train(configured(stored, tmp_path / "outputs", **options))
+        train(configured(stored_prior, tmp_path / "outputs", **options))
     assert not list((tmp_path / "outputs").rglob("config.yml"))
 
 

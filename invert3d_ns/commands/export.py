@@ -1,4 +1,7 @@
-"""``invert3d export``: splats of a run or a file as a file for any viewer, and pictures of them with camera poses."""
+"""``invert3d export``: splats of a run or a file as a file for any viewer, and pictures of them with camera poses.
+
+A run of a radiance field has no splats: its pictures are drawn, and splats are fitted to them.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from invert3d_ns.scenes.axes import UpAxis
 
 if TYPE_CHECKING:
     from invert3d_ns.scenes.cloud import SplatCloud
+    from invert3d_ns.scenes.radiance_scenes import RadianceScene
 
 
 @dataclass
@@ -23,7 +27,8 @@ class ExportSplats:
 
     source: tyro.conf.Positional[Path]
     """A run: its folder or config.yml. Or a file of Gaussian splats (.ply, .compressed.ply, .spz, .splat, .ksplat,
-    .sog), or a folder with nothing but one."""
+    .sog), or a folder with nothing but one. Of a run of a radiance field (nerfacto and its relatives), views are drawn,
+    and splats are fitted to views."""
     out: Path | None = None
     """The splat file to write. Its ending says which kind: .ply (3DGS), .compressed.ply (SuperSplat), .spz, .splat,
     .ksplat or .sog."""
@@ -44,11 +49,16 @@ class ExportSplats:
     """Of such a run: how much of each object is written, from 0 to 1, of sum 1. The first object if not given."""
     anchors: Path | None = None
     """Of such a run: a file (JSON) of places and the objects that they are of, which makes a hybrid."""
+    sphere: tuple[float, float, float, float] | None = None
+    """Where the object is in a radiance field: X Y Z of a center and a RADIUS, in the frame of its run. None: around
+    what is seen within the box of its scene."""
 
     def run(self) -> int:
         """Write what was asked for and say where it is."""
         from invert3d_ns.base.errors import InputError
         from invert3d_ns.base.notices import warn
+        from invert3d_ns.commands.console import progress_bar
+        from invert3d_ns.scenes.cloud import SplatCloud
         from invert3d_ns.scenes.posed_images import check_empty, write_posed_images
         from invert3d_ns.scenes.splat_files import check_ending, write_splat_file
         from invert3d_ns.scenes.splat_formats import left_out
@@ -72,7 +82,10 @@ class ExportSplats:
             if missing := left_out(cloud, ending, up):
                 warn(f"{self.out} cannot say {' nor '.join(missing)}; a .ply can")
         if self.posed_images is not None:
-            write_posed_images(self._centered, self.posed_images, self.count, self.size)
+            scene = self._scene
+            with progress_bar() as show:
+                drawn = scene if isinstance(scene, SplatCloud) else scene.draw
+                write_posed_images(drawn, self.posed_images, self.count, self.size, show)
             print(f"{self.count} posed images: {self.posed_images}")
         return 0
 
@@ -87,15 +100,36 @@ class ExportSplats:
             print(f"{len(cloud)} splats of {prompt!r}: {path}")
 
     @cached_property
-    def _centered(self) -> SplatCloud:
-        """The splats in the object frame."""
+    def _scene(self) -> SplatCloud | RadianceScene:
+        """The splats in the object frame, or the radiance field of a run that has none."""
         from invert3d_ns.scenes.assets import read_object
+        from invert3d_ns.scenes.radiance_runs import is_radiance_run
         from invert3d_ns.scenes.run_objects import BlendChoice
-        from invert3d_ns.scenes.runs import is_run, read_run_object
+        from invert3d_ns.scenes.runs import NoSplats, is_run, read_run_object
 
         if choice := BlendChoice(self.blend, self.anchors):
             return choice.read(self.source)
-        return read_run_object(self.source) if is_run(self.source) else read_object(self.source)[0]
+        if not is_run(self.source):
+            return read_object(self.source)[0]
+        try:
+            return read_run_object(self.source)
+        except NoSplats:
+            if not is_radiance_run(self.source):
+                raise
+        from invert3d_ns.scenes.radiance_scenes import RadianceScene
+
+        return RadianceScene(self.source, sphere=self.sphere, flag="--sphere")
+
+    @cached_property
+    def _centered(self) -> SplatCloud:
+        """The splats in the object frame, fitted to views of a field."""
+        from invert3d_ns.commands.console import progress_bar
+        from invert3d_ns.scenes.cloud import SplatCloud
+
+        if isinstance(self._scene, SplatCloud):
+            return self._scene
+        with progress_bar() as show:
+            return self._scene.fit(progress=show)
 
     def _as_object(self) -> tuple[SplatCloud, UpAxis | None]:
         """The splats centered, and the axis that points up there."""
@@ -106,12 +140,19 @@ class ExportSplats:
     def _as_input(self) -> tuple[SplatCloud, UpAxis | None]:
         """The splats where the input has them, and the axis that points up there, if it is known."""
         from invert3d_ns.scenes.assets import read_as_placed
+        from invert3d_ns.scenes.cloud import SplatCloud
         from invert3d_ns.scenes.placement import placement_of_run
         from invert3d_ns.scenes.run_objects import BlendChoice
-        from invert3d_ns.scenes.runs import is_run, read_run
+        from invert3d_ns.scenes.runs import NoSplats, is_run, read_run
 
         if not is_run(self.source):
             return read_as_placed(self.source)
-        placement, choice = placement_of_run(self.source), BlendChoice(self.blend, self.anchors)
-        cloud = choice.read(self.source) if choice else read_run(self.source)
-        return placement.put_back(cloud), placement.up_axis()
+        placement = placement_of_run(self.source)
+        if BlendChoice(self.blend, self.anchors):
+            return placement.put_back(self._centered), placement.up_axis()
+        try:
+            return placement.put_back(read_run(self.source)), placement.up_axis()
+        except NoSplats:
+            centered, scene = self._centered, self._scene
+            assert not isinstance(scene, SplatCloud), "a run without splats has a field"
+            return scene.placement.put_back(centered), placement.up_axis()

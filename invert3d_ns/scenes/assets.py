@@ -1,10 +1,12 @@
-"""One dataparser for every scene: nothing (the bundled demo), a splat file, a run, or a folder of posed images."""
+"""One dataparser for every scene: nothing (the bundled demo), a splat file, a run of splats or of a radiance field, or
+a folder of posed images.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from jaxtyping import Bool, Float
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
@@ -18,8 +20,12 @@ from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.scenes.folders import FolderScene, find_layout, scene_metadata
 from invert3d_ns.scenes.normalization import rotation_about_z, to_object_frame, transform_splats, within_object
 from invert3d_ns.scenes.placement import PlacedOutputs, Placement
-from invert3d_ns.scenes.runs import is_run, read_moved_run, run_settings
+from invert3d_ns.scenes.radiance_runs import is_radiance_run
+from invert3d_ns.scenes.runs import NoSplats, is_run, read_moved_run, run_settings
 from invert3d_ns.scenes.splat_files import LISTED, foreign_file, read_splat_file, splat_ending, splat_stem
+
+if TYPE_CHECKING:
+    from invert3d_ns.scenes.radiance_scenes import RadianceScene
 
 DEMO_SCENE = Path(__file__).parents[1] / "data" / "demo.ply"
 """The scene that is inverted when no data is given."""
@@ -35,23 +41,27 @@ class SceneDataParserConfig(DataParserConfig):
     _target: type = field(default_factory=lambda: SceneDataParser)
     data: Path | None = None  # type: ignore[assignment]
     """A file of Gaussian splats (.ply, .compressed.ply, .spz, .splat, .ksplat, .sog), a run whose splats are taken
-    (its folder or config.yml), or a folder of posed images (transforms.json, Blender, COLMAP). Nothing: the bundled
-    demo."""
+    (its folder or config.yml), a run of a radiance field such as nerfacto's, to whose views splats are fitted, or a
+    folder of posed images (transforms.json, Blender, COLMAP). Nothing: the bundled demo."""
     up: Literal["auto"] | UpAxis = "auto"
     """The axis that points up in a splat file. auto: what the file says (nerfstudio's do), else y, as in generated
     assets (LGM, 3DGS). In folders the cameras tell what is up."""
     front: Annotated[float, FINITE] = 0.0
     """Azimuth in degrees at which the scene as read shows its front; it is turned to azimuth 0."""
     image_size: Annotated[int, at_least(32, 8192)] = 256
-    """Size in pixels of the orbit images of splats, and the largest height or width of images from a folder: larger
-    ones shrink."""
+    """Size in pixels of the orbit images of splats and of radiance fields, and the largest height or width of images
+    from a folder: larger ones shrink."""
     num_train_views: Annotated[int, at_least(1)] = 24
-    """Number of orbit cameras that splats are seen by in training."""
+    """Number of orbit cameras that splats and radiance fields are seen by in training."""
     num_eval_views: Annotated[int, at_least(1)] = 8
-    """Number of held-out orbit cameras of splats, in the order of a flight around the object."""
+    """Number of held-out orbit cameras of splats and radiance fields, in the order of a flight around the object."""
     masks_are_objects: bool = True
     """Masks in a folder cut out the object, as alpha does. Otherwise masked pixels are only ignored, as nerfstudio
     does."""
+    sphere: tuple[float, float, float, float] | None = None
+    """Where the object is in a radiance field: X Y Z of a center and a RADIUS, in the frame of its run, which is that
+    of the crop box in nerfstudio's viewer. Nothing else of the field is shown. None: around what is seen within the box
+    of its scene."""
 
 
 def read_object(path: Path | str, up: Literal["auto"] | UpAxis = "auto") -> tuple[SplatCloud, Float[Tensor, "4 4"]]:
@@ -165,11 +175,11 @@ def object_splats(cloud: SplatCloud) -> Bool[Tensor, " N"] | None:
 class SceneDataParser(DataParser):
     """See :class:`SceneDataParserConfig`.
 
-    The outputs' metadata hold ``splats`` (a SplatCloud in the object frame, or None), ``background`` ("white"),
-    ``has_alpha``,
+    The outputs' metadata hold ``splats`` (a SplatCloud in the object frame, or None), ``field`` (a RadianceScene that
+    draws the pictures, or None), ``background`` ("white"), ``has_alpha``,
     ``image_background`` (RGB that opaque images of a folder show around the object, or None), ``surroundings`` (True
-    when images show more than the object), ``alpha_filenames`` (masks, or None), and for folders ``points3D_xyz`` and
-    ``points3D_rgb``.
+    when images show more than the object), ``alpha_filenames`` (masks, or None), and for folders and fields
+    ``points3D_xyz`` and ``points3D_rgb``.
     """
 
     config: SceneDataParserConfig
@@ -179,17 +189,20 @@ class SceneDataParser(DataParser):
         self.config = config
         self.path = _whole_scene(Path(config.data)) if config.data is not None else DEMO_SCENE
         self._folder: FolderScene | None = None
+        self._field: RadianceScene | None = None
         self._splats: tuple[str, SplatCloud, Placement] | None = None
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
         check_numbers(self.config, "--pipeline.datamanager.dataparser.")
-        if self._splats is None and self._folder is None:
+        if self._splats is None and self._folder is None and self._field is None:
             self._splats = self._read_splats()
         if self._splats is not None:
             outputs = self._from_splats(*self._splats, split)
             if is_run(self.path):
                 outputs.metadata["surroundings"] = object_splats(outputs.metadata["splats"]) is not None
             return outputs
+        if self._field is not None or is_run(self.path):
+            return self._from_field(split)
         if self._folder is None:
             self._folder = FolderScene(
                 self.path,
@@ -201,16 +214,30 @@ class SceneDataParser(DataParser):
 
     def _read_splats(self) -> tuple[str, SplatCloud, Placement] | None:
         """Name, splats and placement of a scene that is splats, read once for all splits; None if it is a folder of
-        images.
+        images, or a radiance field.
         """
         if is_run(self.path):
-            cloud, transform = read_moved_run(self.path)
+            try:
+                cloud, transform = read_moved_run(self.path)
+            except NoSplats:
+                if is_radiance_run(self.path):
+                    return None
+                raise
             return scene_name(self.path), cloud, Placement.of_run(self.path).then(transform)
         file = find_splat_file(self.path)
         if file is None:
             return None
         cloud, transform, origin = _read_placed(file, self.config.up)
         return splat_stem(file), cloud, Placement(transform.double(), origin)
+
+    def _from_field(self, split: str) -> DataparserOutputs:
+        from invert3d_ns.scenes.radiance_scenes import RadianceScene
+
+        config = self.config
+        if self._field is None:
+            self._field = RadianceScene(self.path, sphere=config.sphere, front=config.front)
+        count = config.num_train_views if split == "train" else config.num_eval_views
+        return self._field.outputs(split, scene_name(self.path), count, config.image_size)
 
     def _from_splats(self, name: str, cloud: SplatCloud, placement: Placement, split: str) -> DataparserOutputs:
         from invert3d_ns.scenes.posed_images import rising_orbit, spread_orbit

@@ -1,4 +1,6 @@
-"""Pictures for nerfstudio's commands: image files read with their alpha, or splats rendered when somebody looks."""
+"""Pictures for nerfstudio's commands: image files read with their alpha, or splats and radiance fields rendered when
+somebody looks.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ class SceneDataset(InputDataset):
 
     Files are read with alpha; where ``metadata["alpha_filenames"]`` names masks, those are the alpha, and where
     ``metadata["used_filenames"]`` does, those are the ``mask`` of pixels to learn from. A scene that came as splats has
-    no files: its pictures are rendered from ``metadata["splats"]`` at their first use, on :attr:`device`. One that is
+    no files: its pictures are rendered from ``metadata["splats"]`` at their first use, on :attr:`device`; that of a
+    radiance field by ``metadata["field"]``, a :class:`~invert3d_ns.scenes.radiance_scenes.RadianceScene`. One that is
     only imagined (``metadata["imagined"]``) has cameras, and nothing in its pictures.
     """
 
@@ -48,7 +51,7 @@ class SceneDataset(InputDataset):
         width, height = self._sizes[image_idx]
         if self.metadata.get("imagined"):
             return np.zeros((height, width, 4), np.uint8)
-        if self.metadata.get("splats") is not None:
+        if self.metadata.get("splats") is not None or self.metadata.get("field") is not None:
             return self._render(image_idx)
         mask = self._of(image_idx, "alpha_filenames", None)
         upright = self._of(image_idx, "upright", True)
@@ -76,10 +79,13 @@ class SceneDataset(InputDataset):
 
     def _render(self, image_idx: int) -> npt.NDArray[np.uint8]:
         if image_idx not in self._rendered:
-            from invert3d_ns.scenes.rendering import render_rgba
+            camera = self.cameras[image_idx : image_idx + 1]
+            if self.metadata.get("splats") is None:
+                rgba = self.metadata["field"].draw(camera)[0]
+            else:
+                from invert3d_ns.scenes.rendering import render_rgba
 
-            cloud = self.metadata["splats"].to(self.device)
-            rgba = render_rgba(cloud, self.cameras[image_idx : image_idx + 1])[0]
+                rgba = render_rgba(self.metadata["splats"].to(self.device), camera)[0]
             self._rendered[image_idx] = (rgba * 255).round().byte().cpu().numpy()
         return self._rendered[image_idx]
 

@@ -40,13 +40,14 @@ _CLEARLY = 0.005
 def scene_metadata(**given: Any) -> dict[str, Any]:
     """Metadata of a parsed scene: ``given``, with defaults for the rest of what readers of scenes promise.
 
-    ``splats`` is a :class:`~invert3d_ns.scenes.cloud.SplatCloud` in the object frame or None; ``background`` "white";
+    ``splats`` is a :class:`~invert3d_ns.scenes.cloud.SplatCloud` in the object frame or None; ``field`` a
+    :class:`~invert3d_ns.scenes.radiance_scenes.RadianceScene` that draws the images, or None; ``background`` "white";
     ``has_alpha`` whether images have alpha; ``image_background`` the RGB that opaque images show around the object, or
     None; ``surroundings`` whether images show more than the object; ``alpha_filenames`` masks that cut out the
     object, or None; ``used_filenames`` masks of the pixels to learn from, or None; ``upright`` whether each image is
     turned by its EXIF orientation, or None if all are.
     """
-    defaults = {"splats": None, "background": "white", "has_alpha": False, "image_background": None}
+    defaults = {"splats": None, "field": None, "background": "white", "has_alpha": False, "image_background": None}
     files = {"alpha_filenames": None, "used_filenames": None, "upright": None}
     return {**defaults, "surroundings": False, **files, **given}
 

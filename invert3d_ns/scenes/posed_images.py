@@ -1,11 +1,14 @@
-"""Pictures of splats with their cameras: what a dataset of a .ply shows, and folders that any reconstruction method
-reads.
+"""Pictures of splats and radiance fields with their cameras: what a dataset of a .ply shows, and folders that any
+reconstruction method reads.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -16,6 +19,11 @@ from invert3d_ns.base.files import atomic_path
 from invert3d_ns.scenes.cameras import ELEVATION_RANGE, orbit_cameras
 from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.scenes.rendering import render_rgba
+
+if TYPE_CHECKING:
+    from nerfstudio.cameras.cameras import Cameras
+
+    Draw = Callable[[Cameras], Float[Tensor, "1 H W 4"]]
 
 
 def spread_orbit(count: int) -> tuple[Float[Tensor, " F"], Float[Tensor, " F"]]:
@@ -50,17 +58,25 @@ def check_empty(folder: Path) -> None:
         raise InputError(f"{folder} exists already; choose another folder or remove it first")
 
 
-def write_posed_images(cloud: SplatCloud, out: Path | str, count: int = 40, size: int = 256) -> None:
-    """Write a folder of ``count`` RGBA pictures of splats with their cameras: ``transforms.json`` and ``images/*.png``.
+def write_posed_images(
+    scene: SplatCloud | Draw,
+    out: Path | str,
+    count: int = 40,
+    size: int = 256,
+    progress: Callable[[str, int, int], None] = lambda label, done, total: None,
+) -> None:
+    """Write a folder of ``count`` RGBA pictures with their cameras: ``transforms.json`` and ``images/*.png``.
 
-    The cameras are those of :func:`spread_orbit`, in the frame of ``cloud``, which should be the object frame. The
+    The cameras are those of :func:`spread_orbit`, in the frame of ``scene``, which should be the object frame. The
     folder appears only when complete.
 
     Args:
-        cloud: the splats, on the device that renders.
+        scene: splats, on the device that renders, or what draws a nerfstudio camera of shape (1,): RGBA in [0, 1],
+            alpha not premultiplied.
         out: the folder to make; it must not exist, or be empty.
         count: number of pictures, at least 1.
         size: height and width of each in pixels, at least 16.
+        progress: told what is done, of how much.
 
     Raises:
         InputError: ``out`` has content or cannot be written, or ``count`` or ``size`` is too small.
@@ -72,11 +88,13 @@ def write_posed_images(cloud: SplatCloud, out: Path | str, count: int = 40, size
         raise InputError(f"cannot make {count} images of {size} pixels; ask for at least 1 image of at least 16 pixels")
     check_empty(out)
     cameras = orbit_cameras(*spread_orbit(count), size)
+    draw: Draw = partial(render_rgba, scene) if isinstance(scene, SplatCloud) else scene
     frames = []
     with atomic_path(out) as temporary:
         (temporary / "images").mkdir(parents=True)
         for index in range(count):
-            rgba = render_rgba(cloud, cameras[index : index + 1])[0]
+            progress("drawing", index, count)
+            rgba = draw(cameras[index : index + 1])[0]
             name = f"images/view_{index:04d}.png"
             Image.fromarray((rgba * 255).round().byte().cpu().numpy()).save(temporary / name)
             matrix = torch.eye(4)

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from invert3d_ns import compat
+from invert3d_ns.base.commandline import quoted_command
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.notices import warn
 from invert3d_ns.scenes.cloud import RasterizeMode, SplatCloud, unit_quaternions
@@ -88,6 +89,10 @@ def run_settings(path: Path | str) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
+class NoSplats(InputError):
+    """A run holds no splats: it is of another kind of method."""
+
+
 class _PlainLoader(yaml.SafeLoader):
     """Reads Python objects as what they are made of."""
 
@@ -135,7 +140,8 @@ def read_run(path: Path | str) -> SplatCloud:
         path: the run's folder, or the ``config.yml`` in it.
 
     Raises:
-        InputError: there is no checkpoint, or it holds no splats.
+        NoSplats: the checkpoint holds none.
+        InputError: there is no checkpoint, or it cannot be read.
     """
     objects = read_run_objects(path)
     if len(objects) > 1:
@@ -156,10 +162,14 @@ def read_run_objects(path: Path | str) -> tuple[SplatCloud, ...]:
     if not path.exists():
         raise InputError(f"{path} does not exist; give a run's folder, its config.yml, or a splat file")
     folder = path if path.is_dir() else path.parent
-    state = _last_checkpoint(folder)["pipeline"]
+    state = last_checkpoint(folder)["pipeline"]
     values = {key.split(_PREFIX)[1]: value.float() for key, value in state.items() if _PREFIX in key}
     if not {"means", "scales", "quats", "opacities", "features_dc", "features_rest"} <= values.keys():
-        raise InputError(f"{folder} is not a run of a splatting method; give one, or a splat file")
+        command = quoted_command("invert3d", "export", folder, "--out", "splats.ply")
+        raise NoSplats(
+            f"{folder} is not a run of a splatting method; give one, or a splat file, which a run of a radiance field "
+            f"gives: {command}"
+        )
     own = {name: values.pop(name + OWN) for name in list(values) if name + OWN in values}
     if values["features_rest"].shape[1] == 0:
         # Splatfacto without harmonics keeps logits of colors.
@@ -191,7 +201,7 @@ def read_run_record(path: Path | str) -> RunRecord:
         InputError: there is no checkpoint, or it cannot be read.
     """
     path = Path(path)
-    state = _last_checkpoint(path if path.is_dir() else path.parent)
+    state = last_checkpoint(path if path.is_dir() else path.parent)
     extra, run = state["pipeline"].get("_extra_state"), state.get("run")
     extra, run = (value if isinstance(value, dict) else {} for value in (extra, run))
     edits = tuple(extra["edits"]) if "edits" in extra else None
@@ -204,7 +214,12 @@ def read_run_record(path: Path | str) -> RunRecord:
     )
 
 
-def _last_checkpoint(folder: Path) -> dict[str, Any]:
+def last_checkpoint(folder: Path) -> dict[str, Any]:
+    """What the last checkpoint in a run's folder holds, on the CPU; ``pipeline`` is a dictionary.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
     checkpoints = list_checkpoints(folder / CHECKPOINTS)
     if not checkpoints:
         raise InputError(f"{folder} has no checkpoint in {CHECKPOINTS}; give the folder of a run, or a splat file")
