@@ -67,6 +67,7 @@ def fit_field(
         [{"params": groups[name], "lr": rate} for name, rate in RATES.items()], betas=(0.9, 0.99), eps=1e-15
     )
     falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.1 ** (step / max(steps, 1)))
+    optimizer.zero_grad(set_to_none=True)  # whatever was trained before
     for step in range(steps):
         generator = random_stream("rays of a fit", seed, step)
         chosen = hits[torch.randint(len(hits), (RAYS,), generator=generator)]
