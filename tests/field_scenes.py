@@ -36,6 +36,11 @@ def planes_of(field: LatentField) -> torch.Tensor:
     return field.features.planes
 
 
+def show_analytic_normals(field: LatentField) -> None:
+    """Normals by autograd, which any torch has that need not train through them."""
+    field.config.normals = "analytic"
+
+
 @torch.no_grad()
 def make_ball(field: LatentField, density: float = 400.0) -> None:
     """A solid ball around the origin, under all weights."""

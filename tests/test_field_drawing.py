@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from field_scenes import make_ball, make_field
+from field_scenes import make_ball, make_field, show_analytic_normals
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.scenes.cameras import orbit_camera_to_world, pinhole_cameras
@@ -22,7 +22,8 @@ SIZE = 13
 def _ball(shading: Shading, light: tuple[float, float, float]) -> Drawn:
     """Seen from the front."""
     rays = camera_rays(pinhole_cameras(orbit_camera_to_world(torch.tensor([0.0]), torch.tensor(0.0)), SIZE))
-    field = make_field(normals="analytic")
+    field = make_field()
+    show_analytic_normals(field)
     make_ball(field, 1e5)
     lighting = Lighting(shading, torch.tensor([light]).expand(len(rays), 3))
     weights = torch.tensor([1.0, 0.0])
@@ -41,6 +42,20 @@ def test_light_on_a_ball_comes_from_where_the_light_is() -> None:
     assert white.color[middle + 1, 0] > white.color[middle, 0] > white.color[middle - 2, 0]
     torch.testing.assert_close(diffuse.color[middle], albedo.color[middle] * white.color[middle], atol=0.02, rtol=0)
     assert torch.equal(white.alpha, albedo.alpha)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_few_points_are_looked_at_at_once(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    field, weights = make_field(), torch.tensor([1.0, 0.0])
+    rays = camera_rays(pinhole_cameras(orbit_camera_to_world(torch.tensor([0.0]), torch.tensor(0.0)), SIZE))
+    sizes, look = [], field.density_of
+    with torch.set_grad_enabled(training):
+        whole = draw_rays(field, Occupancy(2), rays, lambda *_: weights, count=20)
+        monkeypatch.setattr("invert3d_ns.scenes.field_drawing.POINTS_AT_ONCE", 50)
+        monkeypatch.setattr(field, "density_of", lambda *args: sizes.append(len(args[1])) or look(*args))
+        pieces = draw_rays(field, Occupancy(2), rays, lambda *_: weights, count=20)
+    torch.testing.assert_close(pieces.color, whole.color)
+    assert max(sizes[:-1]) == 50 and len(sizes) > 10
 
 
 def test_light_trains_the_shape() -> None:

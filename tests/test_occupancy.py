@@ -73,6 +73,14 @@ def test_a_blend_alone_would_miss_the_other_object() -> None:
     assert occupancy.holds(torch.tensor([-0.5, 0.0, 0.0])) and not occupancy.holds(torch.tensor([0.5, 0.0, 0.0]))
 
 
+def test_the_densest_object_counts() -> None:
+    occupancy = Occupancy(3)
+    occupancy.update(0, lambda points, weights: 8 * weights[:, 2], _stream())
+    cell = (RESOLUTION // 2) * (RESOLUTION**2 + RESOLUTION + 1)
+    assert float(occupancy.held[cell]) == 8 * 2 / RESOLUTION
+    assert occupancy.held[0] == 0  # which no ray passes
+
+
 def test_updates_happen_in_every_16th_step_and_repeat_by_their_generator() -> None:
     field = make_field()
     make_ball(field, 10.0)

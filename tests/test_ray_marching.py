@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from field_scenes import RADIUS, all_samples, make_ball, make_cones, make_field, plain_render
+from field_scenes import RADIUS, all_samples, make_ball, make_cones, make_field, plain_render, show_analytic_normals
 
 from invert3d_ns.scenes.cameras import orbit_camera_to_world, pinhole_cameras
 from invert3d_ns.scenes.field_drawing import draw_rays
@@ -82,6 +82,15 @@ def test_samples_are_evenly_spaced_and_bounded(rays: Rays, offset: float) -> Non
     assert samples.points(rays).norm(dim=-1).max() < 1 + 1e-5
     missed = (far == near).nonzero()[:, 0]
     assert len(missed) and not torch.isin(missed, samples.rays).any()
+
+
+def test_empty_cells_have_no_samples(rays: Rays) -> None:
+    occupancy = Occupancy(1)
+    occupancy.grid.binaries[0, :10] = False
+    kept, every = place_samples(rays, occupancy, 12), place_samples(rays, Occupancy(1), 12)
+    inside = occupancy.holds(every.points(rays))
+    assert 0.2 < inside.float().mean() < 0.9
+    torch.testing.assert_close(kept.distances, every.distances[inside], rtol=0, atol=0)
 
 
 def test_rays_are_taken_in_pieces_without_a_seam(rays: Rays, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +195,8 @@ def test_what_lies_behind_is_not_evaluated(rays: Rays) -> None:
 def test_the_depth_of_a_ball_is_where_rays_meet_it() -> None:
     poses = orbit_camera_to_world(torch.tensor([70.0]), torch.tensor([25.0]))
     rays = camera_rays(pinhole_cameras(poses, 15))
-    field = make_field(normals="analytic")
+    field = make_field()
+    show_analytic_normals(field)
     make_ball(field, 1e6)
     drawn = draw_rays(field, Occupancy(2), rays, lambda *_: torch.tensor([0.5, 0.5]), count=256, normals=True)
     closest = -(rays.origins * rays.directions).sum(-1)
