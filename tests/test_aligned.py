@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from text_configs import checkpoint
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.guidance.configs import GUIDANCE_CONFIGS
+from invert3d_ns.prior.conditions import Conditions
 from invert3d_ns.scenes.assets import object_splats
 from invert3d_ns.scenes.normalization import to_object_frame
 from invert3d_ns.scenes.ply import read_splats, write_splats
@@ -105,6 +107,47 @@ def test_without_edges_nothing_between_is_sampled(stored_prior: Path, tmp_path: 
     assert middles == [[0.5, 0.5, 0.0], [0.5, 0.0, 0.5], [0.0, 0.5, 0.5]]
     config.pipeline.edge = 0.0
     assert config.pipeline.blends() == torch.eye(3).tolist()
+
+
+class _Reads:
+    """A prior, as far as alignment asks it, that makes drafts or not."""
+
+    def __init__(self, drafts: bool) -> None:
+        self.ray_reader = object() if drafts else None
+
+
+def test_words_are_drawn_together_where_no_drafts_are(stored_prior: Path, tmp_path: Path) -> None:
+    from invert3d_ns.methods.aligned import AlignedPipeline
+
+    config = configured(stored_prior, tmp_path)
+
+    def drawn(drafts: bool, done: float) -> float:
+        holder: Any = SimpleNamespace(config=config.pipeline)
+        return AlignedPipeline.drawn_together(holder, _Reads(drafts), done)  # type: ignore[arg-type]
+
+    assert [drawn(True, done) for done in (0.0, 0.5)] == [0.0, 0.0]
+    assert [drawn(False, done) for done in (0.0, 0.25, 0.5, 0.9)] == [1.0, 0.5, 0.0, 0.0]
+    config.pipeline.start.align = 0.0
+    assert drawn(False, 0.0) == 0.0
+
+
+def test_objects_are_drawn_to_one_draft(stored_prior: Path, tmp_path: Path, monkeypatch) -> None:
+    """What the prior drafts for every object is the same with full alignment, and each one's own without."""
+    found: dict[float, torch.Tensor] = {}
+    predict = Conditions.predict
+    for align in (0.0, 0.5, 1.0):
+
+        def note(self, prior, noisy, t, cameras, align=align):
+            if align not in found and len(noisy) == 3:
+                found[align] = self.drafted
+            return predict(self, prior, noisy, t, cameras)
+
+        monkeypatch.setattr(Conditions, "predict", note)
+        options = {"pipeline__start__align": align, "pipeline__steps": 0, "pipeline__reconstruct__steps": 0}
+        train(configured(stored_prior, tmp_path / str(align), **options))
+    assert torch.equal(found[1.0][0], found[1.0][1])
+    assert not torch.allclose(found[0.0][0], found[0.0][1])
+    torch.testing.assert_close(found[0.5], (found[0.0] + found[1.0]) / 2)
 
 
 def test_other_prompts_are_refused_on_resuming(finished: Path) -> None:

@@ -83,3 +83,28 @@ def test_sampling_of_a_prompt_and_of_its_conditions_is_the_same(prior) -> None:
     assert torch.equal(other, expected)
     one = prior.sample(Conditions.of_prompt(prior, "a mug"), cameras, steps=2, seed=5)
     torch.testing.assert_close(one[1:], prior.sample("a mug", CAMERAS, steps=2, seed=6), rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_words_may_be_obeyed_over_the_draft_of_others(tiny_encoding_prior, noisy) -> None:
+    prior = tiny_encoding_prior
+    one, other, negative = (prior.encode_prompt(text) for text in ("a red cube", "a blue ball", ""))
+    conditions = Conditions(one, negative, guidance_scale=3.0, drafted=other)
+    prompted = prior.predict(noisy, T, one, CAMERAS, draft=prior.draft(other, CAMERAS))
+    without = prior.predict(noisy, T, negative, CAMERAS)
+    torch.testing.assert_close(
+        conditions.predict(prior, noisy, T, CAMERAS), without + 3 * (prompted - without), rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(conditions.draft(prior, CAMERAS), prior.draft(other, CAMERAS))
+    own = Conditions(one, negative, guidance_scale=3.0).predict(prior, noisy, T, CAMERAS)
+    assert (conditions.predict(prior, noisy, T, CAMERAS) - own).abs().max() > 1e-4
+    assert conditions.unguided().drafted is None
+
+
+@torch.no_grad()
+def test_priors_without_drafts_do_not_look_at_them(prior, noisy) -> None:
+    one, other = prior.encode_prompt("a red cube"), prior.encode_prompt("a blue ball")
+    plain = Conditions(one, other, guidance_scale=2.0).predict(prior, noisy, T, CAMERAS)
+    torch.testing.assert_close(
+        Conditions(one, other, guidance_scale=2.0, drafted=other).predict(prior, noisy, T, CAMERAS), plain
+    )
