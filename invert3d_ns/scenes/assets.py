@@ -73,6 +73,26 @@ def read_object(path: Path | str, up: Literal["auto"] | UpAxis = "auto") -> tupl
     return cloud, transform
 
 
+def read_object_and_placement(
+    path: Path | str, up: Literal["auto"] | UpAxis = "auto"
+) -> tuple[SplatCloud, Placement]:
+    """Splats of a run or a file in the object frame, and how they were moved there from the input.
+
+    Args:
+        path: a run (its folder or config.yml), or see :func:`read_object`.
+        up: see :func:`read_object`.
+
+    Raises:
+        InputError: see :func:`read_object` and :func:`~invert3d_ns.scenes.runs.read_run`.
+    """
+    path = Path(path)
+    if is_run(path):
+        cloud, transform = read_moved_run(path)
+        return cloud, Placement.of_run(path).then(transform)
+    cloud, transform, origin = _read_placed(_only_splats(path), up)
+    return cloud, Placement(transform.double(), origin)
+
+
 def read_as_placed(path: Path | str) -> tuple[SplatCloud, UpAxis | None]:
     """Splats of a file, or of a folder with nothing but one, where they lie in it, and the axis that it says points up.
 
@@ -204,13 +224,11 @@ class SceneDataParser(DataParser):
         images.
         """
         if is_run(self.path):
-            cloud, transform = read_moved_run(self.path)
-            return scene_name(self.path), cloud, Placement.of_run(self.path).then(transform)
+            return scene_name(self.path), *read_object_and_placement(self.path)
         file = find_splat_file(self.path)
         if file is None:
             return None
-        cloud, transform, origin = _read_placed(file, self.config.up)
-        return splat_stem(file), cloud, Placement(transform.double(), origin)
+        return splat_stem(file), *read_object_and_placement(file, self.config.up)
 
     def _from_splats(self, name: str, cloud: SplatCloud, placement: Placement, split: str) -> DataparserOutputs:
         from invert3d_ns.scenes.posed_images import rising_orbit, spread_orbit
