@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 @dataclass
 class ExportSplats:
     """Write the splats of a run or of a splat file as a splat file, as a mesh with a texture, or as a folder of posed
-    images. Needs no open3d."""
+    images. Needs no open3d.
+    """
 
     source: tyro.conf.Positional[Path]
     """A run: its folder or config.yml. Or a file of Gaussian splats (.ply, .compressed.ply, .spz, .splat, .ksplat,
@@ -32,7 +33,7 @@ class ExportSplats:
     mesh: Path | None = None
     """The mesh to make and write: .glb (with its texture), .obj (with an .mtl and a .png beside it) or .ply (with
     colors of vertices). Of the object only, where a run shows its surroundings, too."""
-    faces: Annotated[int, at_least(100, 500_000)] = 40_000
+    faces: Annotated[int, at_least(1000, 500_000)] = 40_000
     """Number of triangles of the mesh, at most."""
     texture_size: Annotated[int, at_least(64, 8192)] = 1024
     """Height and width of the texture of the mesh in pixels."""
@@ -55,13 +56,15 @@ class ExportSplats:
         from invert3d_ns.base.notices import warn
         from invert3d_ns.scenes.meshes.writing import check_mesh_name
         from invert3d_ns.scenes.posed_images import check_empty, write_posed_images
-        from invert3d_ns.scenes.splat_files import check_ending, write_splat_file
+        from invert3d_ns.scenes.splat_files import LISTED, check_ending, write_splat_file
         from invert3d_ns.scenes.splat_formats import left_out
 
         if self.out is None and self.mesh is None and self.posed_images is None:
             raise InputError("nothing to write; give --out splats.ply, --mesh mesh.glb or --posed-images FOLDER")
         ending = ""
         if self.out is not None:
+            if self.out.suffix.lower() in (".glb", ".obj"):
+                raise InputError(f"{self.out} does not end in {LISTED}; give --mesh {self.out} for a mesh")
             ending = check_ending(self.out)
             check_file(self.out, self.out.suffix.lower())
         if self.mesh is not None:

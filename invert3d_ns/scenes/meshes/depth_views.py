@@ -44,8 +44,8 @@ class DepthViews:
     depth: Float[Tensor, "F 1 S S"]
     """Distance along the camera's axis in world units."""
     facing: Float[Tensor, "F 1 S S"]
-    """Squared cosine of the angle between the ray and the normal of the surface, by the slope of the depth: near 1 where
-    depth and color are certain, 0 at edges and where nothing is seen; float16."""
+    """Squared cosine of the angle between the camera's axis and the normal of the surface, by the slope of the depth:
+    near 1 where depth and color are certain, 0 where parts hide others and where nothing is seen; float16."""
     beside: Float[Tensor, "F 1 S S"]
     """Pixels from the outline of what is seen, float16; 0 where something is."""
 

@@ -35,7 +35,7 @@ def mesh_of_scene(
 
     Args:
         render: draws the scene with depths.
-        faces: number of triangles, at most.
+        faces: number of triangles, at most, from 1000 on.
         texture_size: height and width of the texture in pixels.
         density: of points in the object frame; if given, the surface is where it has the value of ``threshold``,
             instead of where the depths are.
@@ -48,10 +48,7 @@ def mesh_of_scene(
         InputError: the scene has no surface.
     """
     views = depth_views(render, _VIEWS, min(max(texture_size // 2, _LEAST_PIXELS), _MOST_PIXELS))
-    if density is None:
-        mesh = surface_from_views(views, faces)
-    else:
-        mesh = surface_from_density(density, threshold, faces)
+    mesh = surface_from_views(views, faces) if density is None else surface_from_density(density, threshold, faces)
     return textured(mesh, views, texture_size)
 
 

@@ -36,10 +36,7 @@ def vertex_normals(vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F
     a, b, c = (vertices[faces[:, corner]] for corner in range(3))
     crossed = np.cross(b - a, c - a)
     sums = np.stack(
-        [
-            np.bincount(faces.ravel(), np.repeat(crossed[:, axis], 3), minlength=len(vertices))
-            for axis in range(3)
-        ],
+        [np.bincount(faces.ravel(), np.repeat(crossed[:, axis], 3), minlength=len(vertices)) for axis in range(3)],
         axis=-1,
     )
     length = np.linalg.norm(sums, axis=-1, keepdims=True)

@@ -25,16 +25,16 @@ from invert3d_ns.scenes.meshes.triangles import covered_pixels
 
 VOLUME_RADIUS = 1.15 * OBJECT_RADIUS
 """Radius of the sphere around the origin, in world units, beyond which no surface is looked for."""
-LEAST_CELLS, MOST_CELLS = 24, 256
+LEAST_CELLS, MOST_CELLS = 12, 256
 """How finely the volume may be divided along each axis."""
 _COARSE_CELLS = 64
 """The grid on which the number of triangles is estimated, and the space around the surface is found."""
-_FRONT, _BEHIND = 3.0, 1.5
-"""Cells before and behind a surface within which its distance counts. What is behind counts less the deeper it lies,
-and not for long: the back of a thin part must not be pushed away by what is seen of its front."""
-_LEAST_WEIGHT = 3.0
-"""Views that must look at a point for it to count as seen; those that are missing say that it is inside. Single ones
-look into a scene through gaps between splats."""
+_TRUNCATION = 3.0
+"""Cells before and behind a surface within which its distance counts. What is behind counts less the deeper it lies:
+the back of a thin part must not be pushed away by what is seen of its front."""
+_LEAST_SEEN = 1 / 16
+"""Share of the views that must look at a point for it to count as seen; those that are missing say that it is inside.
+Single ones look into a scene through gaps between splats."""
 _SMOOTHING = 0.7
 """Standard deviation in cells by which noise is smoothed away."""
 _OUTLINES = 12
@@ -43,12 +43,16 @@ _MOST_MOVED = 0.01
 """World units by which a surface may be moved for that."""
 _SMALLEST_PIECE = 0.01
 """Loose pieces are left out whose area is below this share of that of the largest one."""
+_NEAR = 0.8
+"""Distance, in units of the truncation of a coarser grid, within which a finer one is filled."""
 _AT_ONCE = 1 << 20
 """Points that are looked at in one go."""
 _TRIES = 4
 _SHARE = 0.96
 """How much of the number of triangles that may be used is aimed at."""
-_NOTHING = "no surface is seen in the scene: it is empty, or see-through from all sides; look at it with"
+_NOTHING = (
+    "no surface is seen in the scene: it is empty, or see-through from all sides; look at it with `invert3d turntable`"
+)
 
 
 def surface_from_views(views: DepthViews, faces: int) -> Mesh:
@@ -65,12 +69,17 @@ def surface_from_views(views: DepthViews, faces: int) -> Mesh:
     Raises:
         InputError: no surface is seen.
     """
-    coarse = _fused(views, _COARSE_CELLS)
+    known: dict[int, Float[Tensor, "N N N"]] = {}
 
     def volume(cells: int) -> Float[Tensor, "N N N"]:
-        return coarse if cells == _COARSE_CELLS else _fused(views, cells, coarse)
+        if cells not in known:
+            below = cells // 2 if cells > 2 * _COARSE_CELLS else _COARSE_CELLS if cells > _COARSE_CELLS else None
+            coarser = [other for other in known if below is not None and below <= other < 0.95 * cells]
+            coarse = known[max(coarser)] if coarser else None if below is None else volume(below)
+            known[cells] = _fused(views, cells, coarse)
+        return known[cells]
 
-    return _filling_outlines(_with_budget(volume, 0.0, faces), views)
+    return _filling_outlines(_with_budget(volume, faces), views)
 
 
 def surface_from_density(
@@ -96,18 +105,20 @@ def surface_from_density(
         values[outside] = values[outside].clamp_min(max(abs(threshold), 1e-6))
         return values.view(cells, cells, cells)
 
-    return _with_budget(volume, 0.0, faces)
+    return _with_budget(volume, faces)
 
 
-def _with_budget(volume: Callable[[int], Float[Tensor, "N N N"]], level: float, faces: int) -> Mesh:
+def _with_budget(volume: Callable[[int], Float[Tensor, "N N N"]], faces: int) -> Mesh:
     """Marching cubes on the finest grid that does not give too many triangles, whose number goes with its square."""
-    cells, mesh = _COARSE_CELLS, _extract(volume(_COARSE_CELLS), level)
+    cells = _COARSE_CELLS
+    mesh = _extract(volume(cells))
     for _ in range(_TRIES):
+        many = len(mesh.faces) > faces
         wanted = int(cells * math.sqrt(_SHARE * faces / len(mesh.faces)))
-        wanted = min(max(wanted, LEAST_CELLS), MOST_CELLS)
-        if wanted == cells or (len(mesh.faces) <= faces and wanted < 1.05 * cells):
+        wanted = min(max(wanted, LEAST_CELLS), MOST_CELLS, cells - 1 if many else MOST_CELLS)
+        if wanted < LEAST_CELLS or (not many and wanted < 1.05 * cells):
             break
-        cells, mesh = wanted, _extract(volume(wanted), level)
+        cells, mesh = wanted, _extract(volume(wanted))
     return mesh
 
 
@@ -170,7 +181,7 @@ def _near_surface(coarse: Float[Tensor, "C C C"], cells: int) -> tuple[Bool[Tens
     """
     pool = torch.nn.functional.max_pool3d
     greatest, least = pool(coarse[None], 3, 1, 1)[0], -pool(-coarse[None], 3, 1, 1)[0]
-    near = (greatest > -1 + 1e-4) & (least < 1 - 1e-4)
+    near = (greatest > -_NEAR) & (least < _NEAR)
     index = (torch.arange(cells) * ((len(coarse) - 1) / (cells - 1))).round().long()
     picked = index[:, None, None], index[None, :, None], index[None, None, :]
     return near[picked], coarse[picked].sign()
@@ -185,12 +196,12 @@ def _distances(views: DepthViews, points: Float[Tensor, "M 3"], spacing: float) 
         solid, depth = views.solid[index].view(-1)[pixel] > 0, views.depth[index].view(-1)[pixel]
         # Beside the outline the surface is as near as the outline is.
         beside = views.beside[index].view(-1)[pixel].float() * z / focal
-        distance = torch.where(solid, depth - z, beside) / spacing
+        distance = torch.where(solid, depth - z, beside) / (_TRUNCATION * spacing)
         weight = torch.where(solid, views.facing[index].view(-1)[pixel].float(), 1.0)
-        weight = weight * (1 + distance / _BEHIND).clamp(0, 1) * within
-        total += weight * (distance / _FRONT).clamp(-1, 1)
+        weight = weight * (1 + distance).clamp(0, 1) * within
+        total += weight * distance.clamp(-1, 1)
         weights += weight
-    missing = (_LEAST_WEIGHT - weights).clamp_min(0)
+    missing = (_LEAST_SEEN * len(views) - weights).clamp_min(0)
     return (total - missing) / (weights + missing)
 
 
@@ -209,7 +220,7 @@ def project(
     return z, pixel, within
 
 
-def _extract(volume: Float[Tensor, "N N N"], level: float) -> Mesh:
+def _extract(volume: Float[Tensor, "N N N"]) -> Mesh:
     """The surface of a volume, negative inside, without its small loose pieces.
 
     Raises:
@@ -221,14 +232,12 @@ def _extract(volume: Float[Tensor, "N N N"], level: float) -> Mesh:
     cells = len(volume)
     padded = np.full((cells + 2,) * 3, max(1.0, float(volume.max())), dtype=np.float32)
     padded[1:-1, 1:-1, 1:-1] = gaussian_filter(volume.numpy(), _SMOOTHING, mode="nearest")
-    if not (padded.min() < level < padded.max()):
-        raise InputError(f"{_NOTHING} `invert3d turntable`")
+    if not padded.min() < 0 < padded.max():
+        raise InputError(_NOTHING)
     spacing = 2 * VOLUME_RADIUS / (cells - 1)
-    vertices, faces, _, _ = marching_cubes(padded, level, spacing=(spacing,) * 3, gradient_direction="descent")
+    vertices, faces, _, _ = marching_cubes(padded, 0.0, spacing=(spacing,) * 3, gradient_direction="descent")
     vertices = (vertices - (spacing + VOLUME_RADIUS)).astype(np.float32)
     faces = _large_pieces(vertices, faces)
-    if not len(faces):
-        raise InputError(f"{_NOTHING} `invert3d turntable`")
     kept, index = np.unique(faces, return_inverse=True)
     vertices, faces = vertices[kept], index.reshape(-1, 3).astype(np.int32)
     return Mesh(vertices, faces, vertex_normals(vertices, faces))

@@ -154,9 +154,9 @@ def _sampled(views: DepthViews, index: int, points: Float[Tensor, "P 3"]) -> Flo
     seen = torch.addmm(matrix[:3, 3], points, matrix[:3, :3].T)
     where = (seen[:, :2] / seen[:, 2:] * k[[0, 1], [0, 1]] + k[:2, 2]) * (2 / views.size) - 1
     image = torch.cat([views.rgb[index] * views.solid[index], views.solid[index]]).float()
-    found = torch.nn.functional.grid_sample(
-        image[None], where[None, None], padding_mode="border", align_corners=False
-    )[0, :, 0].T
+    found = torch.nn.functional.grid_sample(image[None], where[None, None], padding_mode="border", align_corners=False)[
+        0, :, 0
+    ].T
     return found[:, :3] / found[:, 3:].clamp_min(1e-3)
 
 
