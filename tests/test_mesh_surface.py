@@ -66,7 +66,7 @@ def test_densities_that_are_no_numbers_are_empty():
 
 @pytest.mark.parametrize("density", [lambda p: torch.zeros(len(p)), lambda p: torch.full((len(p),), torch.nan)])
 def test_a_density_without_a_surface_is_refused(density):
-    with pytest.raises(InputError, match="no surface is seen in the scene.*; look at it"):
+    with pytest.raises(InputError, match=r"no surface is seen in the scene.*; look at it"):
         surface_from_density(density, 1.0, 2000)
 
 
