@@ -149,8 +149,10 @@ def test_a_mesh_can_lie_where_the_input_lay(tmp_path, coarse_views):
 
 
 def test_only_the_object_of_a_scene_with_surroundings_is_made(tmp_path, coarse_views):
-    near = make_cloud(500)
-    far = replace(make_cloud(200, seed=1), means=make_cloud(200, seed=1).means + torch.tensor([3.0, 0, 0]))
+    """A shell around it hides the object from all cameras."""
+    near, far = make_cloud(500), make_cloud(500, seed=1)
+    shell = torch.nn.functional.normalize(far.means, dim=1) * 1.4
+    far = replace(far, means=shell, scales=torch.full_like(shell, -1.5))
     both = replace(near, **{name: torch.cat([value, far.tensors()[name]]) for name, value in near.tensors().items()})
     path = tmp_path / "run"
     (path / "nerfstudio_models").mkdir(parents=True)
@@ -158,7 +160,7 @@ def test_only_the_object_of_a_scene_with_surroundings_is_made(tmp_path, coarse_v
     state = {f"_model.gauss_params.{name}": value for name, value in both.tensors().items()}
     torch.save({"step": 0, "pipeline": state}, path / "nerfstudio_models" / "step-000000000.ckpt")
     ExportSplats(path, mesh=tmp_path / "a.ply", faces=1000, texture_size=64, up="z").run()
-    assert opened(tmp_path / "a.ply").vertices[:, 0].max() < 1.1
+    assert np.ptp(opened(tmp_path / "a.ply").vertices, axis=0) == pytest.approx([0.4, 0.8, 0.4], abs=0.2)
 
 
 def test_bad_requests_are_refused_before_any_work(tmp_path, coarse_views):
