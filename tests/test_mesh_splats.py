@@ -111,8 +111,8 @@ def test_both_sides_of_a_thin_sheet_are_covered(tmp_path):
     assert seen(cloud, 180.0, 0.0)[0].tolist() == pytest.approx([0, 0, 250 / 255], abs=0.03)
     for red in (True, False):
         alone = cloud.select((cloud.base_colors[:, 0] > 0.5) == red)
-        assert abs(len(alone) - 10_000) < 100
-        assert seen(alone, 0.0, 0.0)[1].min() > 0.8
+        assert abs(len(alone) - 10_000) < 200
+        assert seen(alone, 0.0, 0.0)[1].min() > 0.9
 
 
 def test_colors_of_gltf_are_linear_and_multiply(tmp_path):

@@ -22,6 +22,8 @@ READ = (".glb", ".gltf", ".obj", ".stl", ".off")
 """Endings of the meshes that are read, besides a .ply with faces."""
 GRAY = 0.7
 """Color of a surface that has none."""
+_COMPRESSED = {"KHR_draco_mesh_compression", "EXT_meshopt_compression"}
+"""Extensions of glTF without which its triangles cannot be read."""
 _MOST_BAD = 0.5
 """Share of faces with corners that are not finite from which on a file is refused."""
 
@@ -87,9 +89,6 @@ def read_surfaces(path: Path) -> list[Surface]:
     if not surfaces:
         raise InputError(f"{path} has no faces; export the mesh again, with triangles")
     for complaint in dict.fromkeys(complaints):
-        extension = re.search(r"(KHR|EXT)_\w+", complaint)
-        if extension:
-            raise InputError(f"{path} uses {extension[0]}, which cannot be read; export it without compression")
         warn(f"{path}: {complaint}")
     missing = _missing_material(path)
     if missing:
@@ -110,20 +109,37 @@ def _loaded(path: Path) -> Any:
 
 
 def _check_whole(path: Path) -> None:
-    """Refuse files that end early where trimesh reads what there is, or another file."""
+    """Refuse files that end early or are compressed, of which trimesh reads what there is, or another file."""
     with path.open("rb") as file:
         head = file.read(84)
     ending, size = path.suffix.lower(), path.stat().st_size
-    if ending == ".glb" and (len(head) < 12 or int.from_bytes(head[8:12], "little") > size):
+    if ending == ".glb" and (len(head) < 20 or int.from_bytes(head[8:12], "little") > size):
         raise _damaged(path, "it ends early")
     text = head.lstrip().lower().startswith(b"solid")
     if ending == ".stl" and not text and (len(head) < 84 or 84 + 50 * int.from_bytes(head[80:], "little") > size):
         raise _damaged(path, "it ends early")
-    if ending == ".gltf":
-        try:
-            json.loads(path.read_bytes())
-        except ValueError as error:
-            raise _damaged(path, str(error)[:100]) from error
+    if ending in (".glb", ".gltf"):
+        packed = _COMPRESSED & set(_gltf_tree(path).get("extensionsRequired", []))
+        if packed:
+            raise InputError(f"{path} uses {packed.pop()}, which cannot be read; export it without compression")
+
+
+def _gltf_tree(path: Path) -> dict[str, Any]:
+    """What a .gltf is, or a .glb begins with.
+
+    Raises:
+        InputError: it is no JSON object.
+    """
+    content = path.read_bytes()
+    if path.suffix.lower() == ".glb":
+        content = content[20 : 20 + int.from_bytes(content[12:16], "little")]
+    try:
+        tree = json.loads(content)
+    except ValueError as error:
+        raise _damaged(path, str(error)[:100]) from error
+    if not isinstance(tree, dict):
+        raise _damaged(path, "it does not hold a JSON object")
+    return tree
 
 
 def _damaged(path: Path, reason: str) -> InputError:
@@ -158,7 +174,7 @@ def _missing_material(path: Path) -> str | None:
         pictures = [_named(library, rb"map_Kd(?: +-\w+(?: +[-\d.]+)+)*") for library in libraries if library.is_file()]
         named = [*libraries, *(picture for of_one in pictures for picture in of_one)]
     elif path.suffix.lower() == ".gltf":
-        uris = [str(image.get("uri", "data:")) for image in json.loads(path.read_bytes()).get("images", [])]
+        uris = [str(image.get("uri", "data:")) for image in _gltf_tree(path).get("images", [])]
         named = [path.parent / unquote(uri) for uri in uris if not uri.startswith("data:")]
     return next((file.name for file in named if not file.is_file()), None)
 
@@ -174,6 +190,8 @@ def _surface(
 ) -> Surface:
     """One mesh of trimesh's; ``pictures`` has those that were read before, by their objects' identities."""
     faces = np.asarray(part.faces)
+    if faces.min() < 0 or faces.max() >= len(part.vertices):
+        raise _damaged(path, "faces have corners that there are not")
     vertices = np.asarray(part.vertices, dtype=np.float64) @ transform[:3, :3].T + transform[:3, 3]
     surface = Surface(vertices[faces], np.ones(4), linear=path.suffix.lower() in (".glb", ".gltf"))
     visual = part.visual
@@ -262,14 +280,14 @@ def _looked_up(picture: UInt8[np.ndarray, "H W 4"], uvs: Float[np.ndarray, "M 2"
 
 
 def _encoded(colors: Float[np.ndarray, "M 4"]) -> Float[np.ndarray, "M 4"]:
-    """From linear in light to sRGB; alpha stays."""
-    from trimesh.visual.color import linear_to_srgb
-
-    return np.concatenate([linear_to_srgb(colors[:, :3].clip(0, 1)), colors[:, 3:]], axis=1)
+    """From linear in light to sRGB (IEC 61966-2-1); alpha stays."""
+    light = colors[:, :3].clip(0, 1)
+    shown = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    return np.concatenate([shown, colors[:, 3:]], axis=1)
 
 
 def _decoded(colors: Float[np.ndarray, "M 4"]) -> Float[np.ndarray, "M 4"]:
     """From sRGB to linear in light; alpha stays."""
-    from trimesh.visual.color import srgb_to_linear
-
-    return np.concatenate([srgb_to_linear(colors[:, :3].clip(0, 1)), colors[:, 3:]], axis=1)
+    shown = colors[:, :3].clip(0, 1)
+    light = np.where(shown <= 0.04045, shown / 12.92, ((shown + 0.055) / 1.055) ** 2.4)
+    return np.concatenate([light, colors[:, 3:]], axis=1)
