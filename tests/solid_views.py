@@ -12,7 +12,7 @@ from invert3d_ns.scenes.cameras import pinhole_cameras
 from invert3d_ns.scenes.meshes.depth_views import DepthRenderer
 
 Solid = Callable[[Float[Tensor, "M 3"], Float[Tensor, "M 3"]], Float[Tensor, " M"]]
-"""From origins and directions of rays to the distance at which each enters, in lengths of its direction, or infinity."""
+"""From origins and directions of rays to the distance at which each enters, in its lengths, or infinity."""
 
 
 def sphere(radius: float, center: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> Solid:

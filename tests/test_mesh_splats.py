@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import trimesh
+import trimesh as _trimesh
 from PIL import Image
 from plyfile import PlyData
 from trimesh.visual import TextureVisuals
@@ -25,6 +26,8 @@ from invert3d_ns.scenes.meshes.sampling import read_mesh
 from invert3d_ns.scenes.rendering import render_splats
 from invert3d_ns.scenes.splat_files import read_splat_file
 
+trimesh: Any = _trimesh  # whose own annotations know less than it does
+
 SIDES = {
     # Which way a side of the box faces in the file (y up), its color, and from where it is seen.
     "front": ((0, 0, 1), (220, 30, 30), (0.0, 0.0)),
@@ -36,7 +39,7 @@ SIDES = {
 }
 
 
-def textured_box() -> trimesh.Trimesh:
+def textured_box() -> Any:
     """A box whose sides have a color each, all in one picture."""
     box = trimesh.creation.box((1.0, 1.0, 1.0))
     vertices = box.triangles.reshape(-1, 3)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-import trimesh
+import trimesh as _trimesh
 from solid_views import box, cast, sphere
 
 from invert3d_ns.base.errors import InputError
@@ -14,8 +16,10 @@ from invert3d_ns.scenes.meshes.depth_views import depth_views, surrounding_poses
 from invert3d_ns.scenes.meshes.mesh import Mesh, moved, vertex_normals
 from invert3d_ns.scenes.meshes.surface import _fused, project, surface_from_density, surface_from_views
 
+trimesh: Any = _trimesh  # whose own annotations know less than it does
 
-def as_solid(mesh: Mesh) -> trimesh.Trimesh:
+
+def as_solid(mesh: Mesh) -> Any:
     return trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
 
 

@@ -26,7 +26,7 @@ class ExportSplats:
 
     source: tyro.conf.Positional[Path]
     """A run: its folder or config.yml. Or a file of Gaussian splats (.ply, .compressed.ply, .spz, .splat, .ksplat,
-    .sog), or a folder with nothing but one."""
+    .sog) or a mesh that splats are made of (.glb, .gltf, .obj, .stl, .off, .ply), or a folder with nothing but one."""
     out: Path | None = None
     """The splat file to write. Its ending says which kind: .ply (3DGS), .compressed.ply (SuperSplat), .spz, .splat,
     .ksplat or .sog."""
@@ -35,7 +35,7 @@ class ExportSplats:
     colors of vertices). Of the object only, where a run shows its surroundings, too."""
     faces: Annotated[int, at_least(1000, 500_000)] = 40_000
     """Number of triangles of the mesh, at most."""
-    texture_size: Annotated[int, at_least(64, 8192)] = 1024
+    texture_size: Annotated[int, at_least(64, 4096)] = 1024
     """Height and width of the texture of the mesh in pixels."""
     posed_images: Path | None = None
     """A folder to make: RGBA images and a transforms.json with their cameras, as reconstruction methods read them."""

@@ -115,6 +115,6 @@ def _view(rgb: Tensor, alpha: Tensor, depth: Tensor, focal: float) -> tuple[Tens
     tangent = (slopes[0].square() + slopes[1].square()).sqrt() * focal / depth.clamp_min(1e-6)
     facing = torch.where(solid, 1 / (1 + tangent.square()), 0.0)
     empty = (~solid).cpu().numpy()
-    outlines = [distance_transform_edt(mask) - 0.5 if not mask.all() else mask * 1e4 for mask in empty[:, 0]]
-    beside = torch.from_numpy(np.stack(outlines)[:, None]).clamp_min(0).to(depth)
+    outlines = [np.asarray(distance_transform_edt(mask)) if not mask.all() else mask * 1e4 for mask in empty[:, 0]]
+    beside = torch.from_numpy(np.stack(outlines)[:, None] - 0.5).clamp_min(0).to(depth)
     return straight.half(), solid.half(), depth.float(), facing.half(), beside.half()

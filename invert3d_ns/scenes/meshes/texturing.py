@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,28 +30,31 @@ _AT_ONCE = 1 << 19
 
 
 def textured(mesh: Mesh, views: DepthViews, size: int) -> Mesh:
-    """A mesh with a texture and colors of its vertices, as the views show it.
+    """A mesh with a texture and colors of its vertices, as the views show it. What no view sees has the color of what
+    is nearest in space that one does; without any view of it a mesh is gray.
 
     Args:
         mesh: the surface of the scene; vertices at seams are doubled.
         views: of the scene.
         size: height and width of the texture in pixels.
     """
+    from scipy.spatial import KDTree
+
     mesh = unwrapped(mesh, size)
     assert mesh.uvs is not None
     colors, seen = _colors(views, mesh.vertices, mesh.normals)
-    vertex_colors = _with_nearest(mesh.vertices, colors, seen)
-    pixels, points, normals = _texels(mesh, mesh.uvs, size)
-    colors, seen = _colors(views, points, normals)
-    texture = np.zeros((size * size, 3), dtype=np.float32)
-    texture[pixels] = _with_nearest(points, colors, seen)
-    filled = np.zeros(size * size, dtype=bool)
-    filled[pixels] = True
-    return replace(
-        mesh,
-        colors=vertex_colors,
-        texture=_spread(texture.reshape(size, size, 3), filled.reshape(size, size)),
-    )
+    if not seen.any():
+        colors[:] = 0.5
+    elif not seen.all():
+        colors[~seen] = colors[seen][KDTree(mesh.vertices[seen]).query(mesh.vertices[~seen])[1]]
+    vertices = KDTree(mesh.vertices)
+    texture, filled = np.zeros((size * size, 3), dtype=np.float32), np.zeros(size * size, dtype=bool)
+    for pixels, points, normals in _texels(mesh, mesh.uvs, size):
+        found, seen = _colors(views, points, normals)
+        found[~seen] = colors[vertices.query(points[~seen])[1]]
+        texture[pixels], filled[pixels] = found, True
+    picture = _spread(texture.reshape(size, size, 3), filled.reshape(size, size))
+    return replace(mesh, colors=colors, texture=picture)
 
 
 def unwrapped(mesh: Mesh, size: int) -> Mesh:
@@ -104,17 +109,12 @@ def _chunks(mesh: Mesh) -> list[Int[np.ndarray, " C"]]:
 
 def _texels(
     mesh: Mesh, uvs: Float32[np.ndarray, "V 2"], size: int
-) -> tuple[Int[np.ndarray, " P"], Float32[np.ndarray, "P 3"], Float32[np.ndarray, "P 3"]]:
+) -> Iterator[tuple[Int[np.ndarray, " P"], Float32[np.ndarray, "P 3"], Float32[np.ndarray, "P 3"]]]:
     """The pixels of the texture that show a triangle, and the points and normals of the surface in their centers."""
     corners = np.stack([uvs[:, 0], 1 - uvs[:, 1]], axis=-1)[mesh.faces] * size
-    pixels, points, normals = [], [], []
-    for pixel, face, parts in covered_pixels(corners, size):
-        weights = parts[:, :, None].astype(np.float32)
-        pixels.append(pixel)
-        points.append((mesh.vertices[mesh.faces[face]] * weights).sum(axis=1))
-        normals.append((mesh.normals[mesh.faces[face]] * weights).sum(axis=1))
-    kept, first = np.unique(np.concatenate(pixels), return_index=True)
-    return kept, np.concatenate(points)[first], np.concatenate(normals)[first]
+    for pixels, face, parts in covered_pixels(corners, size):
+        weights, rows = parts[:, :, None].astype(np.float32), mesh.faces[face]
+        yield pixels, (mesh.vertices[rows] * weights).sum(axis=1), (mesh.normals[rows] * weights).sum(axis=1)
 
 
 @torch.no_grad()
@@ -160,23 +160,10 @@ def _sampled(views: DepthViews, index: int, points: Float[Tensor, "P 3"]) -> Flo
     return found[:, :3] / found[:, 3:].clamp_min(1e-3)
 
 
-def _with_nearest(
-    points: Float[np.ndarray, "P 3"], colors: Float32[np.ndarray, "P 3"], seen: Bool[np.ndarray, " P"]
-) -> Float32[np.ndarray, "P 3"]:
-    """Colors of which those that nobody saw are the nearest ones in space that somebody did; gray if there are none."""
-    from scipy.spatial import cKDTree
-
-    if not seen.any():
-        return np.full_like(colors, 0.5)
-    if not seen.all():
-        colors = colors.copy()
-        colors[~seen] = colors[seen][cKDTree(points[seen]).query(points[~seen])[1]]
-    return colors
-
-
 def _spread(texture: Float32[np.ndarray, "T T 3"], filled: Bool[np.ndarray, "T T"]) -> UInt8[np.ndarray, "T T 3"]:
     """The picture with every empty pixel as the nearest filled one, so that no seam shows between the charts."""
     from scipy.ndimage import distance_transform_edt
 
-    rows, columns = distance_transform_edt(~filled, return_distances=False, return_indices=True)
+    nearest: Any = distance_transform_edt(~filled, return_distances=False, return_indices=True)
+    rows, columns = nearest
     return (texture[rows, columns].clip(0, 1) * 255).round().astype(np.uint8)

@@ -28,9 +28,9 @@ def covered_pixels(
         Numbers of pixels (row by row), the triangle that covers each, and its barycentric coordinates there. A pixel
         comes once for each triangle that covers it.
     """
-    corners = np.asarray(corners, dtype=np.float64)
+    corners = np.array(corners, dtype=np.float64)
     finite = np.isfinite(corners).all(axis=(1, 2))
-    corners = np.where(finite[:, None, None], corners, -1.0)
+    corners[~finite] = -1.0
     low = np.clip(np.ceil(corners.min(axis=1) - 0.5), 0, size).astype(np.int64)
     high = np.clip(np.floor(corners.max(axis=1) - 0.5) + 1, 0, size).astype(np.int64)
     spans = np.maximum(high - low, 0)
