@@ -112,6 +112,8 @@ CASES = [
     # Other commands
     case("export of nothing", "invert3d export ball.ply", "nothing to write"),
     case("export to another format", "invert3d export ball.ply --out case/a.obj", r"\.obj"),
+    case("mesh of another format", "invert3d export ball.ply --mesh case/a.stl", r"end in \.glb, \.obj or \.ply"),
+    case("mesh of too few triangles", "invert3d export ball.ply --mesh case/a.glb --faces 3", "--faces is 3"),
     case("check of nothing", "invert3d prior check", "nothing to check"),
     case("fetch of an unknown name", "invert3d prior fetch midas", "midas"),
     case("convert of an unknown name", "invert3d prior convert midas case/out", "midas"),

@@ -63,7 +63,7 @@ def test_of_several_objects_the_first_is_read_and_said(finished: Path, capfd) ->
 def test_every_phase_moves_every_object(stored_prior: Path, tmp_path: Path) -> None:
     found = []
     for steps, fit in ((0, 0), (STEPS, 0), (STEPS, FIT)):
-        options = {"pipeline__steps": steps, "pipeline__reconstruct__steps": fit}
+        options: dict[str, Any] = {"pipeline__steps": steps, "pipeline__reconstruct__steps": fit}
         found.append(read_run_objects(train(configured(stored_prior, tmp_path / f"{steps}-{fit}", **options))))
     for before, after in ((0, 1), (1, 2)):
         for index in range(2):
@@ -74,7 +74,11 @@ def test_every_phase_moves_every_object(stored_prior: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("limit", [3, STEPS + 2])
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(limit: int, stored_prior: Path, tmp_path: Path) -> None:
-    options = {"pipeline__densify": True, "pipeline__model__refine_every": 2, "pipeline__model__warmup_length": 1}
+    options: dict[str, Any] = {
+        "pipeline__densify": True,
+        "pipeline__model__refine_every": 2,
+        "pipeline__model__warmup_length": 1,
+    }
     unbroken = train(configured(stored_prior, tmp_path / "whole", **options))
     part = configured(stored_prior, tmp_path / "part", **options)
     part.max_num_iterations = limit
@@ -143,7 +147,11 @@ def test_objects_are_drawn_to_one_draft(stored_prior: Path, tmp_path: Path, monk
             return predict(self, prior, noisy, t, cameras)
 
         monkeypatch.setattr(Conditions, "predict", note)
-        options = {"pipeline__start__align": align, "pipeline__steps": 0, "pipeline__reconstruct__steps": 0}
+        options: dict[str, Any] = {
+            "pipeline__start__align": align,
+            "pipeline__steps": 0,
+            "pipeline__reconstruct__steps": 0,
+        }
         train(configured(stored_prior, tmp_path / str(align), **options))
     assert torch.equal(found[1.0][0], found[1.0][1])
     assert not torch.allclose(found[0.0][0], found[0.0][1])
@@ -216,6 +224,6 @@ def test_a_prior_without_cameras_is_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_words_of_any_prompt_are_said(tmp_path: Path, capfd) -> None:
-    options = {"pipeline__steps": 0, "pipeline__reconstruct__steps": 0, "pipeline__start__fit_steps": 1}
+    options: dict[str, Any] = {"pipeline__steps": 0, "pipeline__reconstruct__steps": 0, "pipeline__start__fit_steps": 1}
     train(configured("bundled", tmp_path, **options, prompts=("a red cube", "a red zeppelin")))
     assert "the prior 'bundled' never learned 'zeppelin'" in capfd.readouterr().err

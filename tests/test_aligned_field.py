@@ -53,7 +53,7 @@ def test_a_run_leaves_the_field_and_splats_of_every_object(finished: Path) -> No
 def test_every_phase_trains_the_field(stored_prior: Path, tmp_path: Path) -> None:
     found = []
     for steps, fit in ((0, 0), (STEPS, 0), (STEPS, 1)):
-        options = {"pipeline__steps": steps, "pipeline__reconstruct__steps": fit}
+        options: dict[str, Any] = {"pipeline__steps": steps, "pipeline__reconstruct__steps": fit}
         found.append(_field(train(_configured(stored_prior, tmp_path / f"{steps}-{fit}", **options))))
     for before, after in ((0, 1), (1, 2)):
         assert any(not torch.equal(found[before][name], found[after][name]) for name in found[before])

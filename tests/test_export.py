@@ -113,7 +113,9 @@ def test_what_is_exported_is_what_training_takes(run_folder, tmp_path):
         ExportSplats(tmp_path / "posed", out=tmp_path / "b.ply").run()
     write_splats(tmp_path / "one" / "dog.ply", cloud)
     for use in (ExportSplats(tmp_path / "one", out=tmp_path / "b.ply").run, lambda: parse(tmp_path / "one")):
-        with pytest.raises(InputError, match=r"has 2 splat files \(cat\.ply, dog\.ply\) and no cameras; give one"):
+        with pytest.raises(
+            InputError, match=r"has 2 files of splats or meshes \(cat\.ply, dog\.ply\) and no cameras; give one"
+        ):
             use()
     assert not (tmp_path / "b.ply").exists()
 

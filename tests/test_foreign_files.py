@@ -41,9 +41,10 @@ def renamed(ending):
 
 
 FILES = {
-    "cat.obj": (lambda path: path.write_text("v 0 0 0\n"), "is a mesh, not splats", "render it from known cameras"),
-    "cat.glb": (lambda path: path.write_bytes(b"glTF\2\0\0\0"), "is a mesh, not splats", "render it"),
-    "cat.usdz": (as_zip, "is a mesh, not splats", "render it"),
+    "cat.obj": (lambda path: path.write_text("v 0 0 0\n"), "has no faces", "export the mesh again"),
+    "cat.glb": (lambda path: path.write_bytes(b"glTF\2\0\0\0"), "cannot be read as a mesh", "copy or export it again"),
+    "cat.usdz": (as_zip, "is a mesh, not splats", r"export it as \.glb"),
+    "mesh.txt": (lambda path: path.write_text("v 0.0 1.0 0.5\n"), "is an OBJ mesh", r"rename it to end as what it is"),
     "cat.LAZ": (lambda path: path.write_bytes(b"LASF" + bytes(90)), "is a point cloud", "trained from it"),
     "cat.xyz": (lambda path: path.write_text("0 0 0\n1 1 1\n"), "is a point cloud", "trained from it"),
     "cat.png": (lambda path: Image.new("RGB", (2, 2)).save(path), "is a picture", "invert3d image"),

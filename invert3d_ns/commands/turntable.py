@@ -26,7 +26,7 @@ class MakeTurntable(Turntable):
     """Write a video of a level turn around the splats of a run, or of a file, in which all of the object is seen."""
 
     source: tyro.conf.Positional[Path]
-    """What goes round: the splats of a run (its folder or config.yml) or of a splat file, or a folder with
+    """What goes round: the splats of a run (its folder or config.yml) or of a splat file, a mesh, or a folder with
     nothing but one."""
     out: Path | None = None
     """The video (.mp4, .webm, .gif), or a folder for PNG files if the name has no ending. Default: turntable.mp4 in the

@@ -73,9 +73,9 @@ class TextToSplatsPipeline(SplatScene, PhasedPipeline):
         unet_samples: views that the UNet was called for so far, each condition counted by itself: what all cost.
     """
 
-    config: TextToSplatsConfig
+    config: TextToSplatsSettings
 
-    def __init__(self, config: TextToSplatsConfig, device: str, **kwargs: Any) -> None:
+    def __init__(self, config: TextToSplatsSettings, device: str, **kwargs: Any) -> None:
         super().__init__(config, device, **kwargs)
         self.begin_hosting()
         self.prior = SharedPrior(config.prior, config.prior_options, device)

@@ -89,7 +89,7 @@ def measure_pair(
         for cloud, prompt in zip(made.objects, case, strict=True)
     ]
     figures = {
-        "dift": correspondence_distance(*features, ends[0][1], ends[1][1]),
+        "dift": correspondence_distance(features[0], features[1], ends[0][1], ends[1][1]),
         "iou": silhouette_iou(ends[0][1], ends[1][1]),
         "class and color": 100 * fmean(one["class and color"] for one in graded),
         "second": 100 * graded[1]["class and color"],

@@ -18,11 +18,12 @@ from invert3d_ns.scenes.axes import UpAxis
 from invert3d_ns.scenes.cameras import orbit_cameras
 from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.scenes.folders import FolderScene, find_layout, scene_metadata
+from invert3d_ns.scenes.meshes.sampling import SPLATS
 from invert3d_ns.scenes.normalization import rotation_about_z, to_object_frame, transform_splats, within_object
 from invert3d_ns.scenes.placement import PlacedOutputs, Placement
 from invert3d_ns.scenes.radiance_runs import is_radiance_run
 from invert3d_ns.scenes.runs import NoSplats, is_run, read_moved_run, run_settings
-from invert3d_ns.scenes.splat_files import LISTED, foreign_file, read_splat_file, splat_ending, splat_stem
+from invert3d_ns.scenes.splat_files import LISTED, foreign_file, is_scene_file, read_splat_file, splat_stem
 
 if TYPE_CHECKING:
     from invert3d_ns.scenes.radiance_scenes import RadianceScene
@@ -40,12 +41,13 @@ class SceneDataParserConfig(DataParserConfig):
 
     _target: type = field(default_factory=lambda: SceneDataParser)
     data: Path | None = None  # type: ignore[assignment]
-    """A file of Gaussian splats (.ply, .compressed.ply, .spz, .splat, .ksplat, .sog), a run whose splats are taken
-    (its folder or config.yml), a run of a radiance field such as nerfacto's, to whose views splats are fitted, or a
-    folder of posed images (transforms.json, Blender, COLMAP). Nothing: the bundled demo."""
+    """A file of Gaussian splats (.ply, .compressed.ply, .spz, .splat, .ksplat, .sog), a mesh (.glb, .gltf, .obj, .stl,
+    .off, .ply), a run whose splats are taken (its folder or config.yml), a run of a radiance field such as nerfacto's,
+    to whose views splats are fitted, or a folder of posed images (transforms.json, Blender, COLMAP). Nothing: the
+    bundled demo."""
     up: Literal["auto"] | UpAxis = "auto"
-    """The axis that points up in a splat file. auto: what the file says (nerfstudio's do), else y, as in generated
-    assets (LGM, 3DGS). In folders the cameras tell what is up."""
+    """The axis that points up in a splat file or a mesh. auto: what the file says (nerfstudio's do), else y, as in
+    generated assets (LGM, 3DGS, glTF). In folders the cameras tell what is up."""
     front: Annotated[float, FINITE] = 0.0
     """Azimuth in degrees at which the scene as read shows its front; it is turned to azimuth 0."""
     image_size: Annotated[int, at_least(32, 8192)] = 256
@@ -55,6 +57,8 @@ class SceneDataParserConfig(DataParserConfig):
     """Number of orbit cameras that splats and radiance fields are seen by in training."""
     num_eval_views: Annotated[int, at_least(1)] = 8
     """Number of held-out orbit cameras of splats and radiance fields, in the order of a flight around the object."""
+    mesh_splats: Annotated[int, at_least(100, 5_000_000)] = SPLATS
+    """Number of splats that are spread over a mesh."""
     masks_are_objects: bool = True
     """Masks in a folder cut out the object, as alpha does. Otherwise masked pixels are only ignored, as nerfstudio
     does."""
@@ -65,10 +69,10 @@ class SceneDataParserConfig(DataParserConfig):
 
 
 def read_object(path: Path | str, up: Literal["auto"] | UpAxis = "auto") -> tuple[SplatCloud, Float[Tensor, "4 4"]]:
-    """Splats of a file in the object frame, and the similarity that brought them there.
+    """Splats of a file, or made of a mesh, in the object frame, and the similarity that brought them there.
 
     Args:
-        path: a splat file of any kind, or a folder with nothing but one.
+        path: a splat file or mesh of any kind, or a folder with nothing but one.
         up: the axis of the file that points up; auto: what the file says, else y.
 
     Returns:
@@ -83,6 +87,27 @@ def read_object(path: Path | str, up: Literal["auto"] | UpAxis = "auto") -> tupl
     return cloud, transform
 
 
+def read_object_and_placement(
+    path: Path | str, up: Literal["auto"] | UpAxis = "auto", mesh_splats: int = SPLATS
+) -> tuple[SplatCloud, Placement]:
+    """Splats of a run or a file in the object frame, and how they were moved there from the input.
+
+    Args:
+        path: a run (its folder or config.yml), or see :func:`read_object`.
+        up: see :func:`read_object`.
+        mesh_splats: number of splats that are spread over a mesh.
+
+    Raises:
+        InputError: see :func:`read_object` and :func:`~invert3d_ns.scenes.runs.read_run`.
+    """
+    path = Path(path)
+    if is_run(path):
+        cloud, transform = read_moved_run(path)
+        return cloud, Placement.of_run(path).then(transform)
+    cloud, transform, origin = _read_placed(_only_splats(path), up, mesh_splats)
+    return cloud, Placement(transform.double(), origin)
+
+
 def read_as_placed(path: Path | str) -> tuple[SplatCloud, UpAxis | None]:
     """Splats of a file, or of a folder with nothing but one, where they lie in it, and the axis that it says points up.
 
@@ -93,24 +118,26 @@ def read_as_placed(path: Path | str) -> tuple[SplatCloud, UpAxis | None]:
 
 
 def find_splat_file(path: Path) -> Path | None:
-    """The splat file that a scene is: the file itself, or the only one in a folder without cameras; None for folders
-    of posed images and folders without splats.
+    """The splat file or mesh that a scene is: the file itself, or the only one in a folder without cameras; None for
+    folders of posed images and folders without splats.
 
     Raises:
-        InputError: it does not exist, is a file of another kind, or a folder with several splat files.
+        InputError: it does not exist, is a file of another kind, or a folder with several such files.
     """
     if not path.exists():
-        raise InputError(f"{path} does not exist; give a splat file, a run or a folder of posed images")
+        raise InputError(f"{path} does not exist; give a splat file, a mesh, a run or a folder of posed images")
     if not path.is_dir():
-        if splat_ending(path) is None:
+        if not is_scene_file(path):
             raise foreign_file(path)
         return path
     if find_layout(path) is not None:
         return None
-    found = sorted(file for file in path.iterdir() if splat_ending(file) and not file.name.startswith("."))
+    found = sorted(file for file in path.iterdir() if is_scene_file(file) and not file.name.startswith("."))
     if len(found) > 1:
         names = ", ".join(file.name for file in found[:3]) + (", ..." if len(found) > 3 else "")
-        raise InputError(f"{path} has {len(found)} splat files ({names}) and no cameras; give one of them")
+        raise InputError(
+            f"{path} has {len(found)} files of splats or meshes ({names}) and no cameras; give one of them"
+        )
     return found[0] if found else None
 
 
@@ -119,7 +146,9 @@ def _only_splats(path: Path) -> Path:
     if found is not None:
         return found
     if find_layout(path) is None:
-        raise InputError(f"{path} holds neither a run nor splats ({LISTED}); give a folder that does, or a file")
+        raise InputError(
+            f"{path} holds neither a run nor splats ({LISTED}) nor a mesh; give a folder that does, or a file"
+        )
     raise InputError(
         f"{path} holds posed images and no splats; fit splats to them first (ns-train invert3d --data ...) and give "
         "the run"
@@ -127,10 +156,10 @@ def _only_splats(path: Path) -> Path:
 
 
 def _read_placed(
-    file: Path, up: Literal["auto"] | UpAxis
+    file: Path, up: Literal["auto"] | UpAxis, mesh_splats: int = SPLATS
 ) -> tuple[SplatCloud, Float[Tensor, "4 4"], tuple[float, float, float]]:
     """Splats of a file in the object frame, the similarity that brought them there, and the origin before that."""
-    cloud, declared = read_splat_file(file)
+    cloud, declared = read_splat_file(file, mesh_splats)
     moved, transform = to_object_frame(cloud, (declared or "y") if up == "auto" else up)
     return moved, transform, cloud.origin
 
@@ -218,17 +247,15 @@ class SceneDataParser(DataParser):
         """
         if is_run(self.path):
             try:
-                cloud, transform = read_moved_run(self.path)
+                return scene_name(self.path), *read_object_and_placement(self.path)
             except NoSplats:
                 if is_radiance_run(self.path):
                     return None
                 raise
-            return scene_name(self.path), cloud, Placement.of_run(self.path).then(transform)
         file = find_splat_file(self.path)
         if file is None:
             return None
-        cloud, transform, origin = _read_placed(file, self.config.up)
-        return splat_stem(file), cloud, Placement(transform.double(), origin)
+        return splat_stem(file), *read_object_and_placement(file, self.config.up, self.config.mesh_splats)
 
     def _from_field(self, split: str) -> DataparserOutputs:
         from invert3d_ns.scenes.radiance_scenes import RadianceScene

@@ -65,9 +65,14 @@ def to_object_frame(
 
 def from_object_frame(cloud: SplatCloud, up: UpAxis) -> SplatCloud:
     """Rotate splats so that ``up`` points up where z did; :func:`to_object_frame` with the same ``up`` undoes it."""
+    return transform_splats(cloud, from_z_up(up))
+
+
+def from_z_up(up: UpAxis) -> Float[Tensor, "4 4"]:
+    """The rotation after which ``up`` points up where z did."""
     transform = torch.eye(4)
     transform[:3, :3] = torch.tensor(_TO_Z_UP[up], dtype=torch.float32).T
-    return transform_splats(cloud, transform)
+    return transform
 
 
 def similarity(rotation: Float[Tensor, "3 3"], center: Float[Tensor, "3"], scale: float) -> Float[Tensor, "4 4"]:

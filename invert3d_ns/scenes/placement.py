@@ -66,6 +66,13 @@ class Placement:
             return None
         return cast(UpAxis, ("-" if up[axis] < 0 else "") + "xyz"[axis])
 
+    @property
+    def inverse(self) -> Float[Tensor, "4 4"]:
+        """The similarity from the object frame to the input's own coordinates, float64."""
+        back = torch.linalg.inv(self.transform)
+        back[:3, 3] += torch.tensor(self.origin, dtype=torch.float64)
+        return back
+
     def put_back(self, cloud: SplatCloud) -> SplatCloud:
         """Splats of the object frame where they lay in the input, relative to an origin if that is far away."""
         linear = self.transform[:3, :3]

@@ -88,6 +88,11 @@ def is_compressed(header: PlyHeader) -> bool:
     return "chunk" in header.elements or (vertex is not None and "packed_position" in vertex.types)
 
 
+def is_mesh(header: PlyHeader) -> bool:
+    """Whether a .ply has faces between its vertices, and no property of splats."""
+    return "vertex" in header.elements and not is_compressed(header) and _kind(header) == "a mesh"
+
+
 def up_axis(header: PlyHeader) -> UpAxis | None:
     """The axis that a .ply says points up, if it does."""
     up = header.comments.get(_UP_COMMENT.lower())
@@ -138,7 +143,7 @@ def _kind(header: PlyHeader) -> str:
 def _advice(header: PlyHeader) -> str:
     kind = _kind(header)
     if kind == "a mesh":
-        return "render it from known cameras (Blender writes a transforms.json) and give the folder of these images"
+        return "read it with read_splat_file, which makes splats of it"
     if kind == "a point cloud":
         return "give the splats that were trained from it, or the folder of posed images that it came from"
     return "export it in the layout of 3DGS, as .ply"

@@ -143,13 +143,13 @@ def read_run(path: Path | str) -> SplatCloud:
         NoSplats: the checkpoint holds none.
         InputError: there is no checkpoint, or it cannot be read.
     """
-    objects = read_run_objects(path)
-    if len(objects) > 1:
+    first, *others = read_run_objects(path)
+    if others:
         warn(
-            f"{path} holds {len(objects)} objects, of which the first is taken; write others, or what lies between, "
+            f"{path} holds {1 + len(others)} objects, of which the first is taken; write others, or what lies between, "
             "to files with invert3d export --objects or --blend"
         )
-    return objects[0]
+    return first
 
 
 def read_run_objects(path: Path | str) -> tuple[SplatCloud, ...]:

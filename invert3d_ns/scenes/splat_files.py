@@ -1,4 +1,6 @@
-"""Files of Gaussian splats of every kind, told apart by their endings; what is none of them is refused by name."""
+"""Files of Gaussian splats of every kind, and of meshes that splats are made of, told apart by their endings; what is
+none of them is refused by name.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.filetypes import LFS_POINTER, describe_file
 from invert3d_ns.scenes.axes import UpAxis
 from invert3d_ns.scenes.cloud import SplatCloud
-from invert3d_ns.scenes.ply import is_compressed, rasterize_mode, read_ply, up_axis, write_splats
+from invert3d_ns.scenes.meshes.reading import READ as MESHES
+from invert3d_ns.scenes.meshes.sampling import SPLATS, read_mesh
+from invert3d_ns.scenes.ply import is_compressed, is_mesh, rasterize_mode, read_ply, up_axis, write_splats
 from invert3d_ns.scenes.ply_file import read_header
 from invert3d_ns.scenes.splat_formats import CONVERTED, read_converted, write_converted
 
@@ -17,6 +21,8 @@ ENDINGS = (*CONVERTED, ".ply")
 """Endings of splat files that are read and written."""
 LISTED = ".ply, .compressed.ply, .spz, .splat, .ksplat or .sog"
 """The same, for messages."""
+LISTED_MESHES = ".glb, .gltf, .obj, .stl, .off or a .ply with faces"
+"""Meshes that are read, for messages."""
 
 _PLY = ("a .ply", "a compressed splat .ply")
 _NUMBERS = ("a binary file", "a Python pickle", "a file packed", "a JPEG")
@@ -28,10 +34,15 @@ _CONTENTS = {
     ".sog": "splats in a .sog",
     ".splat": _NUMBERS,
     ".ksplat": _NUMBERS,
+    ".glb": ("a binary glTF model",),
+    ".gltf": ("a glTF model", "a JSON file"),
+    ".obj": ("an OBJ mesh", "a text file"),
+    ".stl": ("an STL mesh", "a text file", *_NUMBERS),
+    ".off": ("a text file",),
 }
 """How :func:`describe_file` begins of a file that is what its ending says."""
 _KINDS = {
-    "a mesh": ".obj .glb .gltf .stl .fbx .dae .blend .off .3ds .3mf .usd .usda .usdc .usdz .abc .x3d .wrl .mesh",
+    "a mesh": ".fbx .dae .blend .3ds .3mf .usd .usda .usdc .usdz .abc .x3d .wrl .mesh",
     "a point cloud": ".las .laz .e57 .pcd .xyz .pts .ptx .asc .drc",
     "a picture": ".png .jpg .jpeg .webp .gif .bmp .tif .tiff .exr .heic .avif",
     "a video": ".mp4 .mov .avi .mkv .webm",
@@ -40,7 +51,7 @@ _KINDS = {
     "a list of cameras": ".json .yml .yaml",
 }
 _ADVICE = {
-    "a mesh": "render it from known cameras (as Blender's transforms.json) and give the folder of these images",
+    "a mesh": "export it as .glb",
     "a point cloud": "give the splats that were trained from it, or the folder of posed images that it came from",
     "a picture": "run `invert3d image` on photographs, or give the folder of posed images that it belongs to",
     "a video": "run `ns-process-data video` on it and give the folder that this makes",
@@ -56,25 +67,35 @@ def splat_ending(path: Path) -> str | None:
     return next((ending for ending in ENDINGS if name.endswith(ending)), None)
 
 
+def is_scene_file(path: Path) -> bool:
+    """Whether a name has the ending of splats or of a mesh that splats are made of."""
+    return splat_ending(path) is not None or path.suffix.lower() in MESHES
+
+
 def splat_stem(path: Path) -> str:
     """The name of a file without the ending of splat files, or else without its suffix."""
     ending = splat_ending(path)
     return path.name[: -len(ending)] if ending else path.stem
 
 
-def read_splat_file(path: Path | str) -> tuple[SplatCloud, UpAxis | None]:
-    """Read splats of any kind of file, and the axis that it says points up.
+def read_splat_file(path: Path | str, mesh_splats: int = SPLATS) -> tuple[SplatCloud, UpAxis | None]:
+    """Read splats of any kind of file, or make them of a mesh, and the axis that it says points up.
 
-    A compressed .ply is told by its content, the others by their endings. An .spz is y-up by definition.
+    A compressed .ply and a mesh in a .ply are told by their content, the others by their endings. An .spz and glTF are
+    y-up by definition.
+
+    Args:
+        path: the file.
+        mesh_splats: number of splats that are spread over a mesh.
 
     Raises:
         InputError: there is no such file, its content is something else than its ending says, or see
-            :func:`~invert3d_ns.scenes.ply.read_splats`.
+            :func:`~invert3d_ns.scenes.ply.read_splats` and :func:`~invert3d_ns.scenes.meshes.sampling.read_mesh`.
     """
     path = Path(path)
-    ending = splat_ending(path)
+    ending = path.suffix.lower() if path.suffix.lower() in MESHES else splat_ending(path)
     if not path.exists():
-        raise InputError(f"{path} does not exist; give a splat file: {LISTED}")
+        raise InputError(f"{path} does not exist; give a splat file: {LISTED}, or a mesh: {LISTED_MESHES}")
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the path of a file of Gaussian splats")
     if ending is None:
@@ -82,8 +103,12 @@ def read_splat_file(path: Path | str) -> tuple[SplatCloud, UpAxis | None]:
     kind = describe_file(path)
     if not kind.startswith(_CONTENTS[ending]):
         raise _other_content(path, ending, kind)
+    if ending in MESHES:
+        return read_mesh(path, mesh_splats), "y" if ending in (".glb", ".gltf") else None
     if ending in (".ply", ".compressed.ply"):
         header = read_header(path)
+        if is_mesh(header):
+            return read_mesh(path, mesh_splats), up_axis(header)
         if not is_compressed(header):
             return read_ply(path)
         cloud = replace(read_converted(path, ".compressed.ply"), rasterize_mode=rasterize_mode(header))
@@ -130,9 +155,11 @@ def foreign_file(path: Path) -> InputError:
         return _other_content(path, "", content)
     if content.startswith(("a .ply of", "a compressed splat", "splats in")):
         return InputError(f"{path} is {content}; rename it to end in {LISTED}, as what it is")
+    if "mesh" in content or "glTF" in content:
+        return InputError(f"{path} is {content}; rename it to end as what it is: {LISTED_MESHES}")
     if kind is None:
         name = "neither a splat file nor a run nor a folder of images"
-        return InputError(f"{path} is {name} but {content}; give one of these, splats as {LISTED}")
+        return InputError(f"{path} is {name} but {content}; give one of these, splats as {LISTED}, or a mesh")
     return InputError(f"{path} is {kind}, not splats ({LISTED}); {_ADVICE[kind]}")
 
 

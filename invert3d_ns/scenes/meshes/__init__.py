@@ -1,0 +1,1 @@
+"""Triangle meshes: the surface of any scene with a texture, and splats on the surface of any mesh."""
