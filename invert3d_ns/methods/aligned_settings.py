@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -69,10 +68,6 @@ class AlignedSettings(TextToSplatsSettings):
         vertices = [[float(i == j) for j in range(objects)] for i in range(objects)]
         edges = [(i, j) for i in range(objects) for j in range(i + 1, objects)] if self.edge else []
         return vertices + [[0.5 * (k in edge) for k in range(objects)] for edge in edges]
-
-    def summary(self) -> Sequence[tuple[str, str]]:
-        """The prompts, the prior, and the steps of each phase."""
-        return super().summary()
 
 
 @dataclass
