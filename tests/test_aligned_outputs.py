@@ -46,7 +46,10 @@ def test_every_object_has_a_file_and_so_has_what_lies_between(finished: Path, tm
 def test_anchors_make_a_hybrid(finished: Path, tmp_path: Path, capfd) -> None:
     objects = read_run_objects(finished)
     low, high = objects[0].means.amin(0), objects[0].means.amax(0)
-    anchors = [{"position": low.tolist(), "prompt": 0}, {"position": high.clamp(-1, 1).tolist(), "prompt": PROMPTS[1]}]
+    anchors = [
+        {"position": low.clamp(-1, 1).tolist(), "prompt": 0},
+        {"position": high.clamp(-1, 1).tolist(), "prompt": PROMPTS[1]},
+    ]
     (tmp_path / "anchors.json").write_text(json.dumps({"kind": "ramp", "anchors": anchors}))
     out = tmp_path / "hybrid.ply"
     assert not _run("export", finished, "--anchors", tmp_path / "anchors.json", "--out", out, "--up", "z")
