@@ -14,6 +14,7 @@ from invert3d_ns.metrics.aligned_quality import AlignedPlan, likely_truth, measu
 from invert3d_ns.metrics.aligned_runs import PAIRINGS, MadePair, pair_cases
 from invert3d_ns.metrics.judge import Judge
 from invert3d_ns.prior.checkpoints import load_prior
+from invert3d_ns.world.distances import signed_distances
 from invert3d_ns.world.splats import splats_of
 
 
@@ -53,8 +54,14 @@ def test_true_objects_are_what_was_asked_for_and_less_alike(graders) -> None:
 def test_the_likely_truth_has_the_proportions_of_what_was_made() -> None:
     case = pair_cases()[0][0]
     for seed in (3, 17):
-        found = likely_truth(case, splats_of(case.object(seed), spacing=0.05).means)
-        assert (found.primitives == case.object(seed).primitives).all()
+        points = splats_of(case.object(seed), spacing=0.05).means
+
+        def away(item, points=points) -> float:
+            return float(signed_distances(item.primitives, points).amin(1).abs().mean())
+
+        found = away(likely_truth(case, points))
+        assert found <= away(case.object(seed)) < 0.03
+        assert found < 0.5 * sum(away(case.object(other)) for other in range(10)) / 10
 
 
 def test_rows_are_kept_and_tabulated_over_seeds(graders, tmp_path: Path, monkeypatch) -> None:

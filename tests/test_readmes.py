@@ -116,10 +116,10 @@ def test_flags_that_prose_and_tables_name_exist(page):
 
 @functools.cache
 def _train_flags() -> frozenset[str]:
-    """Every flag of ``ns-train invert3d`` and ``ns-train ge3d``, of every kind of guidance, too."""
+    """Every flag of ``ns-train``'s methods, of every kind of guidance, too."""
     printed = io.StringIO()
     guided = [["ge3d", f"pipeline.guidance:{kind}"] for kind in GUIDANCE_CONFIGS]
-    for words in (["invert3d"], ["ge3d"], *guided):
+    for words in (["invert3d"], ["ge3d"], ["a3d"], ["a3d-nerf"], *guided):
         with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
             tyro.cli(_methods(), args=[*words, "--help"])
     return frozenset(re.findall(r"--[a-z][a-z0-9.-]*", printed.getvalue()))

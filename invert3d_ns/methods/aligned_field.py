@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from invert3d_ns.base.metrics import ssim
-from invert3d_ns.base.random import random_stream
 from invert3d_ns.base.ranges import at_least
 from invert3d_ns.methods.aligned import AlignedConfig, AlignedPipeline
 from invert3d_ns.methods.aligned_phases import AlignedDistillPhase, AlignedReconstructPhase
@@ -22,7 +21,7 @@ from invert3d_ns.methods.reconstruct_phase import RING
 from invert3d_ns.runs.phase import Phase, Run, StepOutput
 from invert3d_ns.runs.splat_fit import rates
 from invert3d_ns.scenes.blending import SameEverywhere
-from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world, random_orbit
+from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world
 from invert3d_ns.scenes.field_regularizers import normal_smoothness, orientation_loss
 from invert3d_ns.scenes.field_scene import FieldSceneModel, FieldSceneModelConfig
 from invert3d_ns.scenes.rendering import render_splats
@@ -132,9 +131,8 @@ class FieldDistillPhase(AlignedDistillPhase):
         lit = index >= settings.shade_from * self.steps
         if not (lit or settings.orientation or settings.smooth_normals):
             return super().look(index)
-        cameras, size = self.pipeline.config.cameras, self.pipeline.view_size
-        generator = random_stream("views of a distillation", self._seed, index)
-        azimuths, elevations = random_orbit(cameras.groups, cameras.views, generator=generator)
+        size = self.pipeline.view_size
+        azimuths, elevations, generator = self.orbits(index)
         poses = orbit_camera_to_world(azimuths, elevations).flatten(0, 1)
         lighting = Lighting(random_shading(generator), random_lights(poses[:, :3, 3], generator)) if lit else None
         nerf = self.pipeline.model.nerf
@@ -154,8 +152,7 @@ class FieldDistillPhase(AlignedDistillPhase):
         """How far the first object is from the one that is given, in the views of this step."""
         given = self.pipeline.given
         assert given is not None
-        generator = random_stream("views of a distillation", self._seed, index)
-        poses = orbit_camera_to_world(*random_orbit(1, 4, generator=generator)).flatten(0, 1)
+        poses = orbit_camera_to_world(*self.orbits(index)[:2]).flatten(0, 1)
         size = self.pipeline.view_size
         with torch.no_grad():
             truth = render_splats(given.to(self.pipeline.device), poses, size, supersampling=2)[0].clamp(0, 1)

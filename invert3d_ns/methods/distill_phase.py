@@ -111,11 +111,16 @@ class DistillPhase(Phase):
         report = guidance.report
         return terms, {} if report is None else {"timestep": report.timesteps.float().mean()}
 
+    def orbits(self, index: int) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B F"], torch.Generator]:
+        """Azimuths and elevations of the cameras of step ``index``, and what else is drawn for it."""
+        settings = self.pipeline.config.cameras
+        generator = random_stream("views of a distillation", self._seed, index)
+        return *random_orbit(settings.groups, settings.views, generator=generator), generator
+
     def look(self, index: int, *, densify: bool = False) -> Look:
         """Render the views of step ``index``: everything random in it is of its own stream."""
         settings, model = self.pipeline.config.cameras, self.pipeline.model
-        generator = random_stream("views of a distillation", self._seed, index)
-        azimuths, elevations = random_orbit(settings.groups, settings.views, generator=generator)
+        azimuths, elevations, generator = self.orbits(index)
         share, dice = torch.rand(2, generator=generator).tolist()
         zoom = settings.zoom[0] + share * (settings.zoom[1] - settings.zoom[0])
         color = torch.rand(3, generator=generator)

@@ -157,9 +157,19 @@ def start_splats(
         poses: OpenGL axes, object frame, on the CPU.
         seed: of the choice of points.
     """
-    device, images = images.device, images.cpu()
-    alphas = torch.stack([alpha_from_background(image.permute(1, 2, 0), torch.ones(3)) for image in images])
-    generator = torch.Generator().manual_seed(seed)
+    here = images.cpu()
+    alphas = torch.stack([alpha_from_background(image.permute(1, 2, 0), torch.ones(3)) for image in here])
+    return _start(here, alphas, poses, count, fov_y, torch.Generator().manual_seed(seed)).to(images.device)
+
+
+def _start(
+    images: Float[Tensor, "F 3 H W"],
+    alphas: Float[Tensor, "F H W"],
+    poses: Float[Tensor, "F 3 4"],
+    count: int,
+    fov_y: float,
+    generator: torch.Generator,
+) -> SplatCloud:
     focal = 0.5 / math.tan(math.radians(fov_y) / 2)
     shape = (len(images), 2)
     views = Views(
@@ -183,4 +193,4 @@ def start_splats(
         opacities=torch.full((count, 1), 1.0),
         features_dc=(hull_colors(views, means) - 0.5) / SH_C0,
         features_rest=torch.zeros(count, 0, 3),
-    ).to(device)
+    )
