@@ -165,9 +165,8 @@ def test_two_objects_are_learned_with_their_captions_and_cameras(
     figures = f"{before=:.3f} {after=:.3f} swapped={loss(captions[::-1], right):.3f} "
     figures += f"rolled={loss(captions, right.roll(2, 1)):.3f} empty={loss(['', ''], right):.3f}"
     assert after < 0.5 * before, figures
-    # One that did not listen would have the same loss: short trainings that differ in rounding end at 1.5, 3 and 1.09,
-    # where the first was 1.21 once.
-    assert loss(captions[::-1], right) > 1.1 * after, figures
+    # One that did not listen would have the same loss: short trainings that differ in rounding end at 1.5, 3 and 1.09.
+    assert loss(captions[::-1], right) > 1.25 * after, figures
     assert loss(captions, right.roll(2, 1)) > 1.25 * after, figures
     assert loss(["", ""], right) > 1.03 * after, figures
 
