@@ -10,8 +10,8 @@ from torch import Tensor
 
 from invert3d_ns.base.cancellation import Cancelled
 from invert3d_ns.base.pictures import tile
-from invert3d_ns.runs.phase import Phase, Run, StepOutput
-from invert3d_ns.runs.resume import flags_of
+from invert3d_ns.methods.start_phase import StartPhase
+from invert3d_ns.runs.phase import Run, StepOutput
 from invert3d_ns.scenes.blending import SameEverywhere
 from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world
 
@@ -25,7 +25,7 @@ PICTURE = "Sampled views (a row for each object, then what lies between)"
 _SHOWN = 4
 
 
-class AlignedStartPhase(Phase):
+class AlignedStartPhase(StartPhase):
     """Samples views of every object, and of the middle of every edge, in one pass, and fits the scene in one step.
 
     All start from one noise, and settle on one structure before each becomes what it is: of a prior that drafts what
@@ -38,17 +38,13 @@ class AlignedStartPhase(Phase):
         pipeline: the scene, and the prompts.
     """
 
-    name, title, steps = "start", "Making the first objects", 1
+    title = "Making the first objects"
+    pipeline: AlignedPipeline
 
     def __init__(self, pipeline: AlignedPipeline) -> None:
-        self.pipeline = pipeline
-        self._views: Float[Tensor, "P F 3 H W"] | None = None
+        super().__init__(pipeline)
         self._given: Float[Tensor, "F 3 H W"] | None = None
         self._weights = torch.tensor(pipeline.config.blends())
-
-    def settings_key(self) -> dict[str, Any]:
-        """The words, the prior, and how the views are sampled."""
-        return {**self.pipeline.words_settings(), **flags_of(self.pipeline.config.start, "--pipeline.start")}
 
     def begin(self, run: Run, state: dict[str, Any] | None) -> None:
         """Sample the views.
@@ -138,13 +134,3 @@ class AlignedStartPhase(Phase):
                     drawn.append(pipeline.model.render_to_train(poses, views.shape[-1])[0].clamp(0, 1))
         found = torch.stack(drawn)
         return StepOutput((found - views).square().mean(), metrics={"psnr": psnr(found, views)})
-
-    def observe(self, run: Run, index: int) -> None:
-        """Show the objects."""
-        run.redraw(now=True)
-
-    def orbit(self) -> tuple[Float[Tensor, " F"], Float[Tensor, " F"]]:
-        """Azimuths and elevations of the views."""
-        settings = self.pipeline.config.start
-        elevations = torch.tensor(settings.elevations)[torch.arange(settings.views) % 2]
-        return torch.arange(settings.views) * (360.0 / settings.views), elevations

@@ -45,7 +45,7 @@ class StartPhase(Phase):
             Cancelled: the run was asked to stop meanwhile.
         """
         settings = self.pipeline.config.start
-        azimuths, elevations = self._orbit()
+        azimuths, elevations = self.orbit()
         title = f"Sampling {settings.views} views of {self.pipeline.prompt!r}"
         with run.timed("views"), run.progress(title) as progress, self.pipeline.prior.use() as prior:
             steps = settings.sampling_steps or prior.info.sampling_steps
@@ -69,7 +69,7 @@ class StartPhase(Phase):
 
         assert self._views is not None, "begin() comes first"
         settings = self.pipeline.config.start
-        azimuths, elevations = self._orbit()
+        azimuths, elevations = self.orbit()
         views = self._views.to(self.pipeline.device)
         poses = orbit_camera_to_world(azimuths, elevations)
         cloud = fit_splats(views, poses, count=settings.splats, steps=settings.fit_steps, seed=run.seed)
@@ -81,7 +81,8 @@ class StartPhase(Phase):
         """Show the splats."""
         run.redraw(now=True)
 
-    def _orbit(self) -> tuple[Float[Tensor, " F"], Float[Tensor, " F"]]:
+    def orbit(self) -> tuple[Float[Tensor, " F"], Float[Tensor, " F"]]:
+        """Azimuths and elevations of the views."""
         settings = self.pipeline.config.start
         count = settings.views
         elevations = torch.tensor(settings.elevations)[torch.arange(count) % 2]
