@@ -14,6 +14,7 @@ from nerfstudio.plugins.types import MethodSpecification  # noqa: E402
 from invert3d_ns.methods.aligned import aligned_objects  # noqa: E402
 from invert3d_ns.methods.aligned_field import aligned_field  # noqa: E402
 from invert3d_ns.methods.invert3d import InversionPipelineConfig  # noqa: E402
+from invert3d_ns.methods.stylization import stylization  # noqa: E402
 from invert3d_ns.methods.text_to_splats import text_to_splats  # noqa: E402
 from invert3d_ns.runs.nerfstudio_commands import adopt_nerfstudio_commands  # noqa: E402
 from invert3d_ns.runs.trainer import PhasedTrainerConfig  # noqa: E402
@@ -63,6 +64,20 @@ and, as the last words of the command, what guides: pipeline.guidance:ge3d or pi
 """The same for methods that make several objects."""
 
 
+FLAGS_OF_STYLES = """Of the flags below these matter; the others have defaults that rarely need another value:
+  --data PATH                 a .ply of splats, a run, or a folder of posed images; the demo scene if not given
+  --prompt "WORDS"            how it shall look: "in van gogh style", "at night", "a pencil sketch"
+  --prompts "WORDS" "WORDS"   several styles, one after the other, side by side in one scene
+  --pipeline.free opacities   what may change besides colors; nothing if not given, and geometry stays to the bit
+  --pipeline.towers NAME ...  CLIP models that are followed: bundled-crops, ViT-B-32/laion2b_s34b_b79k, a folder
+  --pipeline.steps N          steps of each style
+  --pipeline.region.box ...   xmin ymin zmin xmax ymax zmax: where the style goes
+  --output-dir PATH           runs go to PATH/SCENE/METHOD/TIME (outputs)
+  --vis viewer                watch in the browser, change words meanwhile, switch styles
+  --machine.seed N            of everything random (42)"""
+"""The same for methods that make styles."""
+
+
 def _description(method: str, text: str, flags: str = FLAGS_THAT_MATTER) -> str:
     """What the method is; in its own --help, though not in the list of all methods, the flags to know."""
     return f"{text}\n\n{flags}" if method in sys.argv else text
@@ -105,5 +120,13 @@ a3d_nerf = MethodSpecification(
         "a3d-nerf",
         "A3D as published: the objects share one radiance field over places and weights; splats are fitted to it.",
         FLAGS_OF_PROMPTS,
+    ),
+)
+clip_splat = MethodSpecification(
+    config=stylization("clip-splat"),
+    description=_description(
+        "clip-splat",
+        "CLIP stylization: a scene of splats takes on a style that words describe; its geometry stays.",
+        FLAGS_OF_STYLES,
     ),
 )

@@ -57,7 +57,7 @@ def test_a_run_leaves_a_file_for_each_object_pictures_and_figures(finished: Path
 
 def test_of_several_objects_the_first_is_read_and_said(finished: Path, capfd) -> None:
     assert torch.equal(read_run(finished).means, read_run_objects(finished)[0].means)
-    assert "holds 2 objects, of which the first is taken" in capfd.readouterr().err
+    assert "holds 2 objects, of which number 1" in capfd.readouterr().err
 
 
 def test_every_phase_moves_every_object(stored_prior: Path, tmp_path: Path) -> None:

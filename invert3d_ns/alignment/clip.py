@@ -90,7 +90,11 @@ class ClipTowers(nn.Module):
         Raises:
             InputError: not a batch of RGB images.
         """
-        return nn.functional.normalize(self.model.encode_image(self.preprocess(images).to(self.dtype)).float(), dim=-1)
+        return self.encode_prepared(self.preprocess(images))
+
+    def encode_prepared(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B D"]:
+        """Encode what :meth:`preprocess` gave as unit vectors, float32. Gradients reach the images."""
+        return nn.functional.normalize(self.model.encode_image(images.to(self.dtype)).float(), dim=-1)
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "B D"]:
         """Encode texts as unit vectors, float32. What exceeds the context length is cut off, as by open_clip.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,17 +20,17 @@ from invert3d_ns.methods import aligned_report
 from invert3d_ns.methods.aligned_phases import AlignedDistillPhase, AlignedReconstructPhase
 from invert3d_ns.methods.aligned_settings import AlignedSettings, AlignedTrainerConfig
 from invert3d_ns.methods.aligned_start_phase import AlignedStartPhase
+from invert3d_ns.methods.blended_scene import BlendedScene
 from invert3d_ns.methods.text_to_splats import TextToSplatsPipeline
 from invert3d_ns.runs.phase import Phase, Run
 from invert3d_ns.runs.splat_fit import rates
-from invert3d_ns.scenes.blending import Blend, SameEverywhere, along_edges, vertex
+from invert3d_ns.scenes.blending import vertex
 from invert3d_ns.scenes.latent_splats import LatentSplatModel
 from invert3d_ns.scenes.runs import OWN
 
 if TYPE_CHECKING:
     from invert3d_ns.prior.conditions import Conditions
     from invert3d_ns.prior.multiview import MultiViewPrior
-    from invert3d_ns.scenes.cloud import SplatCloud
 
 OFFICIAL_STEPS = 20_000
 """Steps of following the words for a pair (official code), where nobody says how many."""
@@ -58,7 +57,7 @@ def aligned_objects(method_name: str) -> AlignedTrainerConfig:
     return AlignedTrainerConfig(method_name=method_name, pipeline=AlignedConfig(), optimizers=rates(**_RATES, **own))
 
 
-class AlignedPipeline(TextToSplatsPipeline):
+class AlignedPipeline(BlendedScene, TextToSplatsPipeline):
     """Latent splats, and the prompts that their objects follow. The prior is in no checkpoint.
 
     Args are those of :class:`~invert3d_ns.runs.pipeline.PhasedPipeline`.
@@ -204,27 +203,6 @@ class AlignedPipeline(TextToSplatsPipeline):
             )
         if self.has_start() and self.config.densify:
             raise InputError("--pipeline.densify would add splats to the given object, which stays; leave it out")
-
-    # What is shown
-
-    def show_blend(self, blend: Blend) -> None:
-        """Have everybody who watches see a blend."""
-        with self.lock:
-            self.model.blend = blend
-        self.rerender()
-
-    def along(self, share: float) -> SplatCloud:
-        """The object at ``share`` (0 to 1) of the way through all and back, on the pipeline's device."""
-        with self.model.at(SameEverywhere.of(along_edges(share, len(self.prompts)))):
-            return self.model.cloud().to(self.device)
-
-    def write_turn(self, folder: Path) -> None:
-        """A turntable that morphs."""
-        from invert3d_ns.runs.turntable import write_turn
-
-        with self.model.at(SameEverywhere.of(vertex(0, len(self.prompts)))):
-            first = self.model.cloud().to(self.device)
-        write_turn(folder, first, morph=self.along)
 
     # Checkpoints
 

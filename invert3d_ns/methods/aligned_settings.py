@@ -9,8 +9,8 @@ from typing import Annotated
 from invert3d_ns.base.ranges import at_least
 from invert3d_ns.guidance.configs import AnyGuidanceConfig
 from invert3d_ns.guidance.sds import ScoreDistillationConfig
+from invert3d_ns.methods.prompts_config import PromptsTrainerConfig
 from invert3d_ns.methods.text_settings import LONGEST_NAME, ReconstructionSettings, StartSettings, TextToSplatsSettings
-from invert3d_ns.runs.trainer import PhasedTrainerConfig
 from invert3d_ns.scenes.latent_splats import LatentSplatModelConfig
 
 
@@ -71,14 +71,8 @@ class AlignedSettings(TextToSplatsSettings):
 
 
 @dataclass
-class AlignedTrainerConfig(PhasedTrainerConfig):
+class AlignedTrainerConfig(PromptsTrainerConfig):
     """Settings of a run that makes aligned objects."""
 
     prompts: tuple[str, ...] | None = None
     """What the objects shall be: --prompts "a wooden chair" "a red armchair"."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        super().__setattr__(name, value)
-        # A run's folder is named after its prompts before there is a pipeline.
-        if name in ("prompts", "pipeline") and self.__dict__.get("prompts") and "pipeline" in self.__dict__:
-            self.pipeline.prompts = tuple(self.prompts or ())  # type: ignore[attr-defined]

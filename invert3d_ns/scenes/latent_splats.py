@@ -74,6 +74,31 @@ class LatentSplatModel(ObjectSplatModel):
             weights = torch.cat([torch.zeros_like(weights[:, :1]), weights[:, 1:]], dim=1)
         return {name: shared[name] + weighted_sum(own[name], weights) for name in GAUSSIANS}
 
+    def drawn(self) -> SplatCloud:
+        """The splats of the blend, differentiable in every group."""
+        return self._as_cloud(self.groups())
+
+    def train_only(self, *names: str) -> None:
+        """Train the named groups, and no others."""
+        for name, parameter in self.gauss_params.items():
+            parameter.requires_grad_(name in names)
+            parameter.grad = None
+        self.frozen = not names
+
+    @contextmanager
+    def gradients_of(self, mask: Float[Tensor, " N"] | None) -> Iterator[None]:
+        """Within a block, scale the gradients of every splat by a factor; as they are if None."""
+        hooks = []
+        for parameter in self.gauss_params.values() if mask is not None else ():
+            if parameter.requires_grad:
+                factor = mask.view(-1, *[1] * (parameter.ndim - 1)).to(parameter)
+                hooks.append(parameter.register_hook(lambda gradient, factor=factor: gradient * factor))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
     @contextmanager
     def at(self, blend: Blend) -> Iterator[None]:
         """Draw another blend within a block."""

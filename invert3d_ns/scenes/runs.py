@@ -69,6 +69,8 @@ class RunRecord:
     """What the run's words were made for, as plain data."""
     prompts: tuple[str, ...] = ()
     """What its objects are, where it holds several."""
+    shown: int = 0
+    """Which of them is the run's, where one is asked for."""
 
 
 def run_settings(path: Path | str) -> dict[str, Any]:
@@ -133,8 +135,8 @@ def read_moved_run(path: Path | str) -> tuple[SplatCloud, Float[Tensor, "4 4"]]:
 def read_run(path: Path | str) -> SplatCloud:
     """The splats in the last checkpoint of a run, in the run's own frame: the object frame for this package's methods.
 
-    Needs neither the run's data nor its configuration. Of a run that holds several objects it is the first, with a
-    warning.
+    Needs neither the run's data nor its configuration. Of a run that holds several objects it is the one that the run
+    says is shown, else the first, with a warning.
 
     Args:
         path: the run's folder, or the ``config.yml`` in it.
@@ -143,13 +145,17 @@ def read_run(path: Path | str) -> SplatCloud:
         NoSplats: the checkpoint holds none.
         InputError: there is no checkpoint, or it cannot be read.
     """
-    first, *others = read_run_objects(path)
-    if others:
-        warn(
-            f"{path} holds {1 + len(others)} objects, of which the first is taken; write others, or what lies between, "
-            "to files with invert3d export --objects or --blend"
-        )
-    return first
+    objects = read_run_objects(path)
+    if len(objects) == 1:
+        return objects[0]
+    record = read_run_record(path)
+    shown = record.shown if 0 <= record.shown < len(objects) else 0
+    named = f", {record.prompts[shown]!r}," if shown < len(record.prompts) else ""
+    warn(
+        f"{path} holds {len(objects)} objects, of which number {shown + 1}{named} is taken; write others, or what lies "
+        "between, to files with invert3d export --objects or --blend"
+    )
+    return objects[shown]
 
 
 def read_run_objects(path: Path | str) -> tuple[SplatCloud, ...]:
@@ -211,6 +217,7 @@ def read_run_record(path: Path | str) -> RunRecord:
         edits,
         extra.get("origin") or {},
         tuple(map(str, extra.get("prompts") or ())),
+        int(extra.get("shown") or 0),
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from invert3d_ns.alignment.augmentation import apply_crops, draw_crops
 from invert3d_ns.training.compute import mixed_precision, quick_attention
 from invert3d_ns.training.loop import Stage, initial_weights, step_generator
 from invert3d_ns.training.text import load_or_build_tokenizer
@@ -17,7 +18,11 @@ from invert3d_ns.world.attributes import attribute_labels, attribute_prompts
 from invert3d_ns.world.data import WorldViews
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from invert3d_ns.alignment.clip import ClipTowers
+
+    Augmentation = Callable[[Float[Tensor, "B 3 H W"], torch.Generator], Float[Tensor, "B 3 H W"]]
 
 ARCHITECTURE: dict[str, Any] = {
     "embed_dim": 128,
@@ -30,6 +35,11 @@ ATTRIBUTES_FROM = 400
 """Step from which prompts that name an attribute alone are learned too; whole descriptions come first."""
 ATTRIBUTE_WEIGHT = 0.5
 """Weight of the loss over such prompts, relative to the contrastive one."""
+WORSENED_FROM = 400
+"""Step from which views of a training with crops are made worse before they are learned."""
+WORSE = 0.6
+"""How far such a view may be from the true one: the length of their difference, over all numbers in [0, 1] of a view of
+64 pixels."""
 MOST_VIEWS = 2
 """Views of an object that are averaged in training: one or up to this many."""
 
@@ -41,6 +51,7 @@ def train_clip(
     *,
     batch: int = 256,
     lr: float = 3e-3,
+    crops: bool = False,
     seed: int = 0,
     device: str = "cpu",
 ) -> ClipTowers:
@@ -57,6 +68,7 @@ def train_clip(
         steps: optimizer steps.
         batch: objects a step.
         lr: peak learning rate.
+        crops: show crops, slants and soft views too (:func:`augment_crops`), for towers that stylize.
         seed: of weights and batches.
         device: where to train.
 
@@ -76,6 +88,9 @@ def train_clip(
         "the objects a step": batch,
         "the training set": data.fingerprint(),
     }
+    if crops:
+        settings["--crops"] = crops
+    augment = augment_crops if crops else augment_views
     model = towers.to(device).model
     stage = Stage("clip", folder, model, steps, lr, settings, seed, weight_decay=0.05, muon=True)
     contrast = ClipLoss()
@@ -86,29 +101,15 @@ def train_clip(
         seen = torch.randint(data.rgb.shape[1], (len(objects), count), generator=generator)
         images = torch.from_numpy(data.rgb[objects[:, None].numpy(), seen.numpy()]).to(device)
         images = images.permute(0, 1, 4, 2, 3).float() / 255
-        images = augment_views(images.flatten(0, 1), generator).unflatten(0, images.shape[:2])
-        return towers.encode_views(images), objects, chosen
+        return augment(images.flatten(0, 1), generator).unflatten(0, images.shape[:2]), objects, chosen
 
-    def loss(step: int) -> dict[str, Tensor]:
-        generator = step_generator(seed, step)
-        with torch.no_grad():
-            # open_clip's own bound on the temperature.
-            towers.model.logit_scale.clamp_(0, math.log(100))
-        with mixed_precision(device):
-            images, objects, chosen = features(step, generator)
-            picked = {}
-            if step >= ATTRIBUTES_FROM:
-                picked = {
-                    k: [draw_wording(texts, generator) for texts in table.values()] for k, table in prompts.items()
-                }
-            words = towers.encode_text([*chosen, *(text for texts in picked.values() for text in texts)])
+    def compare(images: Tensor, objects: Tensor, words: Tensor, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
         # The vectors are float32 again; products of bfloat16 would round away the differences that matter.
-        words, *named = words.split([len(chosen), *map(len, picked.values())])
         scale = towers.model.logit_scale.exp()
-        right = (images @ words.T).argmax(0) == torch.arange(len(chosen), device=images.device)
+        right = (images @ words.T).argmax(0) == torch.arange(len(words), device=images.device)
         apart = contrast(images, words, scale)
         told = torch.zeros_like(apart)
-        for key, vectors in zip(picked, named, strict=True):
+        for key, vectors in named.items():
             answers, seen = labels[key]
             answer = torch.where(seen[objects], answers[objects], -100).to(images.device)
             each = nn.functional.cross_entropy(scale * images @ vectors.T, answer, reduction="sum")
@@ -116,10 +117,35 @@ def train_clip(
         loss = apart + ATTRIBUTE_WEIGHT * told
         return {"loss": loss, "contrast": apart, "attributes": told, "recall": right.float().mean(), "scale": scale}
 
+    def loss(step: int) -> dict[str, Tensor]:
+        generator = step_generator(seed, step)
+        with torch.no_grad():
+            # open_clip's own bound on the temperature.
+            towers.model.logit_scale.clamp_(0, math.log(100))
+        with mixed_precision(device):
+            views, objects, chosen = features(step, generator)
+            picked = {}
+            if step >= ATTRIBUTES_FROM:
+                picked = {
+                    k: [draw_wording(texts, generator) for texts in table.values()] for k, table in prompts.items()
+                }
+            words = towers.encode_text([*chosen, *(text for texts in picked.values() for text in texts)])
+            words, *rest = words.split([len(chosen), *map(len, picked.values())])
+            named = dict(zip(picked, rest, strict=True))
+            if crops and step >= WORSENED_FROM:
+                fixed = {key: vectors.detach() for key, vectors in named.items()}
+
+                def harm(worse: Tensor) -> Tensor:
+                    return compare(towers.encode_views(worse), objects, words.detach(), fixed)["loss"]
+
+                views = worsen(views, harm, generator)
+            images = towers.encode_views(views)
+        return compare(images, objects, words, named)
+
     with quick_attention(device):
         stage.train(loss)
     stage.use_average()
-    _renew_batch_statistics(towers, data, seed)
+    _renew_batch_statistics(towers, data, seed, augment if crops else None)
     return towers.freeze()
 
 
@@ -193,6 +219,55 @@ def augment_views(images: Float[Tensor, "B 3 H W"], generator: torch.Generator) 
     return (images + 0.03 * noise * grain).clamp(0, 1)
 
 
+def augment_crops(images: Float[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "B 3 H W"]:
+    """Crop, tilt and soften each view in [0, 1] by itself, and add noise.
+
+    Half of the views are nearly whole, half are patches; half are blurred, some as much as large splats blur. Unlike
+    :func:`augment_views`, every batch holds all of these, so that its statistics are those of any other.
+    """
+    count, size = len(images), images.shape[-1]
+    near = draw_crops(count, generator, side=(0.85, 1.15), perspective=0.15)
+    patch = draw_crops(count, generator, side=(0.35, 0.85), perspective=0.4)
+    whole = torch.rand(count, generator=generator) < 0.5
+    images = apply_crops(images, torch.where(whole[:, None, None], near, patch), size, samples=1)
+    soft = torch.rand(count, generator=generator) < 0.5
+    width = (0.3 + 1.7 * torch.rand(count, generator=generator)) * soft + 1e-3
+    reach = torch.arange(-4.0, 5.0)
+    kernel = torch.softmax(-0.5 * (reach / width[:, None]).square(), dim=1).to(images).repeat_interleave(3, 0)[:, None]
+    rows = nn.functional.pad(images.flatten(0, 1)[None], (4, 4, 4, 4), mode="replicate")
+    rows = nn.functional.conv2d(rows, kernel[:, :, None], groups=3 * count)
+    images = nn.functional.conv2d(rows, kernel[..., None], groups=3 * count).view(count, 3, size, size)
+    grain = torch.randn(images.shape, generator=generator).to(images)
+    noise = 0.03 * torch.rand(count, 1, 1, 1, generator=generator).to(images)
+    return (images + noise * grain).clamp(0, 1)
+
+
+def worsen(
+    views: Float[Tensor, "B F 3 H W"], harm: Callable[[Tensor], Tensor], generator: torch.Generator
+) -> Float[Tensor, "B F 3 H W"]:
+    """Move views a little to where a loss is greater: one step from a random start, of length :data:`WORSE` at most.
+
+    Towers that withstand this have gradients that a person can make sense of, so that pictures may be optimized by them
+    without any other prior (Ganz and Elad, CLIPAG, WACV 2024; one step: Wong et al., ICLR 2020).
+
+    Args:
+        harm: the loss of views.
+    """
+    reach = WORSE * views.shape[-1] / 64
+
+    def scaled(change: Tensor, length: float) -> Tensor:
+        norms = change.flatten(2).norm(dim=2).clamp_min(1e-12)
+        return change * (length / norms)[..., None, None, None]
+
+    start = scaled(torch.randn(views.shape, generator=generator).to(views), reach)
+    start = start * torch.rand(views.shape[:2], generator=generator).to(views)[..., None, None, None]
+    start.requires_grad_()
+    (slope,) = torch.autograd.grad(harm(views + start), start)
+    moved = start.detach() + scaled(slope, 1.25 * reach)
+    norms = moved.flatten(2).norm(dim=2)[..., None, None, None]
+    return (views + moved * (reach / norms.clamp_min(reach))).clamp(0, 1)
+
+
 def build_clip(folder: Path, texts: list[list[str]]) -> ClipTowers:
     """Build towers with fresh weights over the vocabulary kept in ``folder``; it is learned from texts when missing."""
     from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
@@ -219,10 +294,12 @@ def build_clip(folder: Path, texts: list[list[str]]) -> ClipTowers:
 
 
 @torch.no_grad()
-def _renew_batch_statistics(towers: ClipTowers, data: WorldViews, seed: int, batches: int = 8) -> None:
-    # The averaged weights are no step's weights, so no step's running mean and variance fit them. They are taken from
-    # views as they are: blur dims just those features that styles are told by, and statistics of blurred views cost a
-    # tenth of the views their style (measured: 87 % right instead of 98 %).
+def _renew_batch_statistics(
+    towers: ClipTowers, data: WorldViews, seed: int, augment: Augmentation | None = None, batches: int = 8
+) -> None:
+    # The averaged weights are no step's weights, so no step's running mean and variance fit them. Where whole batches
+    # were blurred or not, they are taken from views as they are: blur dims just those features that styles are told by,
+    # and statistics of blurred views cost a tenth of the views their style (measured: 87 % right instead of 98 %).
     norms = [m for m in towers.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
@@ -233,6 +310,7 @@ def _renew_batch_statistics(towers: ClipTowers, data: WorldViews, seed: int, bat
         objects = torch.randint(len(data), (256,), generator=generator)
         seen = torch.randint(data.rgb.shape[1], (256,), generator=generator)
         images = torch.from_numpy(data.rgb[objects.numpy(), seen.numpy()]).to(towers.mean.device)
-        towers.encode_image(images.permute(0, 3, 1, 2).float() / 255)
+        images = images.permute(0, 3, 1, 2).float() / 255
+        towers.encode_image(images if augment is None else augment(images, generator))
     for norm in norms:
         norm.momentum = 0.1
