@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from invert3d_ns.base.random import random_stream
-from invert3d_ns.scenes.blending import Blend, SameEverywhere, along_edges
+from invert3d_ns.scenes.blending import Blend, SameEverywhere
 from invert3d_ns.scenes.cameras import FOV_Y, orbit_camera_to_world
 from invert3d_ns.scenes.latent_field_model import LatentFieldModel, LatentFieldModelConfig
 from invert3d_ns.scenes.latent_splats import LatentSplatModel, LatentSplatModelConfig
@@ -73,10 +73,7 @@ class FieldSceneModel(LatentSplatModel):
 
     def get_outputs(self, camera: Cameras) -> dict[str, Tensor | list]:
         """Render one camera from the field; its time leads along the edges."""
-        blend = self.blend
-        if camera.times is not None and self.follows_time and not self.training:
-            blend = SameEverywhere.of(along_edges(float(camera.times.flatten()[0]), self.objects))
-        with self.nerf.at(blend):
+        with self.nerf.at(self.blend_in_time(camera) or self.blend):
             return self.nerf.get_outputs(camera, None if self.training else self.crop_box)  # type: ignore[return-value]
 
     def render(self, cameras: Cameras) -> Float[Tensor, "F H W 3"]:
