@@ -17,6 +17,7 @@ from invert3d_ns.scenes.blending import Blend, SameEverywhere
 from invert3d_ns.scenes.cameras import FOV_Y, orbit_camera_to_world
 from invert3d_ns.scenes.latent_field_model import LatentFieldModel, LatentFieldModelConfig
 from invert3d_ns.scenes.latent_splats import LatentSplatModel, LatentSplatModelConfig
+from invert3d_ns.scenes.training_views import TrainingViews
 
 RINGS = (-20.0, 10.0, 40.0)
 """Degrees from which splats see the field that they are fitted to."""
@@ -90,8 +91,8 @@ class FieldSceneModel(LatentSplatModel):
         scale_factor: float = 1.0,
         fov_y: float = FOV_Y,
         densify: bool = False,
-    ) -> tuple[Float[Tensor, "F 3 S S"], Float[Tensor, "F 1 S S"], Float[Tensor, "F 1 S S"]]:
-        """See :meth:`.ObjectSplatModel.render_to_train`; of the field, which has no sizes and no number of splats."""
+    ) -> TrainingViews:
+        """See :meth:`.RendersToTrain.render_to_train`; of the field."""
         with self.nerf.at(self.blend):
             return self.nerf.render_to_train(camera_to_world, size, background=background, fov_y=fov_y)
 
