@@ -88,6 +88,7 @@ class StylizePhase(Phase):
         if state is not None:
             pipeline.change_style(self.index, state["prompt"])
         with run.lock:
+            pipeline.begin_styles()
             pipeline.model.blend = SameEverywhere.of(vertex(self.index, len(pipeline.prompts)))
             self.views = pipeline.style_views(run.seed)
             self.loss = pipeline.style_loss(self.prompt)
