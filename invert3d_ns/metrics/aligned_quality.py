@@ -16,7 +16,7 @@ from invert3d_ns.metrics.aligned_runs import MadePair, Pairing, make_pair
 from invert3d_ns.metrics.correspondence import correspondence_distance, silhouette_iou
 from invert3d_ns.metrics.diffusion_features import diffusion_features
 from invert3d_ns.metrics.edge_smoothness import CLIP, edge_smoothness
-from invert3d_ns.metrics.edit_rows import ROWS_FILE, Row, append_row, read_rows
+from invert3d_ns.metrics.edit_rows import ROWS_FILE, Row, append_row, join_strips, read_rows
 from invert3d_ns.metrics.parts import IN_SPACE, SAME, compare_pairings
 from invert3d_ns.metrics.report import mean_and_spread
 from invert3d_ns.metrics.text_quality import AZIMUTHS, ELEVATIONS, grade
@@ -193,26 +193,11 @@ def _keep_strip(out: Path, key: Sequence[str], edge: Float[Tensor, "T F 3 S S"])
 
 def write_pairs(out: Path, plan: AlignedPlan) -> Path | None:
     """Write the strips of the first seed as one picture: a row for each pair, a column for each way."""
-    from PIL import Image
-
-    from invert3d_ns.base.files import atomic_path
-
     rows = []
     for case in plan.cases:
         words = " | ".join(prompt.text for prompt in case)
-        paths = [_strip(out, (words, "", pairing.name, str(plan.seeds[0]))) for pairing in plan.pairings]
-        rows.append([Image.open(path) for path in paths if path.exists()])
-    if not any(rows):
-        return None
-    width, height = (max(getattr(one, side) for row in rows for one in row) for side in ("width", "height"))
-    gap = 8
-    grid = Image.new("RGB", (max(map(len, rows)) * (width + gap), len(rows) * height), "lightgray")
-    for top, row in enumerate(rows):
-        for left, one in enumerate(row):
-            grid.paste(one, (left * (width + gap), top * height))
-    with atomic_path(out / "pairs.png") as temporary:
-        grid.save(temporary, format="PNG")
-    return out / "pairs.png"
+        rows.append([_strip(out, (words, "", pairing.name, str(plan.seeds[0]))) for pairing in plan.pairings])
+    return join_strips(out / "pairs.png", rows)
 
 
 def tabulate(rows: Sequence[Row], plan: AlignedPlan) -> tuple[list[dict[str, str]], dict[str, float]]:

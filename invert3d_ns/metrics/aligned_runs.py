@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from invert3d_ns.metrics.text_runs import Variant, make_splats, quiet_run, run_figures
+from invert3d_ns.metrics.text_runs import Variant, apply_settings, make_splats, quiet_run, run_figures
 
 if TYPE_CHECKING:
     from invert3d_ns.metrics.held_out import Prompt
@@ -116,13 +116,7 @@ def _together(
     config: Any = aligned_objects("a3d")
     config.prompts, config.machine.seed = prompts, seed
     config.pipeline.prior, config.pipeline.preview_every = prior, 0
-    for name, value in pairing.settings.items():
-        *path, last = name.split(".")
-        target = config.pipeline
-        for step in path:
-            target = getattr(target, step)
-        assert hasattr(target, last), name
-        setattr(target, last, value)
+    apply_settings(config.pipeline, pairing.settings)
     with tempfile.TemporaryDirectory(prefix="invert3d-start-") as folder:
         if given is not None:
             config.data = Path(folder) / "given.ply"

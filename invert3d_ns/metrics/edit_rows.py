@@ -55,6 +55,31 @@ def write_pictures(out: Path, objects: Sequence[str], methods: Sequence[str]) ->
     return written
 
 
+def join_strips(path: Path, rows: Sequence[Sequence[Path]]) -> Path | None:
+    """Write kept strips as one picture, a row each; strips that are missing leave no gap.
+
+    Returns:
+        The file; None if there is no strip at all.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    from PIL import Image
+
+    shown = [[Image.open(one) for one in row if one.exists()] for row in rows]
+    if not any(shown):
+        return None
+    width, height = (max(getattr(one, side) for row in shown for one in row) for side in ("width", "height"))
+    gap = 8
+    grid = Image.new("RGB", (max(map(len, shown)) * (width + gap), len(shown) * height), "lightgray")
+    for top, row in enumerate(shown):
+        for left, one in enumerate(row):
+            grid.paste(one, (left * (width + gap), top * height))
+    with atomic_path(path) as temporary:
+        grid.save(temporary, format="PNG")
+    return path
+
+
 def read_rows(path: Path, stamp: Mapping[str, Any]) -> dict[Key, Row]:
     """Read the rows of an earlier run, by object, edit, method and seed; none if there is no such file.
 
