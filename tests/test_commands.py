@@ -28,7 +28,7 @@ from invert3d_ns.commands.options import OrbitOptions
 GROUPS = {
     "prior": {"list", "fetch", "check", "convert"},
     "train": {"prior", "encoder", "clip", "judge", "demo"},
-    "evaluate": {"prior", "inversion", "edit", "text-to-3d", "a3d", "clip"},
+    "evaluate": {"prior", "inversion", "edit", "text-to-3d", "a3d", "stylization", "clip"},
     "bench": {"rasterization", "inversion", "editing", "guidance", "startup", "prior"},
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from invert3d_ns.metrics.text_runs import Variant, make_splats, quiet_run, run_figures
+from invert3d_ns.metrics.text_runs import Variant, apply_settings, make_splats, quiet_run, run_figures
 
 if TYPE_CHECKING:
     from invert3d_ns.metrics.held_out import Prompt
@@ -113,13 +113,7 @@ def _together(
     config: Any = aligned_objects("a3d")
     config.prompts, config.machine.seed = prompts, seed
     config.pipeline.prior, config.pipeline.preview_every = prior, 0
-    for name, value in pairing.settings.items():
-        *path, last = name.split(".")
-        target = config.pipeline
-        for step in path:
-            target = getattr(target, step)
-        assert hasattr(target, last), name
-        setattr(target, last, value)
+    apply_settings(config.pipeline, pairing.settings)
     with quiet_run(config, given) as run:
         first, second = read_run_objects(run)
         return MadePair((first, second), *run_figures(run))

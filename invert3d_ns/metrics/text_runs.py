@@ -123,6 +123,17 @@ def quiet_run(config: Any, given: SplatCloud | None = None) -> Iterator[Path]:
         yield config.get_base_dir()
 
 
+def apply_settings(pipeline: Any, settings: Mapping[str, Any]) -> None:
+    """Set fields of a pipeline's settings by dotted name, such as ``start.align``."""
+    for name, value in settings.items():
+        *path, last = name.split(".")
+        target = pipeline
+        for step in path:
+            target = getattr(target, step)
+        assert hasattr(target, last), name
+        setattr(target, last, value)
+
+
 def run_figures(run: Path) -> tuple[int, float]:
     """Views that the UNet was called for in a run, and the seconds of its phases."""
     figures = json.loads((run / "metrics.json").read_text(encoding="utf-8"))

@@ -12,6 +12,7 @@ from invert3d_ns.commands.evaluate.clip import EvaluateClip
 from invert3d_ns.commands.evaluate.edit import EvaluateEdit
 from invert3d_ns.commands.evaluate.inversion import EvaluateInversion
 from invert3d_ns.commands.evaluate.prior import EvaluatePrior
+from invert3d_ns.commands.evaluate.stylization import EvaluateStylization
 from invert3d_ns.commands.evaluate.text import EvaluateTextTo3D
 
 EvaluateCommand = (
@@ -20,6 +21,7 @@ EvaluateCommand = (
     | Annotated[EvaluateEdit, tyro.conf.subcommand("edit", prefix_name=False)]
     | Annotated[EvaluateTextTo3D, tyro.conf.subcommand("text-to-3d", prefix_name=False)]
     | Annotated[EvaluateA3D, tyro.conf.subcommand("a3d", prefix_name=False)]
+    | Annotated[EvaluateStylization, tyro.conf.subcommand("stylization", prefix_name=False)]
     | Annotated[EvaluateClip, tyro.conf.subcommand("clip", prefix_name=False)]
 )
 
