@@ -114,5 +114,8 @@ def test_anchors_make_a_hybrid_that_is_saved_and_goes_away(tmp_path: Path) -> No
     server.press("Save anchors")
     assert read_anchors(tmp_path / "anchors.json", host.prompts) == host.shown[-1]
     assert json.loads((tmp_path / "anchors.json").read_text())["kind"] == "ramp"
+    host.output_folder = None
+    server.press("Save anchors")
+    assert "has no folder yet" in server.markdowns[-1].content
     server.press("Remove anchors")
     assert host.weights == [1.0, 0.0] and not server.nodes["/anchors/1"].visible

@@ -11,7 +11,6 @@ import torch
 from tiny_training import tiny_autoencoder, tiny_denoiser, two_objects
 
 from invert3d_ns.prior.multiview import MultiViewPrior
-from invert3d_ns.prior.rays import ray_maps
 from invert3d_ns.scenes.cameras import camera_condition
 from invert3d_ns.training.batches import (
     ALL_VIEWS_SHARE,
@@ -142,9 +141,8 @@ def test_two_objects_are_learned_with_their_captions_and_cameras(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("invert3d_ns.training.denoiser.DECAY_SHARE", 0.3)  # few steps: long at the peak
-    # Rays tell two objects' views apart so well that what is left for captions to say takes long to learn.
-    monkeypatch.setattr("invert3d_ns.prior.unet.ray_maps", lambda *given: torch.zeros_like(ray_maps(*given)))
-    data = two_objects()
+    # From orbits of their own, cameras tell the objects apart: the longer the training, the less is left to captions.
+    data = two_objects(one_orbit=True)
     prior = tiny_denoiser(tmp_path, data)
     latents = prior.encode_images(data.images(slice(None)))
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(9))
@@ -160,15 +158,15 @@ def test_two_objects_are_learned_with_their_captions_and_cameras(
         return float(sum(values)) / 2
 
     before = loss(captions, right)
-    train_denoiser(tmp_path, prior, TrainingSets(data), 240, images=8, lr=2e-2)
+    train_denoiser(tmp_path, prior, TrainingSets(data), 160, images=8, lr=2e-2)
     after = loss(captions, right)
     figures = f"{before=:.3f} {after=:.3f} swapped={loss(captions[::-1], right):.3f} "
     figures += f"rolled={loss(captions, right.roll(2, 1)):.3f} empty={loss(['', ''], right):.3f}"
     assert after < 0.5 * before, figures
-    # One that did not listen would have the same loss: short trainings that differ in rounding end at 1.5, 3 and 1.09.
-    assert loss(captions[::-1], right) > 1.25 * after, figures
-    assert loss(captions, right.roll(2, 1)) > 1.25 * after, figures
-    assert loss(["", ""], right) > 1.03 * after, figures
+    # One that did not listen would have the same loss: trainings of three seeds end at 8, 3 and 3.5 times, or more.
+    assert loss(captions[::-1], right) > 2 * after, figures
+    assert loss(captions, right.roll(2, 1)) > 1.5 * after, figures
+    assert loss(["", ""], right) > 1.5 * after, figures
 
 
 def test_latents_are_encoded_once_and_read_by_a_training_that_is_resumed(tmp_path: Path, data: WorldViews) -> None:

@@ -81,22 +81,26 @@ def tiny_denoiser(folder: Path, data: WorldViews, *, encodes: bool = False) -> M
         return prior
 
 
-def two_objects() -> WorldViews:
-    """Eight views each of two objects that differ in everything, and have a front."""
+def two_objects(*, one_orbit: bool = False) -> WorldViews:
+    """Eight views each of two objects that differ in everything, and have a front.
+
+    ``one_orbit``: from the same cameras, which else tell a network which of the two it sees.
+    """
     rng = np.random.default_rng(0)
     pairs = (("car", "red"), ("chair", "blue"))
     objects = [sample_object(rng, name=name, color=color, plain=True, split="any") for name, color in pairs]
-    rgb, alpha, azimuths, elevations = render_on_orbits(objects, 3, 64, 8)
+    together = [[item] for item in objects] if one_orbit else [objects]
+    rgb, alpha, azimuths, elevations = zip(*(render_on_orbits(some, 3, 64, 8) for some in together), strict=True)
     captions = [[full_description(item)] * 2 for item in objects]
     zeros = torch.zeros(2, dtype=torch.long)
     classes, colors = (
         torch.tensor([list(table).index(pair[k]) for pair in pairs]) for k, table in enumerate((CLASSES, COLORS))
     )
     return WorldViews(
-        rgb,
-        alpha,
-        azimuths,
-        elevations,
+        np.concatenate(rgb),
+        np.concatenate(alpha),
+        torch.cat(azimuths),
+        torch.cat(elevations),
         captions,
         [options[0] for options in captions],
         classes,

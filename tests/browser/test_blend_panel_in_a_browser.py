@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import driver
 import pytest
@@ -14,7 +15,6 @@ from aligned_configs import configured
 from runs import train
 
 pytestmark = pytest.mark.skipif(bool(driver.missing()), reason=driver.missing())
-
 
 VISIBLE = 40
 """How much a block of pixels changes at least from one object to another: twice as much as from a coarse picture of one
@@ -25,8 +25,14 @@ LEFT = 500
 
 def _viewer(prompts: tuple[str, ...], outputs: Path) -> tuple[Path, list[str]]:
     """A run of the bundled prior's first objects, and the command that shows it."""
-    options = {"pipeline__steps": 0, "pipeline__reconstruct__steps": 0, "pipeline__start__fit_steps": 80}
-    options |= {"pipeline__start__splats": 800, "pipeline__start__views": 8, "pipeline__start__sampling_steps": 6}
+    options: dict[str, Any] = {
+        "pipeline__steps": 0,
+        "pipeline__reconstruct__steps": 0,
+        "pipeline__start__views": 8,
+        "pipeline__start__sampling_steps": 6,
+        "pipeline__start__splats": 800,
+        "pipeline__start__fit_steps": 80,
+    }
     folder = train(configured("bundled", outputs, prompts=prompts, **options))
     return folder, ["nerfstudio.scripts.viewer.run_viewer:entrypoint", "--load-config", str(folder / "config.yml")]
 

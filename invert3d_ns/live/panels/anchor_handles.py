@@ -17,6 +17,8 @@ from invert3d_ns.scenes.hybrids import BOX, Anchor, Hybrid, Interpolation
 if TYPE_CHECKING:
     from viser import ViserServer
 
+    from invert3d_ns.live.panels.blend_panel import ShowsBlends
+
 _NAME = "/anchors"
 ANCHORS = "anchors.json"
 """What the file of anchors is called in a run's folder."""
@@ -26,11 +28,11 @@ class AnchorHandles:
     """A folder of widgets, and a handle in the 3D view for each anchor; all browsers see the same.
 
     Args:
-        host: has ``prompts``, ``show_blend`` and ``output_folder``.
+        host: whose objects they mix.
         without: called once the last anchor is gone.
     """
 
-    def __init__(self, host: Any, without: Callable[[], None]) -> None:
+    def __init__(self, host: ShowsBlends, without: Callable[[], None]) -> None:
         self.host, self._without = host, without
         self._placed: list[tuple[int, Any, Any]] = []
         self._server: Any = None
@@ -92,6 +94,8 @@ class AnchorHandles:
     def save(self) -> None:
         """Write the anchors into the run's folder, for ``invert3d export --anchors``."""
         try:
+            if self.host.output_folder is None:
+                raise InputError("the run has no folder yet to save them in; try again when it has begun")
             path = self.host.output_folder / ANCHORS
             with atomic_path(path) as temporary:
                 temporary.write_text(json.dumps(self.hybrid().to_dict(), indent=2) + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from nerfstudio.viewer.viewer_elements import ViewerControl, ViewerElement
 
+from invert3d_ns.live.host import Host
 from invert3d_ns.live.panels.anchor_handles import AnchorHandles
 from invert3d_ns.live.panels.blend_triangle import BlendTriangle
 from invert3d_ns.live.panels.markdown import escape_markdown
@@ -25,10 +26,16 @@ if TYPE_CHECKING:
 _LONGEST = 28
 
 
-class ShowsBlends(Protocol):
+class ShowsBlends(Host, Protocol):
     """Has several objects in one scene."""
 
-    prompts: Sequence[str]
+    model: Any
+    """Its ``follows_time`` says whether the time of a camera decides which object is seen."""
+
+    @property
+    def prompts(self) -> Sequence[str]:
+        """One for each object."""
+        ...
 
     def show_blend(self, blend: Blend) -> None:
         """Have everybody who watches see a blend."""
@@ -53,7 +60,7 @@ class BlendPanel(ViewerElement[str], ViewerControl):
         queue: of the host, which the viewer's threads run.
     """
 
-    def __init__(self, host: Any, queue: ActionQueue) -> None:
+    def __init__(self, host: ShowsBlends, queue: ActionQueue) -> None:
         super().__init__("Blend")
         self.host, self.queue = host, queue
         self.sliders: list[Any] = []
