@@ -62,6 +62,19 @@ def stored_prior(tmp_path_factory: pytest.TempPathFactory, tiny_encoding_prior) 
 
 
 @pytest.fixture(scope="session")
+def posed_knob(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of eight small posed images. Read-only: it is shared by the session."""
+    from synthetic import make_cloud
+
+    from invert3d_ns.scenes.normalization import to_object_frame
+    from invert3d_ns.scenes.posed_images import write_posed_images
+
+    folder = tmp_path_factory.mktemp("posed") / "posed"
+    write_posed_images(to_object_frame(make_cloud(200))[0], folder, count=8, size=32)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def radiance_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny run of nerfacto, whose images are gone. Read-only: it is shared by the session."""
     import shutil
