@@ -57,9 +57,9 @@ class Scene(StylizationPipeline):
         self.prompts = self.asked_for = (ORIGINAL, *styles)
         model: Any = LatentSplatModelConfig(objects=len(self.prompts), num_random=30)
         box = SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3]))
-        self._model = model.setup(scene_box=box, num_train_data=4, metadata={}, device="cpu")
+        self._model: Any = model.setup(scene_box=box, num_train_data=4, metadata={}, device="cpu")
         cloud = to_object_frame(make_cloud(30, sh_degree=1))[0]
-        self._model.adopt_each([cloud] * len(self.prompts), anchored=True)
+        self.model.adopt_each([cloud] * len(self.prompts), anchored=True)
         self.begin_hosting()
         self.output_folder = folder
         self.towers: list[Any] = [Tower()]
