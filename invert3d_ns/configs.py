@@ -15,6 +15,7 @@ from invert3d_ns.methods.aligned import aligned_objects  # noqa: E402
 from invert3d_ns.methods.aligned_field import aligned_field  # noqa: E402
 from invert3d_ns.methods.invert3d import InversionPipelineConfig  # noqa: E402
 from invert3d_ns.methods.stylization import stylization  # noqa: E402
+from invert3d_ns.methods.stylization_joint import joint_stylization  # noqa: E402
 from invert3d_ns.methods.text_to_splats import text_to_splats  # noqa: E402
 from invert3d_ns.runs.nerfstudio_commands import adopt_nerfstudio_commands  # noqa: E402
 from invert3d_ns.runs.trainer import PhasedTrainerConfig  # noqa: E402
@@ -127,6 +128,14 @@ clip_splat = MethodSpecification(
     description=_description(
         "clip-splat",
         "CLIP stylization: a scene of splats takes on a style that words describe; its geometry stays.",
+        FLAGS_OF_STYLES,
+    ),
+)
+clip_splat_joint = MethodSpecification(
+    config=joint_stylization("clip-splat-joint"),
+    description=_description(
+        "clip-splat-joint",
+        "CLIP stylization of posed images: splats are fitted to them and to words at once.",
         FLAGS_OF_STYLES,
     ),
 )

@@ -19,7 +19,9 @@ from text_configs import checkpoint
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.guidance.configs import GUIDANCE_CONFIGS
+from invert3d_ns.prior.checkpoints import load_prior
 from invert3d_ns.prior.conditions import Conditions
+from invert3d_ns.prior.multiview import MultiViewPrior
 from invert3d_ns.scenes.assets import object_splats
 from invert3d_ns.scenes.normalization import to_object_frame
 from invert3d_ns.scenes.ply import read_splats, write_splats
@@ -156,6 +158,35 @@ def test_objects_are_drawn_to_one_draft(stored_prior: Path, tmp_path: Path, monk
     assert torch.equal(found[1.0][0], found[1.0][1])
     assert not torch.allclose(found[0.0][0], found[0.0][1])
     torch.testing.assert_close(found[0.5], (found[0.0] + found[1.0]) / 2)
+
+
+def test_words_are_encoded_once_for_each_strength_of_guidance(stored_prior: Path, tmp_path: Path, monkeypatch) -> None:
+    read: list[str | tuple[str, ...]] = []
+    encode = MultiViewPrior.encode_prompt
+
+    def noted(self, prompts, *args, **kwargs):
+        read.append(prompts if isinstance(prompts, str) else tuple(prompts))
+        return encode(self, prompts, *args, **kwargs)
+
+    monkeypatch.setattr(MultiViewPrior, "encode_prompt", noted)
+    # Guidance and the last fit have the prior's own strength.
+    train(configured(stored_prior, tmp_path, pipeline__negative_prompt="blue", pipeline__start__guidance_scale=2.0))
+    assert read == [PROMPTS, "blue", "blue"]
+
+
+def test_kept_conditions_are_those_that_are_made_anew(stored_prior: Path, tmp_path: Path) -> None:
+    config = configured(stored_prior, tmp_path, pipeline__negative_prompt="blue")
+    config.pipeline.prompts = PROMPTS
+    pipeline, prior = config.pipeline.setup(device="cpu"), load_prior(str(stored_prior), "cpu")
+    first = pipeline.conditions(prior, 3.0)
+    for weights in ([[0.25, 0.75]], [[1.0, 0.0], [0.5, 0.5]]):
+        mixed = pipeline.mixed_context(prior, torch.tensor(weights))
+        plain = Conditions.of_context(prior, mixed, negative_prompt="blue", guidance_scale=3.0)
+        kept = pipeline.conditions(prior, 3.0, torch.tensor(weights))
+        torch.testing.assert_close((kept.positive, kept.negative), (plain.positive, plain.negative), rtol=0, atol=0)
+        assert (kept.guidance_scale, kept.guidance_rescale) == (3.0, plain.guidance_rescale)
+    assert pipeline.conditions(prior).guidance_scale == prior.info.guidance_scale != 3.0
+    torch.testing.assert_close(first.positive, pipeline.contexts(prior)[:1], rtol=0, atol=0)
 
 
 def test_other_prompts_are_refused_on_resuming(finished: Path) -> None:

@@ -52,6 +52,19 @@ def test_one_slider_leads_from_one_object_to_the_other() -> None:
     assert len(host.shown) == 2  # what the button sets is not taken for what a person slides
 
 
+def test_prompts_mean_nothing_to_the_page_and_have_the_numbers_of_buttons() -> None:
+    _, server = _panel(Host("a {red} chair", "a <blue> table"))
+    assert server.markdowns[0].content == "1: a \\{red\\} chair\\, at 0  \n2: a \\<blue\\> table\\, at 1"
+
+
+def test_handles_are_seen_within_and_behind_the_object(tmp_path: Path) -> None:
+    panel, server = _panel(Host("a", "b", "c", folder=tmp_path))
+    assert panel.anchors is not None
+    panel.anchors.add(0)
+    for name in ("/blend/handle", "/anchors/0"):
+        assert server.nodes[name].options["depth_test"] is False
+
+
 def test_of_many_sliders_the_shares_count() -> None:
     host = Host("a", "b", "c", "d")
     panel, server = _panel(host)

@@ -67,6 +67,9 @@ def test_names_that_exist_and_words_that_say_nothing_are_refused() -> None:
     for prompt, why in (("At  Night", "there is a style 'at night' already"), ("original", "already"), (" ", "empty")):
         with pytest.raises(InputError, match=why):
             _make(scene, prompt)
+    scene.model.anchored = False
+    with pytest.raises(InputError, match="what this scene was is not beside its style"):
+        _make(scene)
     assert len(scene.prompts) == scene.model.objects == 2
 
 

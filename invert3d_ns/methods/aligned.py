@@ -75,6 +75,7 @@ class AlignedPipeline(BlendedScene, TextToSplatsPipeline):
         config.model.objects = max(len(self.prompts), 1)
         super().__init__(config, device, **kwargs)
         self._contexts: Tensor | None = None
+        self._unmixed: dict[float | None, Conditions] = {}
 
     def make_panels(self) -> None:
         """Sliders that say how much of each object is shown."""
@@ -138,23 +139,30 @@ class AlignedPipeline(BlendedScene, TextToSplatsPipeline):
             weights: of one blend, or of one for each object that is predicted; the first object if None.
             drawn: how far words are drawn to those of all, 0 to 1.
         """
-        from invert3d_ns.prior.conditions import Conditions
-
         weights = vertex(0, len(self.prompts))[None] if weights is None else weights
         middle = torch.full_like(weights, 1 / weights.shape[-1])
         with torch.no_grad():
-            found = Conditions.of_context(
-                prior,
-                self.mixed_context(prior, torch.lerp(weights, middle, drawn)),
-                negative_prompt=self.config.negative_prompt,
-                guidance_scale=guidance_scale,
-            )
+            mixed = self.mixed_context(prior, torch.lerp(weights, middle, drawn))
+            found = replace(self._unmixed_conditions(prior, guidance_scale), positive=mixed)
             if prior.ray_reader is None:
                 return found
             shared = torch.lerp(
                 weights, middle, DRAFTED if self.config.start.align is None else self.config.start.align
             )
             return replace(found, drafted=self.mixed_context(prior, shared))
+
+    def _unmixed_conditions(self, prior: MultiViewPrior, guidance_scale: float | None) -> Conditions:
+        """All that stays of the conditions while the mixture changes at every step; encoded once."""
+        if guidance_scale not in self._unmixed:
+            from invert3d_ns.prior.conditions import Conditions
+
+            self._unmixed[guidance_scale] = Conditions.of_context(
+                prior,
+                self.contexts(prior),
+                negative_prompt=self.config.negative_prompt,
+                guidance_scale=guidance_scale,
+            )
+        return self._unmixed[guidance_scale]
 
     def drawn_together(self, prior: MultiViewPrior, done: float) -> float:
         """How far words are drawn to those of all when ``done`` (0 to 1) of a denoising is; not where drafts are."""

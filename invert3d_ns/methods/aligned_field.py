@@ -197,12 +197,10 @@ class FieldReconstructPhase(AlignedReconstructPhase):
         weights = self.weights
         if pipeline.given is not None:
             rings = torch.arange(self.rings) * (len(weights) // self.rings)
-            own = [
-                render_splats(pipeline.given.to(pipeline.device), poses[i], targets.shape[-1], supersampling=2)[0]
-                for i in rings
-            ]
-            targets = torch.cat([targets, torch.stack(own).clamp(0, 1)])
-            poses = torch.cat([poses, poses[rings]])
+            given, turns = pipeline.given.to(pipeline.device), poses[rings]
+            own = render_splats(given, turns.flatten(0, 1), targets.shape[-1], supersampling=2)[0].clamp(0, 1)
+            targets = torch.cat([targets, own.unflatten(0, (-1, RING))])
+            poses = torch.cat([poses, turns])
             first = torch.zeros(len(rings), weights.shape[1])
             first[:, 0] = 1
             weights = torch.cat([weights, first])

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from rich.markup import escape
-from torch import Tensor
 
 from invert3d_ns.base.commandline import quoted_command
 from invert3d_ns.base.files import atomic_path
-from invert3d_ns.base.metrics import object_pixels
+from invert3d_ns.base.metrics import silhouette_overlap
 from invert3d_ns.base.pictures import tile
 from invert3d_ns.base.provenance import provenance
 from invert3d_ns.guidance.configs import guidance_name
@@ -51,13 +50,6 @@ class AlignedOutputs:
     """The content of :attr:`views`."""
 
 
-def silhouette_iou(views: Float[Tensor, "F 3 H W"], others: Float[Tensor, "F 3 H W"]) -> float:
-    """Mean intersection over union of the objects that two sets of views on white show."""
-    one, two = object_pixels(views), object_pixels(others)
-    shared, either = ((mask.flatten(1).sum(1)) for mask in (one & two, one | two))
-    return float((shared / either.clamp_min(1)).mean())
-
-
 def write_outputs(pipeline: AlignedPipeline, run: Run) -> AlignedOutputs:
     """Write ``views.png``, ``metrics.json``, and the splats of every object, each complete or not at all.
 
@@ -90,7 +82,9 @@ def write_outputs(pipeline: AlignedPipeline, run: Run) -> AlignedOutputs:
         "prompts": list(pipeline.prompts),
         "negative_prompt": pipeline.config.negative_prompt,
         "clip_similarity": [round(value, 4) for value in similarities],
-        "silhouette_iou": {f"{i + 1}-{j + 1}": round(silhouette_iou(vertices[i], vertices[j]), 4) for i, j in pairs},
+        "silhouette_iou": {
+            f"{i + 1}-{j + 1}": round(silhouette_overlap(vertices[i], vertices[j]), 4) for i, j in pairs
+        },
         "splats": pipeline.model.num_points,
         "unet_samples": pipeline.unet_samples,
         "seconds": {name: round(value, 2) for name, value in run.seconds.items()},

@@ -28,6 +28,7 @@ from invert3d_ns.scenes.cameras import FOV_Y, camera_condition, orbit_camera_to_
 if TYPE_CHECKING:
     from invert3d_ns.guidance.base import Guidance
     from invert3d_ns.methods.text_to_splats import TextToSplatsPipeline
+    from invert3d_ns.scenes.training_views import RendersToTrain
 
 PICTURE = "Guidance (views above, what they are pulled towards below)"
 """What a run's events call pictures of what guides."""
@@ -119,7 +120,8 @@ class DistillPhase(Phase):
 
     def look(self, index: int, *, densify: bool = False) -> Look:
         """Render the views of step ``index``: everything random in it is of its own stream."""
-        settings, model = self.pipeline.config.cameras, self.pipeline.model
+        settings = self.pipeline.config.cameras
+        scene: RendersToTrain = self.pipeline.model
         azimuths, elevations, generator = self.orbits(index)
         share, dice = torch.rand(2, generator=generator).tolist()
         zoom = settings.zoom[0] + share * (settings.zoom[1] - settings.zoom[0])
@@ -129,7 +131,7 @@ class DistillPhase(Phase):
         if index < settings.coarse * self.steps:
             size = fine // 2
         samples = settings.supersampling
-        images, _, depths = model.render_to_train(
+        images, _, depths = scene.render_to_train(
             orbit_camera_to_world(azimuths, elevations).flatten(0, 1),
             size * samples,
             background=color if dice < settings.background else 1.0,

@@ -94,7 +94,7 @@ class LiveStyles(BlendedScene):
         """The words of the style that follows words now, if one does."""
         pipeline = self._pipeline
         running = self._making_live or pipeline.queue.training() != "completed"
-        return pipeline.words[0] if running and isinstance(pipeline.current, StylizePhase) else None
+        return pipeline.words[0] if running and getattr(pipeline.current, "follows_words", False) else None
 
     def change_strengths(self, strengths: Mapping[str, float]) -> None:
         """See :meth:`~invert3d_ns.live.host.HasStyles.change_strengths`."""
@@ -153,6 +153,11 @@ class LiveStyles(BlendedScene):
         """See :meth:`~invert3d_ns.live.host.HasStyles.make_style`; it takes as many steps as the run's own."""
         pipeline = self._pipeline
         self.check_style(prompt, negative_prompt)
+        if not self.model.anchored:
+            raise InputError(
+                "what this scene was is not beside its style, so that no further one can be made of it here; make a "
+                "run of it: ns-train clip-splat --data RUN --prompt ..."
+            )
         pipeline.load_towers()
         with self._one_more(prompt, negative_prompt) as index:
             self.change_strengths(strengths)

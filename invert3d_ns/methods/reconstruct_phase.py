@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from invert3d_ns.prior.conditions import Conditions
     from invert3d_ns.prior.multiview import MultiViewPrior
     from invert3d_ns.prior.view_prompts import ViewPrompts
+    from invert3d_ns.scenes.training_views import RendersToTrain
 
 PICTURE = "Reconstruction (splats above, denoised views below)"
 """What a run's events call the views that the splats are fitted to."""
@@ -123,7 +124,8 @@ class ReconstructPhase(Phase):
 
         samples, size = self.pipeline.config.cameras.supersampling, self.pipeline.view_size
         poses = orbit_camera_to_world(self.azimuths[ring], self.elevations[ring])
-        return avg_pool2d(self.pipeline.model.render_to_train(poses, size * samples)[0], samples)
+        scene: RendersToTrain = self.pipeline.model
+        return avg_pool2d(scene.render_to_train(poses, size * samples)[0], samples)
 
     def step(self, run: Run, index: int) -> StepOutput:
         """One of nerfstudio's iterations; splats are neither added nor removed."""

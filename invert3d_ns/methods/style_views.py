@@ -10,6 +10,7 @@ from torch import Tensor
 
 from invert3d_ns.base.random import random_stream
 from invert3d_ns.scenes.cameras import orbit_cameras
+from invert3d_ns.scenes.posed_images import spread_orbit
 from invert3d_ns.scenes.rendering import render_splats
 
 if TYPE_CHECKING:
@@ -18,19 +19,12 @@ if TYPE_CHECKING:
     from invert3d_ns.methods.stylization_settings import StyleCameraSettings
     from invert3d_ns.scenes.cloud import SplatCloud
 
-_GOLDEN = 0.6180339887498949
-
 
 def around_an_object(settings: StyleCameraSettings, size: int, seed: int) -> Cameras:
     """Cameras spread evenly over the directions of an orbit, turned at random as a whole."""
-    count = settings.count
-    turn = float(torch.rand((), generator=random_stream("cameras of a style", seed)))
-    index = torch.arange(count)
-    low, high = (torch.deg2rad(torch.tensor(value)).sin() for value in settings.elevations)
-    # Even in the sine of the elevation is even on the sphere; the golden angle keeps azimuths apart (Fibonacci).
-    elevations = torch.rad2deg(torch.asin(low + (high - low) * (index + 0.5) / count))
-    azimuths = (index * _GOLDEN + turn) % 1 * 360
-    return orbit_cameras(azimuths, elevations, size)
+    turn = 360 * float(torch.rand((), generator=random_stream("cameras of a style", seed)))
+    azimuths, elevations = spread_orbit(settings.count, settings.elevations)
+    return orbit_cameras((azimuths + turn) % 360, elevations, size)
 
 
 def of_one_size(cameras: Cameras, size: int) -> list[Cameras]:

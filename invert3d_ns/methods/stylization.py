@@ -29,6 +29,7 @@ from invert3d_ns.runs.phase import Phase, Run
 from invert3d_ns.runs.pipeline import PhasedPipeline
 from invert3d_ns.runs.splat_fit import OPTIMIZERS, SplatFit, rates
 from invert3d_ns.scenes.runs import OWN, is_run, read_run_objects, read_run_record
+from invert3d_ns.scenes.splat_parameters import GAUSSIANS
 
 if TYPE_CHECKING:
     from invert3d_ns.alignment.clip import ClipTowers
@@ -74,7 +75,7 @@ class StylizationPipeline(LiveStyles, PhasedPipeline):
             config.prompts = (config.model.prompt, *config.prompts)
         if not config.stored:
             config.stored = _stored_styles(config)
-        self.prompts = self.asked_for = (ORIGINAL, *config.stored, *config.prompts)
+        self.prompts = self.asked_for = self.object_names(config)
         config.model.objects = len(self.prompts)
         super().__init__(config, device, **kwargs)
         self.begin_hosting()
@@ -85,6 +86,11 @@ class StylizationPipeline(LiveStyles, PhasedPipeline):
         self.queue = ActionQueue(self)
         self.observers = [PanelWatcher(self)]
         self.begin_live_styles(RATES)
+
+    @classmethod
+    def object_names(cls, config: StylizationSettings) -> tuple[str, ...]:
+        """What each object of the scene is: what it was, the styles that it came with, those that are asked for."""
+        return (ORIGINAL, *config.stored, *config.prompts)
 
     # Phases
 
@@ -105,8 +111,8 @@ class StylizationPipeline(LiveStyles, PhasedPipeline):
         first = len(self.prompts) - len(config.prompts)
         self.phases += [StylizePhase(self, first + index, config.steps) for index in range(len(config.prompts))]
         self.phases.append(StylizationReportPhase(self))
-        if saved is None and not fits:
-            self.begin_styles()
+        if fits:
+            self.model.train_only(*GAUSSIANS)
         return self.phases
 
     def load_towers(self) -> None:

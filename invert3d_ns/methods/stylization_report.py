@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from rich.markup import escape
+from torch import Tensor
 
 from invert3d_ns.base.commandline import quoted_command
 from invert3d_ns.base.files import atomic_path
@@ -21,12 +22,18 @@ from invert3d_ns.scenes.run_objects import object_file
 
 if TYPE_CHECKING:
     from invert3d_ns.methods.stylization import StylizationPipeline
+    from invert3d_ns.methods.stylization_joint import JointPipeline
     from invert3d_ns.runs.phase import Run
+    from invert3d_ns.scenes.cloud import SplatCloud
 
 PICTURE = "The scene, and its styles below (a row each)"
 """What a run's events call the last picture."""
+JOINT_PICTURE = "The photographs, and the scene below"
+"""The same of a joint fit."""
 STYLES = "styles"
 """The folder of splat files in a run's folder: splat i is the same in each."""
+GEOMETRY = ("means", "scales", "quats", "opacities")
+"""What stays to the bit unless it is set free."""
 _VIEWS, _PIXELS = 6, 160
 
 
@@ -35,7 +42,7 @@ class StyleOutputs:
     """Files that a finished run wrote."""
 
     views: Path
-    """The scene and its styles, a row each."""
+    """The scene (or its photographs) and its styles, a row each."""
     styles: list[Path]
     """The splats of each, the scene as it was first."""
     metrics: Path
@@ -52,52 +59,98 @@ def write_outputs(pipeline: StylizationPipeline, run: Run) -> StyleOutputs:
     Raises:
         InputError: a file cannot be written.
     """
-    from PIL import Image
-
-    from invert3d_ns.alignment.checkpoints import load_clip
-    from invert3d_ns.alignment.style_words import encode_words
-
     views = pipeline.style_views(run.seed)
     total = len(views.groups[0])
     rows = torch.arange(_VIEWS) * max(total // _VIEWS, 1) % total
     objects = [pipeline.object_at(index) for index in range(len(pipeline.prompts))]
     with torch.no_grad():
         shown = [views.render(cloud, 0, rows)[0].clamp(0, 1) for cloud in objects]
-    picture = tile(torch.cat(shown), _VIEWS, least=_PIXELS)
+    styles = {
+        prompt: {
+            **_measure(pipeline, prompt, shown[0], after),
+            "geometry_unchanged": same_geometry(cloud, objects[0]),
+        }
+        for prompt, after, cloud in zip(pipeline.prompts[1:], shown[1:], objects[1:], strict=True)
+    }
+    return _write(pipeline, run, shown, styles, write_styles(pipeline, run.folder / STYLES))
+
+
+@torch.no_grad()
+def write_joint_outputs(pipeline: JointPipeline, run: Run) -> StyleOutputs:
+    """The same of a joint fit, with its photographs in place of the scene as it was, and how near it is to them.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    from invert3d_ns.base.metrics import psnr
+
+    data: Any = pipeline.datamanager
+    dataset, model = data.train_dataset, pipeline.model
+    model.eval()
+    count = len(dataset)
+    photographs, drawn = [], []
+    for index in range(0, count, max(count // _VIEWS, 1)):
+        camera = dataset.cameras[index : index + 1].to(pipeline.device)
+        drawn.append(model.get_outputs(camera)["rgb"].permute(2, 0, 1)[:3])
+        photographs.append(dataset[index]["image"].permute(2, 0, 1)[:3].float().to(pipeline.device))
+    size = min(min(image.shape[1:]) for image in photographs)
+    before, after = (
+        torch.stack([torch.nn.functional.interpolate(image[None], (size, size))[0] for image in images][:_VIEWS])
+        for images in (photographs, drawn)
+    )
+    (prompt,) = pipeline.prompts
+    after = after.clamp(0, 1)
+    found = {**_measure(pipeline, prompt, before, after), "psnr_to_images": round(psnr(after, before), 2)}
+    files = write_styles(pipeline, run.folder / STYLES)
+    return _write(pipeline, run, [before, after], {prompt: found}, files)
+
+
+def same_geometry(cloud: SplatCloud, other: SplatCloud) -> bool:
+    """Whether two clouds differ in nothing but colors, to the bit."""
+    return all(torch.equal(getattr(cloud, name), getattr(other, name)) for name in GEOMETRY)
+
+
+@torch.no_grad()
+def _measure(
+    pipeline: StylizationPipeline, prompt: str, before: Float[Tensor, "F 3 H W"], after: Float[Tensor, "F 3 H W"]
+) -> dict[str, Any]:
+    """How near a style came to its words, in the eyes of a tower that is not followed unless it was asked for."""
+    from invert3d_ns.alignment.checkpoints import load_clip
+    from invert3d_ns.alignment.style_words import encode_words
+
+    judge = load_clip("bundled", before.device)
+    asked, source = encode_words(judge, pipeline.words_of(prompt))
+    was, became = judge.encode_image(before), judge.encode_image(after)
+    way = torch.nn.functional.cosine_similarity(became - was, (asked - source)[None], dim=-1)
+    return {
+        "clip_similarity": round(float((became @ asked).mean()), 4),
+        "clip_similarity_before": round(float((was @ asked).mean()), 4),
+        "clip_directional": round(float(way.mean()), 4),
+        "color_change": round(float((after - before).abs().mean()), 4),
+    }
+
+
+def _write(
+    pipeline: StylizationPipeline, run: Run, shown: list[Tensor], styles: dict[str, Any], files: list[Path]
+) -> StyleOutputs:
+    from PIL import Image
+
+    picture = tile(torch.cat(shown), len(shown[0]), least=_PIXELS)
     views_path = run.folder / "views.png"
     with atomic_path(views_path) as temporary:
         Image.fromarray(picture).save(temporary, format="PNG")
-    judge = load_clip("bundled", views.source.means.device)
-    before = judge.encode_image(shown[0])
-    styles = {}
-    for index, prompt in enumerate(pipeline.prompts[1:], 1):
-        asked, source = encode_words(judge, pipeline.words_of(prompt))
-        after = judge.encode_image(shown[index])
-        way = torch.nn.functional.cosine_similarity(after - before, (asked - source)[None], dim=-1)
-        geometry = all(torch.equal(getattr(objects[index], name), getattr(objects[0], name)) for name in _GEOMETRY)
-        styles[prompt] = {
-            "clip_similarity": round(float((after @ asked).mean()), 4),
-            "clip_similarity_before": round(float((before @ asked).mean()), 4),
-            "clip_directional": round(float(way.mean()), 4),
-            "color_change": round(float((shown[index] - shown[0]).abs().mean()), 4),
-            "geometry_unchanged": geometry,
-        }
     document = {
-        "prompts": list(pipeline.prompts[1:]),
+        "prompts": list(styles),
         "noun": pipeline.noun(),
         "styles": styles,
-        "splats": len(objects[0]),
+        "splats": pipeline.model.num_points,
         "towers": list(pipeline.config.towers),
         "seconds": {name: round(value, 2) for name, value in run.seconds.items()},
         "steps": {phase.name: phase.steps for phase in pipeline.phases},
         "seed": run.seed,
         **provenance(str(pipeline.device)),
     }
-    files = write_styles(pipeline, run.folder / STYLES)
     return StyleOutputs(views_path, files, write_metrics(run.folder, document), document, picture)
-
-
-_GEOMETRY = ("means", "scales", "quats", "opacities")
 
 
 def write_styles(pipeline: StylizationPipeline, folder: Path) -> list[Path]:

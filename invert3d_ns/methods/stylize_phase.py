@@ -44,6 +44,9 @@ class StylizePhase(Phase):
         steps: how many.
     """
 
+    follows_words = True
+    """Its words may change between two steps."""
+
     def __init__(self, pipeline: StylizationPipeline, index: int, steps: int) -> None:
         self.pipeline, self.index, self.steps = pipeline, index, steps
         self.name = f"style{index}"
@@ -97,6 +100,7 @@ class StylizePhase(Phase):
             pipeline.change_style(self.index, state["prompt"])
             pipeline.change_strengths(state.get("strengths", {}))
         with run.lock:
+            pipeline.begin_styles()
             pipeline.model.blend = self._blend()
             self.views = pipeline.style_views(run.seed)
             self.loss = pipeline.style_loss(self.prompt)

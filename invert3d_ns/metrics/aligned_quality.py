@@ -19,6 +19,7 @@ from invert3d_ns.metrics.edge_smoothness import CLIP, edge_smoothness
 from invert3d_ns.metrics.edit_rows import ROWS_FILE, Row, append_row, read_rows
 from invert3d_ns.metrics.parts import IN_SPACE, SAME, compare_pairings
 from invert3d_ns.metrics.report import mean_and_spread
+from invert3d_ns.metrics.strips import join_strips, keep_strip
 from invert3d_ns.metrics.text_quality import AZIMUTHS, ELEVATIONS, grade
 from invert3d_ns.scenes.aligned_splats import mix_splats
 from invert3d_ns.scenes.blending import SameEverywhere
@@ -183,35 +184,20 @@ def _strip(out: Path, key: Sequence[str]) -> Path:
 
 def _keep_strip(out: Path, key: Sequence[str], edge: Float[Tensor, "T F 3 S S"]) -> None:
     """Two views of five points of an edge, side by side, or of its ends."""
-    from invert3d_ns.base.pictures import write_grid
-
     some = edge[:: max((len(edge) - 1) // 4, 1), [1, 4]]
-    path = _strip(out, key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_grid(path, some.flatten(0, 1), columns=10, least=64)
+    keep_strip(_strip(out, key), some.flatten(0, 1), columns=10)
 
 
 def write_pairs(out: Path, plan: AlignedPlan) -> Path | None:
     """Write the strips of the first seed as one picture: a row for each pair, a column for each way."""
-    from PIL import Image
-
-    from invert3d_ns.base.files import atomic_path
-
     rows = []
     for case in plan.cases:
         words = " | ".join(prompt.text for prompt in case)
         paths = [_strip(out, (words, "", pairing.name, str(plan.seeds[0]))) for pairing in plan.pairings]
-        rows.append([Image.open(path) for path in paths if path.exists()])
+        rows.append([path for path in paths if path.exists()])
     if not any(rows):
         return None
-    width, height = (max(getattr(one, side) for row in rows for one in row) for side in ("width", "height"))
-    gap = 8
-    grid = Image.new("RGB", (max(map(len, rows)) * (width + gap), len(rows) * height), "lightgray")
-    for top, row in enumerate(rows):
-        for left, one in enumerate(row):
-            grid.paste(one, (left * (width + gap), top * height))
-    with atomic_path(out / "pairs.png") as temporary:
-        grid.save(temporary, format="PNG")
+    join_strips(out / "pairs.png", rows, gap=8, background="lightgray")
     return out / "pairs.png"
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from invert3d_ns.metrics.text_runs import Variant, make_splats, quiet_run, run_figures
@@ -110,7 +108,6 @@ def _together(
     pairing: Pairing, prompts: tuple[str, str], seed: int, prior: str, given: SplatCloud | None = None
 ) -> MadePair:
     from invert3d_ns.methods.aligned import aligned_objects
-    from invert3d_ns.scenes.ply import write_splats
     from invert3d_ns.scenes.runs import read_run_objects
 
     config: Any = aligned_objects("a3d")
@@ -123,10 +120,6 @@ def _together(
             target = getattr(target, step)
         assert hasattr(target, last), name
         setattr(target, last, value)
-    with tempfile.TemporaryDirectory(prefix="invert3d-start-") as folder:
-        if given is not None:
-            config.data = Path(folder) / "given.ply"
-            write_splats(config.data, given, up="z")
-        with quiet_run(config) as run:
-            first, second = read_run_objects(run)
-            return MadePair((first, second), *run_figures(run))
+    with quiet_run(config, given) as run:
+        first, second = read_run_objects(run)
+        return MadePair((first, second), *run_figures(run))

@@ -24,6 +24,7 @@ from invert3d_ns.metrics.edit_cases import (
 from invert3d_ns.metrics.edit_grading import grade_edited_views
 from invert3d_ns.metrics.edit_rows import ROWS_FILE, Row, append_row, read_rows, strip_path
 from invert3d_ns.metrics.judge import Judge
+from invert3d_ns.metrics.strips import keep_strip
 
 if TYPE_CHECKING:
     from invert3d_ns.editing.edit import Edit
@@ -233,7 +234,6 @@ def evaluate_edits(
     Raises:
         InputError: an unknown object, edit or method.
     """
-    from invert3d_ns.base.pictures import write_grid
     from invert3d_ns.editing.views import edited_views
     from invert3d_ns.metrics.inversion_quality import renderer
     from invert3d_ns.scenes.cameras import camera_condition
@@ -289,8 +289,7 @@ def evaluate_edits(
                         pairs = [(made, originals)]
                         if seed == plan.seeds[0]:
                             path = strip_path(out, name, index[1], method.name)
-                            path.parent.mkdir(parents=True, exist_ok=True)
-                            write_grid(path, torch.cat([originals, made, truth.target]), columns=3 * views, least=64)
+                            keep_strip(path, torch.cat([originals, made, truth.target]), columns=3 * views)
                     seconds = round(time.perf_counter() - started, 2)
                     for label, (shown, before) in zip(labels, pairs, strict=True):
                         row = (

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from invert3d_ns.base.files import atomic_path
+from invert3d_ns.metrics.strips import join_strips
 
 ROWS_FILE = "rows.jsonl"
 """Rows of graded views, in the report's folder."""
@@ -33,8 +33,6 @@ def write_pictures(out: Path, objects: Sequence[str], methods: Sequence[str]) ->
     Raises:
         InputError: a file cannot be written.
     """
-    from PIL import Image
-
     written = []
     for name in objects:
         for method in methods:
@@ -43,15 +41,8 @@ def write_pictures(out: Path, objects: Sequence[str], methods: Sequence[str]) ->
             )
             if not paths:
                 continue
-            strips = [Image.open(path) for path in paths]
-            grid = Image.new("RGB", (max(s.width for s in strips), sum(s.height for s in strips)), "white")
-            top = 0
-            for one in strips:
-                grid.paste(one, (0, top))
-                top += one.height
             written.append(out / f"{paths[0].name.removesuffix(paths[0].name[-7:])}.png")
-            with atomic_path(written[-1]) as temporary:
-                grid.save(temporary, format="PNG")
+            join_strips(written[-1], [[path] for path in paths])
     return written
 
 

@@ -93,8 +93,13 @@ def samples_a_step(config: GuidanceConfig, timesteps: int = 1000, views: int = V
 
 
 @contextlib.contextmanager
-def quiet_run(config: Any) -> Iterator[Path]:
-    """Run a method by ``ns-train``, without a word, in a folder that is there as long as the block lasts; gives it."""
+def quiet_run(config: Any, given: SplatCloud | None = None) -> Iterator[Path]:
+    """Run a method by ``ns-train``, without a word, in a folder that is there as long as the block lasts; gives it.
+
+    Args:
+        config: of the run, changed in place.
+        given: splats in the object frame that are its ``--data``.
+    """
     from invert3d_ns import compat
 
     compat.install_remedies()
@@ -103,7 +108,12 @@ def quiet_run(config: Any) -> Iterator[Path]:
 
     config.timestamp = "run"
     with tempfile.TemporaryDirectory(prefix="invert3d-text-", ignore_cleanup_errors=True) as folder:
-        config.output_dir = Path(folder)
+        config.output_dir = Path(folder) / "outputs"
+        if given is not None:
+            from invert3d_ns.scenes.ply import write_splats
+
+            config.data = Path(folder) / "given.ply"
+            write_splats(config.data, given, up="z")
         said = io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             main(config)
@@ -143,7 +153,6 @@ def make_splats(
         strength: of the last phase, if not the method's own.
     """
     from invert3d_ns.methods.text_to_splats import text_to_splats
-    from invert3d_ns.scenes.ply import write_splats
     from invert3d_ns.scenes.runs import read_run
 
     config: Any = text_to_splats("ge3d")
@@ -159,9 +168,5 @@ def make_splats(
             pipeline.guidance = guidance_of(variant)
             pipeline.steps = max(round(samples / samples_a_step(pipeline.guidance)), 1)
         pipeline.reconstruct.steps = None if variant.reconstruct else 0
-    with tempfile.TemporaryDirectory(prefix="invert3d-start-") as folder:
-        if given is not None:
-            config.data = Path(folder) / "given.ply"
-            write_splats(config.data, given, up="z")
-        with quiet_run(config) as run:
-            return MadeSplats(read_run(run), *run_figures(run))
+    with quiet_run(config, given) as run:
+        return MadeSplats(read_run(run), *run_figures(run))

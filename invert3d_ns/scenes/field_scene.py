@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from invert3d_ns.base.random import random_stream
-from invert3d_ns.scenes.blending import Blend, SameEverywhere, along_edges
+from invert3d_ns.scenes.blending import Blend, SameEverywhere
 from invert3d_ns.scenes.cameras import FOV_Y, orbit_camera_to_world
 from invert3d_ns.scenes.latent_field_model import LatentFieldModel, LatentFieldModelConfig
 from invert3d_ns.scenes.latent_splats import LatentSplatModel, LatentSplatModelConfig
+from invert3d_ns.scenes.training_views import TrainingViews
 
 RINGS = (-20.0, 10.0, 40.0)
 """Degrees from which splats see the field that they are fitted to."""
@@ -73,10 +74,7 @@ class FieldSceneModel(LatentSplatModel):
 
     def get_outputs(self, camera: Cameras) -> dict[str, Tensor | list]:
         """Render one camera from the field; its time leads along the edges."""
-        blend = self.blend
-        if camera.times is not None and self.follows_time and not self.training:
-            blend = SameEverywhere.of(along_edges(float(camera.times.flatten()[0]), self.objects))
-        with self.nerf.at(blend):
+        with self.nerf.at(self.blend_in_time(camera) or self.blend):
             return self.nerf.get_outputs(camera, None if self.training else self.crop_box)  # type: ignore[return-value]
 
     def render(self, cameras: Cameras) -> Float[Tensor, "F H W 3"]:
@@ -93,8 +91,8 @@ class FieldSceneModel(LatentSplatModel):
         scale_factor: float = 1.0,
         fov_y: float = FOV_Y,
         densify: bool = False,
-    ) -> tuple[Float[Tensor, "F 3 S S"], Float[Tensor, "F 1 S S"], Float[Tensor, "F 1 S S"]]:
-        """See :meth:`.ObjectSplatModel.render_to_train`; of the field, which has no sizes and no number of splats."""
+    ) -> TrainingViews:
+        """See :meth:`.RendersToTrain.render_to_train`; of the field."""
         with self.nerf.at(self.blend):
             return self.nerf.render_to_train(camera_to_world, size, background=background, fov_y=fov_y)
 

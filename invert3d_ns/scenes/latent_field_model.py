@@ -25,6 +25,7 @@ from invert3d_ns.scenes.latent_field import LatentField, LatentFieldConfig
 from invert3d_ns.scenes.occupancy import Occupancy
 from invert3d_ns.scenes.ray_marching import camera_rays
 from invert3d_ns.scenes.shading import Lighting
+from invert3d_ns.scenes.training_views import TrainingViews
 
 SAMPLES_ON_GPU, SAMPLES_ON_CPU = 512, 64
 """Along the diameter of the sphere. A3D: 512."""
@@ -151,15 +152,8 @@ class LatentFieldModel(Model):
         fov_y: float = FOV_Y,
         densify: bool = False,
         generator: torch.Generator | None = None,
-    ) -> tuple[Float[Tensor, "F 3 S S"], Float[Tensor, "F 1 S S"], Float[Tensor, "F 1 S S"]]:
-        """Square views of all cameras, to be trained on: differentiable in the field.
-
-        The arguments are those of :meth:`~invert3d_ns.scenes.splats.ObjectSplatModel.render_to_train`, of which
-        ``scale_factor`` and ``densify`` mean nothing here, and :meth:`draw_to_train`'s ``generator``.
-
-        Returns:
-            RGB, alpha, and depth in world units where anything is seen, 0 elsewhere.
-        """
+    ) -> TrainingViews:
+        """See :meth:`.RendersToTrain.render_to_train`; ``generator`` is that of :meth:`draw_to_train`."""
         views = self.draw_to_train(camera_to_world, size, background=background, fov_y=fov_y, generator=generator)
         return views.rgb, views.alpha, views.depth
 

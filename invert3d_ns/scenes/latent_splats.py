@@ -242,11 +242,18 @@ class LatentSplatModel(ObjectSplatModel):
             self.gauss_params[name] += most
             own -= most[:, None]
 
+    def blend_in_time(self, camera: Cameras) -> Blend | None:
+        """Where on the way through all objects a camera's time leads; None where it says nothing, as in training."""
+        if camera.times is None or not self.follows_time or self.training:
+            return None
+        return SameEverywhere.of(along_edges(float(camera.times.flatten()[0]), self.objects))
+
     def get_outputs(self, camera: Cameras) -> dict[str, Tensor | list]:
         """See :meth:`ObjectSplatModel.get_outputs`; a camera's time leads along the edges."""
-        if camera.times is None or not self.follows_time or self.training:
+        blend = self.blend_in_time(camera)
+        if blend is None:
             return super().get_outputs(camera)
-        with self.at(SameEverywhere.of(along_edges(float(camera.times.flatten()[0]), self.objects))):
+        with self.at(blend):
             return super().get_outputs(camera)
 
     def get_extra_state(self) -> dict[str, Any]:

@@ -26,14 +26,16 @@ if TYPE_CHECKING:
     Draw = Callable[[Cameras], Float[Tensor, "1 H W 4"]]
 
 
-def spread_orbit(count: int) -> tuple[Float[Tensor, " F"], Float[Tensor, " F"]]:
-    """Azimuths and elevations in degrees of ``count`` cameras spread evenly over the band of elevations that is trained
-    on.
+def spread_orbit(
+    count: int, band: tuple[float, float] = ELEVATION_RANGE
+) -> tuple[Float[Tensor, " F"], Float[Tensor, " F"]]:
+    """Azimuths and elevations in degrees of ``count`` cameras spread evenly over a band of elevations, by default the
+    one that is trained on.
 
     The golden angle between neighbors makes every run of cameras cover all sides.
     """
     index = torch.arange(count) + 0.5
-    low, high = (torch.tensor(e).deg2rad().sin() for e in ELEVATION_RANGE)
+    low, high = (torch.tensor(e).deg2rad().sin() for e in band)
     elevations = torch.asin(low + (high - low) * (index / count % 1)).rad2deg()
     golden = 180.0 * (3.0 - 5.0**0.5)
     return (index - 0.5) * golden % 360.0, elevations

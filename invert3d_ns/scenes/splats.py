@@ -25,6 +25,7 @@ from invert3d_ns.scenes.cloud import RasterizeMode, SplatCloud, unit_quaternions
 from invert3d_ns.scenes.normalization import within_object
 from invert3d_ns.scenes.rendering import rasterize_splats
 from invert3d_ns.scenes.splat_parameters import GAUSSIANS, parameters_from_cloud, parameters_from_points
+from invert3d_ns.scenes.training_views import TrainingViews
 
 
 @dataclass
@@ -314,20 +315,8 @@ class ObjectSplatModel(SplatfactoModel):
         scale_factor: float = 1.0,
         fov_y: float = FOV_Y,
         densify: bool = False,
-    ) -> tuple[Float[Tensor, "F 3 S S"], Float[Tensor, "F 1 S S"], Float[Tensor, "F 1 S S"]]:
-        """Square views of all cameras in one pass, to be trained on: differentiable in every splat parameter.
-
-        Args:
-            camera_to_world: OpenGL axes, object frame.
-            size: side of the views in pixels.
-            background: RGB behind everything, of each view, or one gray for all.
-            scale_factor: every splat is drawn this much larger.
-            fov_y: vertical field of view in degrees.
-            densify: let densification read what the views come to.
-
-        Returns:
-            RGB (not clamped), alpha in [0, 1], and depth in world units where anything is seen, 0 elsewhere.
-        """
+    ) -> TrainingViews:
+        """See :meth:`.RendersToTrain.render_to_train`."""
         splats = self._as_cloud(self.groups())
         if scale_factor != 1.0:
             splats = replace(splats, scales=splats.scales + math.log(scale_factor))

@@ -192,6 +192,48 @@ class Page:
         self.wait(lambda: field.get_attribute("value") == text, f"the field {label} to hold {text!r}")
         time.sleep(1.0)  # the page sends what is typed a moment later, and nobody clicks in the same instant
 
+    def slide(self, label: str, share: float) -> None:
+        """Drag the slider with this label to a share of its length."""
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        path = f"//label[normalize-space()='{label}']/../../..//*[@role='slider']"
+        self.wait(lambda: self._all(path), f"the slider {label}")
+        thumb = self._all(path)[0]
+        track = thumb.find_element("xpath", "..").rect
+        distance = track["x"] + share * track["width"] - (thumb.rect["x"] + thumb.rect["width"] / 2)
+        ActionChains(self.driver).drag_and_drop_by_offset(thumb, round(distance), 0).perform()
+        time.sleep(1.0)  # as in fill()
+
+    def lift(self, name: str, pixels: int) -> None:
+        """Drag the handle at this name in the 3D view upwards, by the arrow that leads there."""
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        path = f"//span[normalize-space()='{name}']"
+        self.wait(lambda: self._all(path), f"the name {name}")
+        corner = self._all(path)[0].rect
+        x, y = round(corner["x"]) + 1, round(corner["y"]) - 20
+        actions = ActionChains(self.driver, duration=500)
+        pointer = actions.w3c_actions.pointer_action
+        # The page looks what is below the pointer when it draws.
+        for act in (
+            lambda: pointer.move_to_location(x, y),
+            pointer.pointer_down,
+            lambda: pointer.move_to_location(x, y - pixels),
+            pointer.pointer_up,
+        ):
+            act()
+            actions.pause(1.0)
+        actions.perform()
+
+    def choose(self, label: str, option: str) -> None:
+        """Choose an option of the list with this label."""
+        field, path = self.field(label), f"//*[@role='option'][normalize-space()='{option}']"
+        self.wait(field.is_displayed, f"the list {label} to show")
+        field.click()
+        self.wait(lambda: self._all(path), f"the option {option}")
+        self.driver.execute_script("arguments[0].click()", self._all(path)[0])
+        self.wait(lambda: field.get_attribute("value") == option, f"the list {label} to hold {option!r}")
+
     def picture_sources(self) -> list[str]:
         """The URLs of the pictures that the panel shows; those of other tabs are not among them."""
         images = self._all("//img[starts-with(@src, 'data:')]")
@@ -227,3 +269,24 @@ class Page:
     def _view(screenshot: np.ndarray) -> np.ndarray:
         height, width = screenshot.shape[:2]
         return screenshot[height // 10 :, : int(0.7 * width)]
+
+
+def differ(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether the color of any block of 16 by 16 pixels has changed visibly."""
+    return change(one, other) > 16
+
+
+def change(one: np.ndarray, other: np.ndarray) -> float:
+    """How much the color of that block of 16 by 16 pixels has changed that has changed most, of 255.
+
+    Not of single pixels: JPEG moves them, and where a page has more to do than it can, it may decode the coarse picture
+    that nerfstudio sends first after the fine one.
+    """
+    first, second = (_blocks(picture) for picture in (one, other))
+    return float(np.abs(first - second).max())
+
+
+def _blocks(picture: np.ndarray, side: int = 16) -> np.ndarray:
+    rows, columns = (length // side for length in picture.shape[:2])
+    blocks = picture[: rows * side, : columns * side].reshape(rows, side, columns, side, 3)
+    return blocks.astype(float).mean(axis=(1, 3))

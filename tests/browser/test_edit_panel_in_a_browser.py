@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import driver
-import numpy as np
 import pytest
 from runs import tiny_config, train
 
@@ -55,7 +54,7 @@ def test_a_person_edits_a_run(run: Path, tmp_path: Path):
             page.wait_for_text("Kept from last time", "a green (press Open)")
             page.click("Open")
             page.wait_for_text("Opened", "Edits: in van gogh style; a green")
-            assert _differ(before, page.scene("b2-opened"))
+            assert driver.differ(before, page.scene("b2-opened"))
         finally:
             page.close()
 
@@ -87,11 +86,11 @@ def _edit(page: driver.Page, url: str, run: Path, pictures: Path) -> None:
     page.wait_for_text("Applied 'in van gogh style' in", "Edits: in van gogh style")
     assert page.picture_sources() != preview
     applied = page.scene("4-applied")
-    assert _differ(before, applied), "one sees the splats change"
+    assert driver.differ(before, applied), "one sees the splats change"
 
     page.click("Compare")
     page.wait_for_text("Shown: before all edits")
-    assert not _differ(before, page.scene("5-compare"))
+    assert not driver.differ(before, page.scene("5-compare"))
     page.click("Compare")
     page.wait_for_text("The scene now.")
 
@@ -101,7 +100,7 @@ def _edit(page: driver.Page, url: str, run: Path, pictures: Path) -> None:
         assert second.field("Words").get_attribute("value") == "", "each window has a form of its own"
         second.click("Undo")
         page.wait_for_text("Undid 'in van gogh style' in")
-        assert "Edits:" not in page.text() and not _differ(before, page.scene("6-undone"))
+        assert "Edits:" not in page.text() and not driver.differ(before, page.scene("6-undone"))
         assert not page.picture_sources(), "a picture goes with the scene that it shows"
         second.click("Apply")
         second.wait_for_text("Error: the edit is empty")
@@ -116,7 +115,7 @@ def _edit(page: driver.Page, url: str, run: Path, pictures: Path) -> None:
     finally:
         second.close()
     page.wait_for_text("Applied 'in van gogh style' in")
-    assert not _differ(applied, page.scene("7-applied-again"))
+    assert not driver.differ(applied, page.scene("7-applied-again"))
 
     page.click("Save")
     page.wait_for_text("Saved as the run")
@@ -129,13 +128,13 @@ def _edit(page: driver.Page, url: str, run: Path, pictures: Path) -> None:
     page.wait_for_text("Undid 'in van gogh style' in")
     page.click("Open")
     page.wait_for_text("Opened")
-    assert not _differ(applied, page.scene("8-opened"))
+    assert not driver.differ(applied, page.scene("8-opened"))
 
     page.click("Apply")
     page.wait_for_text("Applying")
     page.click("Stop")
     page.wait_for_text("Apply stopped; the scene is as before.")
-    assert not _differ(applied, page.scene("9-stopped"))
+    assert not driver.differ(applied, page.scene("9-stopped"))
 
     page.fill("Words", "green")
     page.fill("Weights", "")
@@ -154,28 +153,12 @@ def test_the_region_is_drawn(run: Path, tmp_path: Path):
             page.toggle("Region")
             page.driver.execute_script("arguments[0].click()", page.field("Only here"))
             region = page.scene("2-region")
-            assert _differ(before, region)
+            assert driver.differ(before, region)
             page.fill("Words", "green")
             page.fill("Center", "7")
-            assert _differ(region, page.scene("3-moved-away"))
+            assert driver.differ(region, page.scene("3-moved-away"))
             page.click("Apply")
             page.wait_for_text("Error: the region holds no splats")
             page.screenshot("4-nothing-in-it")
         finally:
             page.close()
-
-
-def _differ(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether the color of any block of 16 by 16 pixels has changed visibly.
-
-    Not of single pixels: JPEG moves them, and where a page has more to do than it can, it may decode the coarse picture
-    that nerfstudio sends first after the fine one.
-    """
-    first, second = (_blocks(picture) for picture in (one, other))
-    return bool((np.abs(first - second).max(axis=-1) > 16).any())
-
-
-def _blocks(picture: np.ndarray, side: int = 16) -> np.ndarray:
-    rows, columns = (length // side for length in picture.shape[:2])
-    blocks = picture[: rows * side, : columns * side].reshape(rows, side, columns, side, 3)
-    return blocks.astype(float).mean(axis=(1, 3))

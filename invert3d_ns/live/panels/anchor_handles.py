@@ -10,6 +10,7 @@ import numpy as np
 
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.base.files import atomic_path
+from invert3d_ns.live.panels.markdown import escape_markdown
 from invert3d_ns.scenes.blending import vertex
 from invert3d_ns.scenes.hybrids import BOX, Anchor, Hybrid, Interpolation
 
@@ -59,8 +60,8 @@ class AnchorHandles:
         place = position or (0.0, 0.0, min(-0.5 + 0.5 * number, BOX))
         scene, name = self._server.scene, f"{_NAME}/{number}"
         handle = scene.add_transform_controls(
-            name, scale=1.0, disable_rotations=True, position=np.asarray(place) * self._ratio
-        )
+            name, scale=3.0, disable_rotations=True, depth_test=False, position=np.asarray(place) * self._ratio
+        )  # most anchors lie within the object, which would hide them
         label = scene.add_label(f"{name}/name", self.host.prompts[index])
         handle.on_update(lambda event: self._show())
         self._placed.append((index, handle, label))
@@ -96,13 +97,13 @@ class AnchorHandles:
                 temporary.write_text(json.dumps(self.hybrid().to_dict(), indent=2) + "\n", encoding="utf-8")
             self.said.content = f"Saved as `{path.name}` in the run's folder"
         except InputError as error:
-            self.said.content = str(error)
+            self.said.content = escape_markdown(str(error))
 
     def _show(self) -> None:
         try:
             hybrid = self.hybrid()
         except InputError as error:
-            self.said.content = str(error) if self._placed else ""
+            self.said.content = escape_markdown(str(error)) if self._placed else ""
             return
         self.said.content = ""
         self.host.show_blend(hybrid)

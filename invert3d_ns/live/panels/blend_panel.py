@@ -11,6 +11,7 @@ from nerfstudio.viewer.viewer_elements import ViewerControl, ViewerElement
 
 from invert3d_ns.live.panels.anchor_handles import AnchorHandles
 from invert3d_ns.live.panels.blend_triangle import BlendTriangle
+from invert3d_ns.live.panels.markdown import escape_markdown
 from invert3d_ns.live.panels.viewer_link import connect_viewer
 from invert3d_ns.live.panels.widgets import add_button_row, add_tab
 from invert3d_ns.scenes.blending import Blend, SameEverywhere, project_to_simplex, vertex
@@ -69,7 +70,10 @@ class BlendPanel(ViewerElement[str], ViewerControl):
         gui, prompts = viser_server.gui, self.host.prompts
         if len(prompts) == 2:
             first, second = map(short, prompts)
-            gui.add_markdown(f"0: {first}  \n1: {second}")
+            at_ends = (f"{first}, at 0", f"{second}, at 1")
+            gui.add_markdown(
+                "  \n".join(f"{number}: {escape_markdown(text)}" for number, text in enumerate(at_ends, 1))
+            )
             self.sliders = [gui.add_slider("Blend", 0.0, 1.0, 0.01, 0.0, hint=f"From {first} to {second}")]
         else:
             self.sliders = [

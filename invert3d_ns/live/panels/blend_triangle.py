@@ -59,8 +59,8 @@ class BlendTriangle:
         for index, name in enumerate(names):
             server.scene.add_label(f"{_NAME}/name_{index}", name, position=placed[index])
         self._handle: Any = server.scene.add_transform_controls(
-            f"{_NAME}/handle", scale=1.5, active_axes=(True, True, False), disable_rotations=True
-        )
+            f"{_NAME}/handle", scale=3.0, active_axes=(True, True, False), disable_rotations=True, depth_test=False
+        )  # what is empty counts as far away as the object's far side, which would hide the handle behind that
         self.move(np.array([1.0, 0.0, 0.0]))
         self._handle.on_update(lambda handle: self._dragged())
 

@@ -77,6 +77,8 @@ class StylePanel(ViewerElement[str], ViewerControl):
             widget.on_update(_if_a_person(self._choose))
         self.compare = gui.add_button("A/B", hint="The original, and back")
         self.compare.on_click(lambda event: self.toggle_original())
+        for widget in (self.show, self.strength, self.compare):
+            widget.visible = len(host.prompts) > 1  # a scene that has its style alone has nothing to choose
         prompt, negative = host.words
         self.prompt = gui.add_text("Prompt", prompt, hint="A style, such as: a van gogh painting")
         self.negative = gui.add_text("Avoid", negative, hint="Words to keep away from")
