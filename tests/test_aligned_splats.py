@@ -236,3 +236,49 @@ def test_the_time_of_a_camera_leads_along_the_edges() -> None:
     assert torch.equal(look(0.5), look(None))
     model.follows_time = False
     assert torch.equal(look(0.0), look(None))
+
+
+@pytest.mark.parametrize("anchored", [False, True])
+def test_a_further_object_begins_as_what_all_share_and_goes_again(anchored: bool) -> None:
+    model, clouds = _model(), (_cloud(0), _cloud(1))
+    model.adopt_each(clouds, anchored=anchored)
+    model.train_only("features_dc_of_each")
+    model.blend = SameEverywhere((0.25, 0.75))
+    before, parameters = model.state_dict(), dict(model.gauss_params.items())
+    before = {name: value.clone() for name, value in before.items() if torch.is_tensor(value)}
+    drawn = model.cloud()
+    assert model.add_object() == 2 and model.objects == 3 and model.blend == SameEverywhere((0.25, 0.75, 0.0))
+    assert all(torch.equal(getattr(model.cloud(), name), value) for name, value in drawn.tensors().items())
+    added = _at(model, [0.0, 0.0, 1.0])
+    for name in ("means", "features_dc", "opacities"):
+        shared = getattr(clouds[0], name) if anchored else (getattr(clouds[0], name) + getattr(clouds[1], name)) / 2
+        torch.testing.assert_close(getattr(added, name), shared)
+    for name, parameter in model.gauss_params.items():
+        assert parameter is parameters[name] and parameter.requires_grad == (name == "features_dc_of_each")
+    with torch.no_grad():
+        model.gauss_params["features_dc_of_each"][:, 2] = 1.0
+    again = _model()
+    again.load_state_dict(model.state_dict())
+    assert again.objects == 3 and torch.equal(_at(again, [0.0, 0.0, 1.0]).features_dc, added.features_dc + 1)
+    model.blend = SameEverywhere((0.0, 0.5, 0.5))
+    model.remove_object()
+    assert model.blend == SameEverywhere((1.0, 0.0)), "what is gone cannot be drawn"
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_one_object_becomes_two_and_one_again() -> None:
+    model = _model(1)
+    model.adopt(_cloud(0))
+    before = set(model.state_dict())
+    assert model.add_object() == 1
+    with torch.no_grad():
+        model.gauss_params["means_of_each"][:, 1] = 0.1
+    torch.testing.assert_close(_at(model, [0.5, 0.5]).means, _cloud(0).means + 0.05)
+    assert torch.equal(_at(model, [1.0, 0.0]).means, _cloud(0).means)
+    model.remove_object()
+    assert (
+        model.objects == 1 and set(model.state_dict()) == before and torch.equal(model.cloud().means, _cloud(0).means)
+    )
+    with pytest.raises(ValueError, match="stays"):
+        model.remove_object()

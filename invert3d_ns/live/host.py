@@ -6,15 +6,20 @@ attributes of. New capabilities are protocols of their own, beside the actions t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import UInt8
+
+    from invert3d_ns.base.cancellation import Progress, ShouldStop
     from invert3d_ns.live.history import Version
     from invert3d_ns.prior.shared import SharedPrior
+    from invert3d_ns.scenes.blending import Blend
     from invert3d_ns.scenes.cloud import SplatCloud
     from invert3d_ns.words.embedding import ObjectEmbedding
 
@@ -101,6 +106,78 @@ class FollowsPrompt(Host, Protocol):
 
         Raises:
             InputError: the prompt is empty.
+        """
+        ...
+
+
+@runtime_checkable
+class HasStyles(FollowsPrompt, Protocol):
+    """Its scene stands side by side with styles of it, and takes on further ones.
+
+    Only what is said to be instant may be called at any time; the rest is for actions.
+    """
+
+    model: Any
+    """Draws blends of them."""
+    prompts: tuple[str, ...]
+    """What each is called: the scene as it was first, then the styles."""
+    strengths: Mapping[str, float]
+    """By name, the weights in force of what pulls towards words (clip, augmented, directional, patch), the share of the
+    way (reach), and the weight of what holds colors (color)."""
+    shown: Blend
+    """What everybody who watches sees."""
+    style_in_the_making: str | None
+    """The words of the style that follows words now, if one does."""
+
+    def show_blend(self, blend: Blend) -> None:
+        """Have everybody who watches see a blend. Instant; takes the lock."""
+        ...
+
+    def check_style(self, prompt: str, negative_prompt: str) -> None:
+        """Refuse words that cannot be a further style's. Instant.
+
+        Raises:
+            InputError: they say nothing, or there is a style of that name.
+        """
+        ...
+
+    def change_strengths(self, strengths: Mapping[str, float]) -> None:
+        """Let the steps from now on count some of the terms otherwise. Takes the lock.
+
+        Raises:
+            InputError: a weight is below 0 or no number, or nothing is left that pulls.
+        """
+        ...
+
+    def follow_style(self, prompt: str, negative_prompt: str, strengths: Mapping[str, float]) -> None:
+        """Let the style in the making follow these words and weights from its next step on. Takes the lock.
+
+        Raises:
+            InputError: no style is in the making, or they make no sense; all stays as it is then.
+        """
+        ...
+
+    def make_style(
+        self,
+        prompt: str,
+        negative_prompt: str,
+        strengths: Mapping[str, float],
+        progress: Progress,
+        should_stop: ShouldStop,
+    ) -> UInt8[np.ndarray, "H W 3"]:
+        """Make a further style and show it; returns a picture of it. Takes the lock, step by step.
+
+        Raises:
+            InputError: see :meth:`check_style` and :meth:`change_strengths`, or the style came to nothing.
+            Cancelled: ``should_stop`` said so. Nothing is left of the style, whatever ended it.
+        """
+        ...
+
+    def save_styles(self) -> str:
+        """Write every style into the run's folder; returns a line about where. Takes the lock.
+
+        Raises:
+            InputError: there is no such folder, or a file cannot be written.
         """
         ...
 

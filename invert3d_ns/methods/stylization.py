@@ -21,7 +21,7 @@ from invert3d_ns.live.panels.inversion_panel import InversionPanel
 from invert3d_ns.live.queue import ActionQueue
 from invert3d_ns.live.watchers import PanelWatcher
 from invert3d_ns.methods import stylization_report
-from invert3d_ns.methods.blended_scene import BlendedScene
+from invert3d_ns.methods.live_styles import LiveStyles
 from invert3d_ns.methods.style_views import StyleViews, around_an_object, of_one_size
 from invert3d_ns.methods.stylization_settings import ORIGINAL, StylizationSettings, StylizationTrainerConfig
 from invert3d_ns.methods.stylize_phase import StylizePhase
@@ -57,7 +57,7 @@ def stylization(method_name: str) -> StylizationTrainerConfig:
     )
 
 
-class StylizationPipeline(BlendedScene, PhasedPipeline):
+class StylizationPipeline(LiveStyles, PhasedPipeline):
     """A scene as it was, and its styles. The towers are in no checkpoint.
 
     Args are those of :class:`~invert3d_ns.runs.pipeline.PhasedPipeline`.
@@ -85,6 +85,7 @@ class StylizationPipeline(BlendedScene, PhasedPipeline):
         self.panel = InversionPanel("Run")
         self.queue = ActionQueue(self)
         self.observers = [PanelWatcher(self)]
+        self.begin_live_styles(RATES)
 
     @classmethod
     def object_names(cls, config: StylizationSettings) -> tuple[str, ...]:

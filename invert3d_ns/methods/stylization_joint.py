@@ -126,6 +126,7 @@ class JointFit(SplatFit):
 
     name, title = "joint", "Fitting splats in a style"
     pipeline: JointPipeline
+    follows_words = True
 
     def settings_key(self) -> dict[str, Any]:
         """Those of a fit, the words, the losses, and how their weight grows."""
@@ -137,14 +138,16 @@ class JointFit(SplatFit):
             "--pipeline.k": config.k,
             "--pipeline.begin": config.begin,
             "--pipeline.grow": config.grow,
-            **flags_of(config.style, "--pipeline.style"),
+            **flags_of(self.pipeline.asked_style, "--pipeline.style"),
         }
 
     def begin(self, run: Run, state: dict[str, Any] | None) -> None:
         """See :meth:`SplatFit.begin`; reads the words."""
         super().begin(run, state)
-        self._seed, self._words = run.seed, self.pipeline.prompts[0]
-        self._style = self.pipeline.style_loss(self._words)
+        if state is not None:
+            self.pipeline.change_strengths(state.get("strengths", {}))
+        self._seed, self._words = run.seed, self.pipeline.words
+        self._style = self.pipeline.style_loss(self._words[0])
 
     def losses(self, index: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Splatfacto's losses on the next training image, and the style's on the same view, on white."""
@@ -153,9 +156,9 @@ class JointFit(SplatFit):
         weight = pipeline.weight_of_style(index)
         if not weight:
             return super().losses(index)
-        if pipeline.prompts[0] != self._words:
-            self._words = pipeline.prompts[0]
-            self._style.follow(pipeline.words_of(self._words))
+        if pipeline.words != self._words:  # somebody changed them in the viewer
+            self._words = pipeline.words
+            self._style.follow(pipeline.words_of(self._words[0]))
         camera, batch = data.next_train(index)
         outputs = model(camera)
         metrics = model.get_metrics_dict(outputs, batch)
@@ -168,6 +171,10 @@ class JointFit(SplatFit):
         generator = random_stream("crops of a joint fit", self._seed, index)
         terms = self._style(view.permute(2, 0, 1)[None], truth.permute(2, 0, 1)[None].clamp(0, 1), generator)
         return {**losses, **{name: weight * term for name, term in terms.items()}}, {**metrics, "k": weight}
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of a fit, and the weights of the losses as they are now."""
+        return {**super().state_dict(), "strengths": dict(self.pipeline.strengths)}
 
 
 class JointReportPhase(Phase):

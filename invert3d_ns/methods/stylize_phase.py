@@ -44,6 +44,9 @@ class StylizePhase(Phase):
         steps: how many.
     """
 
+    follows_words = True
+    """Its words may change between two steps."""
+
     def __init__(self, pipeline: StylizationPipeline, index: int, steps: int) -> None:
         self.pipeline, self.index, self.steps = pipeline, index, steps
         self.name = f"style{index}"
@@ -53,7 +56,7 @@ class StylizePhase(Phase):
         self.views: StyleViews | None = None
         self.mask: Float[Tensor, " N"] | None = None
         self._seed = 0
-        self._words = ""
+        self._words = ("", "")
         self._latest: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -61,8 +64,16 @@ class StylizePhase(Phase):
         """The words of the style."""
         return self.pipeline.prompts[self.index]
 
+    def _asked(self) -> tuple[str, str]:
+        """The words, and those to keep away from, as they are now."""
+        return self.prompt, self.pipeline.negative_prompt
+
+    def _blend(self) -> SameEverywhere:
+        """The style alone."""
+        return SameEverywhere.of(vertex(self.index, len(self.pipeline.prompts)))
+
     def settings_key(self) -> dict[str, Any]:
-        """The style's words, its losses, what may change, and how the scene is looked at."""
+        """The style's words and losses as the run began with them, what may change, how the scene is looked at."""
         config = self.pipeline.config
         return {
             f"the words of style {self.index}": self.pipeline.asked_for[self.index],
@@ -72,8 +83,8 @@ class StylizePhase(Phase):
             "--pipeline.steps": self.steps,
             "--pipeline.sh-degree": config.sh_degree,
             "--pipeline.free": list(config.free),
-            **flags_of(config.style, "--pipeline.style"),
-            **flags_of(config.keep, "--pipeline.keep"),
+            **flags_of(self.pipeline.asked_style, "--pipeline.style"),
+            **flags_of(self.pipeline.asked_keep, "--pipeline.keep"),
             **flags_of(config.cameras, "--pipeline.cameras"),
             **flags_of(config.region, "--pipeline.region"),
         }
@@ -87,14 +98,15 @@ class StylizePhase(Phase):
         pipeline, self._seed = self.pipeline, run.seed
         if state is not None:
             pipeline.change_style(self.index, state["prompt"])
+            pipeline.change_strengths(state.get("strengths", {}))
         with run.lock:
             pipeline.begin_styles()
-            pipeline.model.blend = SameEverywhere.of(vertex(self.index, len(pipeline.prompts)))
+            pipeline.model.blend = self._blend()
             self.views = pipeline.style_views(run.seed)
             self.loss = pipeline.style_loss(self.prompt)
             self.content = pipeline.content_loss()
             self.mask = pipeline.chosen_splats(self.views)
-        self._words = self.prompt
+        self._words = self._asked()
 
     def optimizers(self, configured: dict[str, Any]) -> Optimizers:
         """The configured optimizer of each group that the style may change; its rate falls to a tenth."""
@@ -115,7 +127,8 @@ class StylizePhase(Phase):
         generator = random_stream("views of a style", self._seed, self.index, index)
         group, rows = self.views.draw(pipeline.config.cameras.views, generator)
         before, covered = self.views.before(group, rows)
-        cloud = pipeline.model.drawn()
+        with pipeline.model.at(self._blend()):  # whatever people look at meanwhile
+            cloud = pipeline.model.drawn()
         images, _ = self.views.render(cloud, group, rows)
         terms = self.loss(images, before, generator)
         if keep.background:
@@ -139,10 +152,10 @@ class StylizePhase(Phase):
         """
         pipeline = self.pipeline
         pipeline.train()
-        if self.prompt != self._words:  # somebody changed them in the viewer
+        if self._asked() != self._words:  # somebody changed them in the viewer
             assert self.loss is not None
             self.loss.follow(pipeline.words_of(self.prompt))
-            self._words = self.prompt
+            self._words = self._asked()
         with pipeline.model.gradients_of(self.mask):
             output = run.iterate(index)
         if not bool(torch.as_tensor(output.loss).isfinite()):
@@ -171,5 +184,5 @@ class StylizePhase(Phase):
         return (f"Style: {self.prompt}",)
 
     def state_dict(self) -> dict[str, Any]:
-        """The words as they are now."""
-        return {"prompt": self.prompt}
+        """The words and the weights of the losses as they are now."""
+        return {"prompt": self.prompt, "strengths": dict(self.pipeline.strengths)}

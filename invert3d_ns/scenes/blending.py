@@ -124,7 +124,7 @@ class SameEverywhere(Blend):
     """One point of the simplex for the whole scene."""
 
     weights: tuple[float, ...]
-    """Nonnegative, of sum 1."""
+    """Of sum 1, and nonnegative, unless what is drawn goes beyond an object: (-0.5, 1.5) is the second, overdone."""
 
     @property
     def objects(self) -> int:  # type: ignore[override]

@@ -122,6 +122,59 @@ class LatentSplatModel(ObjectSplatModel):
         for name in GAUSSIANS if self.objects > 1 else ():
             self.gauss_params[name + OWN].data = self._nothing_of_its_own(self.gauss_params[name])
 
+    def add_object(self) -> int:
+        """Have one more object, which is what all share until it is trained: of an anchored model, the first.
+
+        Parameters stay themselves, and trained or not as they were; optimizers that know them must be made anew. What
+        is drawn stays, but a hybrid, which gives way to the first object.
+
+        Returns:
+            Its index.
+        """
+        index = self.objects
+        for name in GAUSSIANS:
+            shared, own = self.gauss_params[name], self.gauss_params.get(name + OWN)
+            column = torch.zeros_like(shared.data)[:, None]
+            if own is None:
+                own = nn.Parameter(torch.zeros_like(column), requires_grad=shared.requires_grad)
+                self.gauss_params[name + OWN] = own
+            own.data, own.grad = torch.cat([own.data, column], dim=1), None
+        self._have(index + 1)
+        return index
+
+    def remove_object(self) -> None:
+        """Take the last object away, of two or more; what is drawn stays if that has no part in it.
+
+        Raises:
+            ValueError: there is only one.
+        """
+        if self.objects < 2:
+            raise ValueError("the only object of a model stays")
+        for name in GAUSSIANS:
+            own = self.gauss_params[name + OWN]
+            own.data, own.grad = own.data[:, :-1].clone(), None
+            if self.objects == 2:  # of one object alone, nothing is its own
+                self.gauss_params[name].data += 0 if self.anchored else own.data[:, 0]
+                del self.gauss_params[name + OWN]
+        self._have(self.objects - 1)
+
+    def _have(self, objects: int) -> None:
+        """Be of so many objects, and draw what was drawn if that can be, else the first object."""
+        weights = self.blend.weights if isinstance(self.blend, SameEverywhere) else ()
+        kept, gone = weights[:objects], weights[objects:]
+        self.objects = objects
+        if kept and not any(gone):
+            self.blend = SameEverywhere((*kept, *[0.0] * (objects - len(kept))))
+        else:
+            self.blend = SameEverywhere.of(vertex(0, objects))
+
+    def load_state_dict(self, state_dict: dict[str, Any], **kwargs: Any):  # type: ignore[override]
+        """See :meth:`ObjectSplatModel.load_state_dict`; objects may be more, or fewer, than the settings say."""
+        own = state_dict.get("gauss_params.means" + OWN)
+        if own is not None and self.objects > 1 and own.shape[1] != self.objects:
+            self._have(own.shape[1])
+        return super().load_state_dict(state_dict, **kwargs)
+
     def adopt_each(self, clouds: Sequence[SplatCloud], *, anchored: bool = False) -> None:
         """Make the objects aligned splats, of any number, before an optimizer has them.
 

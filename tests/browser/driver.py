@@ -21,6 +21,8 @@ from PIL import Image
 PATIENCE = 240.0
 """Seconds to wait for anything; machines that test are busy."""
 
+_METHODS = {"invert3d": "invert3d", "ge3d": "ge3d", "clip-splat": "clip_splat"}
+
 
 def missing() -> str:
     """What a browser test lacks here; empty if nothing."""
@@ -60,7 +62,9 @@ def serving(command: list[str], log: Path) -> Iterator[str]:
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
-        "NERFSTUDIO_METHOD_CONFIGS": "invert3d=invert3d_ns.configs:invert3d,ge3d=invert3d_ns.configs:ge3d",
+        "NERFSTUDIO_METHOD_CONFIGS": ",".join(
+            f"{name}=invert3d_ns.configs:{where}" for name, where in _METHODS.items()
+        ),
     }
     with log.open("w") as output:
         process = subprocess.Popen(

@@ -9,7 +9,7 @@ from nerfstudio.viewer.viewer_elements import ViewerControl, ViewerElement
 from invert3d_ns.base.cancellation import Progress, ShouldStop
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.live.host import FollowsPrompt
-from invert3d_ns.live.panels.viewer_link import connect_viewer
+from invert3d_ns.live.panels.viewer_link import connect_viewer, finish_training
 from invert3d_ns.live.panels.widgets import StateView, add_tab
 from invert3d_ns.live.queue import Action, ActionQueue, Outcome
 
@@ -76,9 +76,7 @@ class PromptPanel(ViewerElement[str], ViewerControl):
 
     def finish(self) -> None:
         """Ask the run to stop after its next step: what it has come to is saved, and it can go on later."""
-        trainer = None if self._viewer is None else self._viewer.trainer
-        if trainer is not None:
-            trainer.stop_training = True
+        finish_training(self._viewer)
 
     def _notes(self) -> dict[str, str]:
         return {"Follows": self.host.words[0]}

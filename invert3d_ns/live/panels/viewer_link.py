@@ -37,6 +37,12 @@ def connect_viewer(viewer: Viewer, host: Host, queue: ActionQueue) -> None:
     viewer.viser_server.on_client_connect(look_at_the_object)
 
 
+def finish_training(viewer: Viewer | None) -> None:
+    """Ask the training, if there is one, to stop after its next step: what it came to is saved, and it can go on."""
+    if viewer is not None and viewer.trainer is not None:
+        viewer.trainer.stop_training = True
+
+
 def _show_a_finished_run(viewer: Viewer) -> None:
     """Take away the button that pauses a training, and say how many steps the run took: nerfstudio shows 0."""
     viewer.pause_train.visible = viewer.resume_train.visible = False
