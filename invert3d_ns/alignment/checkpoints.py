@@ -39,6 +39,8 @@ from invert3d_ns.weights.precision import automatic_dtype
 from invert3d_ns.weights.tensors import read_weights
 
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
+CROPS = "bundled-crops"
+"""Bundled towers that know crops, slants and soft views, and withstand small changes: the ones that stylize."""
 _HUB = "hf-hub:"
 
 
@@ -50,11 +52,12 @@ def load_clip(
     """Load a CLIP model, frozen and in evaluation mode. Code from a repository is never run.
 
     Args:
-        name: "bundled"; a model of open_clip with its pretrained tag, "ViT-B-32/laion2b_s34b_b79k"; a repository of
-            the Hugging Face hub in open_clip's layout, "hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K", with @revision
-            at will; or a folder in that layout (``open_clip_config.json`` beside the weights), as
-            :func:`~invert3d_ns.alignment.storage.save_clip` writes it. What comes from the hub goes the way of priors:
-            see :func:`~invert3d_ns.weights.download.fetch_weights`.
+        name: "bundled"; "bundled-crops", which stylizes; a model of open_clip with its pretrained tag,
+            "ViT-B-32/laion2b_s34b_b79k"; a repository of the Hugging Face hub in open_clip's layout,
+            "hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K", with @revision at will; or a folder in that layout
+            (``open_clip_config.json`` beside the weights), as :func:`~invert3d_ns.alignment.storage.save_clip` writes
+            it. What comes from the hub goes the way of priors: see
+            :func:`~invert3d_ns.weights.download.fetch_weights`.
         device: CUDA if there is one, else the CPU.
         dtype: of the towers. If None, float32 on a CPU and for the bundled model, else bfloat16, or float16 on GPUs
             without it.
@@ -111,13 +114,14 @@ CLIP_REPOSITORY = RepositoryKind("CLIP model", select_clip_files, _is_whole, _by
 
 
 def _load(name: str) -> ClipTowers:
-    if name == "bundled":
-        if not (BUNDLED_FOLDER / CONFIG).is_file():
+    if name in ("bundled", CROPS):
+        folder = BUNDLED_FOLDER if name == "bundled" else BUNDLED_FOLDER / "crops"
+        if not (folder / CONFIG).is_file():
+            command = "invert3d train clip" + (" --crops" if name == CROPS else "")
             raise InputError(
-                "this installation has no bundled CLIP; reinstall invert3d-ns, run `invert3d train clip`, "
-                "or give another model"
+                f"this installation has no CLIP {name!r}; reinstall invert3d-ns, run `{command}`, or give another model"
             )
-        return load_folder(BUNDLED_FOLDER, "bundled")
+        return load_folder(folder, name)
     if name.startswith(_HUB):
         reference = parse_reference(f"hf:{name.removeprefix(_HUB)}")
         if reference is None or reference.filename is not None:
@@ -187,7 +191,7 @@ def _not_found(name: str) -> str:
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if tags:
         return f"CLIP model {name!r} has several weights; name one of them: {name}/{f', {name}/'.join(tags)}"
-    known = ["bundled", *("/".join(pair) for pair in open_clip.list_pretrained())]
+    known = ["bundled", CROPS, *("/".join(pair) for pair in open_clip.list_pretrained())]
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return (

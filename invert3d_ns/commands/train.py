@@ -171,6 +171,8 @@ class TrainClip(WorldOptions, TrainingOptions):
 
     clip_steps: Annotated[int, at_least(1)] = 1000
     """Steps of CLIP."""
+    crops: bool = False
+    """Make the towers that stylize: they see crops, slants and soft views, made worse by a little, of other objects."""
 
     def run(self) -> int:
         """Train what is not trained yet and write the finished towers."""
@@ -179,14 +181,16 @@ class TrainClip(WorldOptions, TrainingOptions):
         from invert3d_ns.alignment.storage import save_clip
         from invert3d_ns.training.checkpoints import refuse_other_training
         from invert3d_ns.training.clip import train_clip
-        from invert3d_ns.training.recipe import DATA_SEED, VIEWS
+        from invert3d_ns.training.recipe import CROPS_DATA_SEED, DATA_SEED, VIEWS
         from invert3d_ns.world.data import world_views
 
         flags = {"--seed": self.seed, "--objects": self.objects}
-        refuse_other_training(self.out / "clip" / "clip.pt", flags, steps=self.clip_steps)
-        data = world_views(self.out / "data", self.objects, seed=DATA_SEED, views=VIEWS)
-        towers = train_clip(self.out / "clip", data, self.clip_steps, seed=self.seed, device=device)
-        finished = self.out / "clip" / "clip"
+        folder = self.out / ("clip-crops" if self.crops else "clip")
+        refuse_other_training(folder / "clip.pt", flags, steps=self.clip_steps)
+        data_seed = CROPS_DATA_SEED if self.crops else DATA_SEED
+        data = world_views(self.out / "data", self.objects, seed=data_seed, views=VIEWS)
+        towers = train_clip(folder, data, self.clip_steps, crops=self.crops, seed=self.seed, device=device)
+        finished = folder / "clip"
         save_clip(towers, finished)
         print(f"CLIP: {finished}. Grade it with: invert3d evaluate clip --out report")
         return 0

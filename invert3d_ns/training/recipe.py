@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 DATA_SEED = 1
 """Seed of the training set; evaluations and the judge use others."""
+CROPS_DATA_SEED = 11
+"""Of the objects that the towers which stylize learn from, so that those which score saw others."""
 HELD_OUT_SEED = 77
 """Seed of the held-out objects that stages are checked on."""
 VIEWS = 8

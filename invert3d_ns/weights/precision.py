@@ -15,6 +15,6 @@ def automatic_dtype(name: str, device: str | torch.device) -> torch.dtype:
         name: of the prior or the towers.
         device: where they shall compute.
     """
-    if torch.device(device).type != "cuda" or name == "bundled":
+    if torch.device(device).type != "cuda" or name.startswith("bundled"):
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16

@@ -107,7 +107,7 @@ def describe_views(towers: ClipTowers, views: Float[Tensor, "F 3 H W"], noun: st
     found = Description(
         noun, color, part, part_color, "" if pattern == "plain" else pattern, "" if style == "photo" else style
     )
-    if given or noun == UNNAMED or towers.name != "bundled":
+    if given or noun == UNNAMED or not towers.name.startswith("bundled"):
         return found
     # A choice is always made of what the list has: what is on none of it is seen by how badly the whole fits.
     fits = float(vectors[0] @ towers.encode_text([with_article(found.text)])[0])
@@ -126,7 +126,7 @@ def describe_splats(towers: ClipTowers, cloud: SplatCloud) -> Description:
 def _nouns(towers: ClipTowers) -> Sequence[str]:
     from invert3d_ns.world.shapes import CLASSES
 
-    return list(CLASSES) if towers.name == "bundled" else COMMON_NOUNS
+    return list(CLASSES) if towers.name.startswith("bundled") else COMMON_NOUNS
 
 
 def _part(
