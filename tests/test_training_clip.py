@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from invert3d_ns.base.errors import InputError
 from invert3d_ns.training import clip as training
 from invert3d_ns.world.attributes import attribute_labels, attribute_prompts
 from invert3d_ns.world.data import WorldViews, world_views
@@ -62,3 +63,47 @@ def test_training_lowers_the_loss(data: WorldViews, tmp_path: Path) -> None:
     # Nothing is left to train, and the result is the same.
     again = training.train_clip(tmp_path, data, 24, batch=12, lr=3e-3)
     torch.testing.assert_close(again.encode_text(["a red chair"]), made.encode_text(["a red chair"]))
+
+
+def test_views_are_softened_each_by_itself_and_stay_in_range() -> None:
+    views = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    made = training.augment_crops(views, torch.Generator().manual_seed(1))
+    assert made.shape == views.shape and made.min() >= 0 and made.max() <= 1
+    torch.testing.assert_close(made, training.augment_crops(views, torch.Generator().manual_seed(1)))
+    # White noise: what is blurred has lost its contrast, and about half of the views are.
+    contrast = made.flatten(1).std(1)
+    assert 0.25 < (contrast < 0.15).float().mean() < 0.75
+    plain = torch.full((4, 3, 32, 32), 0.5)
+    assert (training.augment_crops(plain, torch.Generator()) - plain).abs().mean() < 0.03
+
+
+def test_views_are_moved_to_where_the_loss_is_greater_and_no_farther_than_allowed() -> None:
+    views = 0.2 + 0.6 * torch.rand(3, 2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    goal = torch.rand(3, 2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+    def harm(seen: torch.Tensor) -> torch.Tensor:
+        return -(seen - goal).square().flatten(2).sum(2).mean()
+
+    worse = training.worsen(views, harm, torch.Generator().manual_seed(2))
+    lengths = (worse - views).flatten(2).norm(dim=2)
+    assert (lengths <= training.WORSE + 1e-4).all() and (lengths > 0.5 * training.WORSE).all()
+    assert harm(worse) > harm(views)
+    assert harm(worse) > harm(views + (worse - views).flip(0))
+
+
+def test_towers_of_crops_are_trained_and_resumed_to_the_bit(
+    data: WorldViews, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "WORSENED_FROM", 4)
+    asked = []
+    worsen = training.worsen
+    monkeypatch.setattr(training, "worsen", lambda *given: asked.append(1) or worsen(*given))
+    whole = training.train_clip(tmp_path / "whole", data, 8, batch=6, crops=True)
+    assert len(asked) == 4
+    plain = training.train_clip(tmp_path / "plain", data, 8, batch=6)
+    again = training.train_clip(tmp_path / "whole", data, 8, batch=6, crops=True)
+    texts = ["a red chair"]
+    assert torch.equal(whole.encode_text(texts), again.encode_text(texts))
+    assert not torch.equal(whole.encode_text(texts), plain.encode_text(texts))
+    with pytest.raises(InputError, match="--crops"):
+        training.train_clip(tmp_path / "plain", data, 12, batch=6, crops=True)

@@ -143,11 +143,12 @@ class JointFit(SplatFit):
 
     def begin(self, run: Run, state: dict[str, Any] | None) -> None:
         """See :meth:`SplatFit.begin`; reads the words."""
-        super().begin(run, state)
         if state is not None:
             self.pipeline.change_strengths(state.get("strengths", {}))
         self._seed, self._words = run.seed, self.pipeline.words
         self._style = self.pipeline.style_loss(self._words[0])
+        # Last, for it restores torch's random state, from which towers that are loaded draw.
+        super().begin(run, state)
 
     def losses(self, index: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Splatfacto's losses on the next training image, and the style's on the same view, on white."""

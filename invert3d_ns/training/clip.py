@@ -87,9 +87,8 @@ def train_clip(
         "the learning rate": lr,
         "the objects a step": batch,
         "the training set": data.fingerprint(),
+        "--crops": crops,
     }
-    if crops:
-        settings["--crops"] = crops
     augment = augment_crops if crops else augment_views
     model = towers.to(device).model
     stage = Stage("clip", folder, model, steps, lr, settings, seed, weight_decay=0.05, muon=True)
