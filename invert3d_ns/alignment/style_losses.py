@@ -36,9 +36,9 @@ class StyleLossConfig:
     """Weight of the direction in which a view moves, against that from what the scene is to the prompt."""
     patch: Annotated[float, _WEIGHT] = 1.0
     """Weight of the same for small slanted crops."""
-    reach: Annotated[float, at_least(0)] = 1.0
-    """How far views shall move in that direction, as a share of how far the prompt is from what the scene is. 0: only
-    the direction counts, as published."""
+    reach: Annotated[float, at_least(0)] = 4.0
+    """How far views shall move in that direction, in units of how far the prompt is from what the scene is: the more,
+    the less is left of what they were. 0: only the direction counts, as published."""
     crops: Annotated[int, at_least(1, 64)] = 3
     """Crops of each view, of either kind."""
     crop_side: tuple[Annotated[float, above(0, 1)], Annotated[float, above(0, 1)]] = (0.4, 0.8)

@@ -40,6 +40,9 @@ distance, silhouette IoU, class and color right, CLIP): drafts apart 0.148, 0.44
 99 %, 0.787; by 0.85 0.106, 0.55, 99 %, 0.783; by 0.93 0.098, 0.57, 99 %, 0.781; all alike 0.092, 0.58, 98 %, 0.777.
 Words drawn together in the first half of the denoising cost twice as much of CLIP (0.788 against 0.810, where apart is
 0.820) for the same distance."""
+GIVEN = 0.7
+"""Alignment of drafts with an object that is given, whose noised views bring its structure along anyway. Two pairs that
+no table shows: at 0.95 28 % of the target's views right, IoU 0.66; at 0.7 50 %, 0.65; at 0.4 50 %, 0.64."""
 _RATES = {"means": 1e-3, "features_dc": 1e-2, "features_rest": 5e-4, "opacities": 2e-2, "scales": 5e-3, "quats": 5e-3}
 _OWN_RATE = 0.5
 
@@ -146,9 +149,9 @@ class AlignedPipeline(BlendedScene, TextToSplatsPipeline):
             found = replace(self._unmixed_conditions(prior, guidance_scale), positive=mixed)
             if prior.ray_reader is None:
                 return found
-            shared = torch.lerp(
-                weights, middle, DRAFTED if self.config.start.align is None else self.config.start.align
-            )
+            usual = GIVEN if self.has_start() else DRAFTED
+            align = usual if self.config.start.align is None else self.config.start.align
+            shared = torch.lerp(weights, middle, align)
             return replace(found, drafted=self.mixed_context(prior, shared))
 
     def _unmixed_conditions(self, prior: MultiViewPrior, guidance_scale: float | None) -> Conditions:

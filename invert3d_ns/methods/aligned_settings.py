@@ -20,9 +20,9 @@ class AlignedStartSettings(StartSettings):
 
     align: Annotated[float, at_least(0, 1)] | None = None
     """How far the objects are drawn to one structure. With priors that draft views (bundled), this share of each
-    object's draft is that of all prompts mixed, while its words are its own: 0.95 if not given. With others, the words
-    are drawn to those of all, less and less, in this first share of the denoising: 0.5. 0: they share the noise
-    alone."""
+    object's draft is that of all prompts mixed, while its words are its own: 0.95 if not given, 0.7 beside an object
+    of --data. With others, the words are drawn to those of all, less and less, in this first share of the denoising:
+    0.5. 0: they share the noise alone."""
     strength: Annotated[float, at_least(0.1, 1)] = 0.85
     """Of a given object (--data): how much of the diffusion its views go up and down again to become the others'."""
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from invert3d_ns.alignment.style_words import StyleWords
     from invert3d_ns.scenes.cloud import SplatCloud
 
-RATES = {"means": 1e-4, "features_dc": 2e-2, "features_rest": 4e-3, "opacities": 5e-2, "scales": 5e-3, "quats": 1e-3}
+RATES = {"means": 1e-4, "features_dc": 0.1, "features_rest": 2e-2, "opacities": 5e-2, "scales": 5e-3, "quats": 1e-3}
 """Learning rates of a style; those of geometry as CLIPGaussian's."""
 
 

@@ -22,7 +22,7 @@ Free = Literal["opacities", "scales", "means", "quats"]
 """What of the splats may change besides their colors."""
 ORIGINAL = "original"
 """What the scene as it was is called among its styles."""
-STEPS = 200
+STEPS = 150
 """Steps of a style where nobody says."""
 
 
@@ -74,7 +74,7 @@ class StylizationSettings(PhasedPipelineConfig):
     """What the scene looks like now, in words; found by CLIP if not given."""
     negative_prompt: str = ""
     """What it shall not look like."""
-    towers: tuple[str, ...] = ("bundled",)
+    towers: tuple[str, ...] = ("bundled-crops",)
     """CLIP towers that are followed: names as `invert3d evaluate clip` takes them; several are averaged."""
     splat_steps: Annotated[int, at_least(0)] = 800
     """Steps of fitting splats to images. A scene that is splats already skips it."""
