@@ -26,10 +26,10 @@ def towers() -> ClipTowers:
 
 
 @pytest.fixture
-def views() -> tuple[torch.Tensor, torch.Tensor]:
+def views() -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(3)
     before = functional.interpolate(torch.rand(2, 3, 6, 6, generator=generator), size=64, mode="bicubic").clamp(0, 1)
-    return (before + 0.1 * torch.rand(2, 3, 64, 64, generator=generator)).clamp(0, 1), before
+    return [(before + 0.1 * torch.rand(2, 3, 64, 64, generator=generator)).clamp(0, 1), before]
 
 
 def _plain(name: str, config: StyleLossConfig, towers: ClipTowers, views, before, generator) -> torch.Tensor:
@@ -73,12 +73,14 @@ def test_a_term_is_its_formula(name: str, reach: float, same_crops: bool, towers
 
 def test_terms_stand_side_by_side_and_towers_are_averaged(towers: ClipTowers, views) -> None:
     config = replace(NONE, clip=1.0, augmented=1.0, directional=1.0, patch=1.0)
-    all_terms = StyleLoss([towers], WORDS, config)(*views, torch.Generator().manual_seed(1))
+    all_terms = StyleLoss([towers], WORDS, config)(views[0], views[1], torch.Generator().manual_seed(1))
     assert set(all_terms) == {"clip", "augmented", "directional", "patch"}
     for name, value in all_terms.items():
-        alone = StyleLoss([towers], WORDS, replace(NONE, **{name: 1.0}))(*views, torch.Generator().manual_seed(1))
+        alone = StyleLoss([towers], WORDS, replace(NONE, **{name: 1.0}))(
+            views[0], views[1], torch.Generator().manual_seed(1)
+        )
         torch.testing.assert_close(alone[name], value, rtol=1e-4, atol=1e-5)
-    twice = StyleLoss([towers, towers], WORDS, config)(*views, torch.Generator().manual_seed(1))
+    twice = StyleLoss([towers, towers], WORDS, config)(views[0], views[1], torch.Generator().manual_seed(1))
     for name, value in all_terms.items():
         torch.testing.assert_close(twice[name], value)
 
@@ -93,9 +95,9 @@ def test_views_that_have_not_moved_have_a_gradient_that_is_a_number(reach: float
 
 def test_other_words_are_followed(towers: ClipTowers, views) -> None:
     loss = StyleLoss([towers], WORDS, replace(NONE, clip=1.0))
-    before = loss(*views, torch.Generator())["clip"]
+    before = loss(views[0], views[1], torch.Generator())["clip"]
     loss.follow(StyleWords({"a chair at night": 1.0}, "a photo of a chair"))
-    assert abs(float(loss(*views, torch.Generator())["clip"] - before)) > 1e-3
+    assert abs(float(loss(views[0], views[1], torch.Generator())["clip"] - before)) > 1e-3
     with pytest.raises(InputError, match="is what the scene is already"):
         loss.follow(StyleWords({"a photo of a chair": 1.0}, "a photo of a chair"))
 

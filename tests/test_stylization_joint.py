@@ -47,7 +47,8 @@ def test_words_count_once_there_is_a_scene(posed_knob: Path, finished: Path, tmp
 
 def test_k_grows_to_its_whole() -> None:
     config = JointSettings(k=2.0, begin=0.25, grow=0.5, splat_steps=100)
-    weight = lambda index: JointPipeline.weight_of_style(SimpleNamespace(config=config), index)  # noqa: E731
+    pipeline: Any = SimpleNamespace(config=config)
+    weight = lambda index: JointPipeline.weight_of_style(pipeline, index)  # noqa: E731
     assert [weight(index) for index in (0, 24, 25, 50, 75, 99)] == [0.0, 0.0, 0.0, 1.0, 2.0, 2.0]
     config.grow = 0.0
     assert [weight(index) for index in (24, 25)] == [0.0, 2.0]

@@ -89,8 +89,8 @@ class LatentSplatModel(ObjectSplatModel):
     def gradients_of(self, mask: Float[Tensor, " N"] | None) -> Iterator[None]:
         """Within a block, scale the gradients of every splat by a factor; as they are if None."""
         hooks = []
-        for parameter in self.gauss_params.values() if mask is not None else ():
-            if parameter.requires_grad:
+        for parameter in self.gauss_params.values():
+            if mask is not None and parameter.requires_grad:
                 factor = mask.view(-1, *[1] * (parameter.ndim - 1)).to(parameter)
                 hooks.append(parameter.register_hook(lambda gradient, factor=factor: gradient * factor))
         try:
