@@ -13,12 +13,20 @@ from runs import go_on, train
 from synthetic import make_cloud
 
 from invert3d_ns import configs
+from invert3d_ns.alignment.style_losses import StyleLossConfig
 from invert3d_ns.live.panels.style_panel import StylePanel
 from invert3d_ns.live.queue import ActionQueue
 from invert3d_ns.runs.checkpoints import list_checkpoints, read_checkpoint
 from invert3d_ns.scenes.ply import write_splats
 
-STRENGTHS = {"clip": 0.0, "augmented": 0.0, "directional": 1.0, "patch": 0.5, "reach": 1.0, "color": 2.0}
+STRENGTHS = {
+    "clip": 0.0,
+    "augmented": 0.0,
+    "directional": 1.0,
+    "patch": 0.5,
+    "reach": StyleLossConfig.reach,
+    "color": 2.0,
+}
 
 
 def _config(folder: Path) -> Any:
