@@ -99,7 +99,10 @@ def test_the_report_has_a_row_for_every_figure(guess: _Guess, tmp_path: Path) ->
     assert document["seeds"] == [3] and "50 held-out objects" in document["title"]
     assert [row["what"].replace(" ", "_") for row in document["rows"]] == list(figures)
     assert 0 <= figures["recall_1"] < 0.15 and "±" not in document["rows"][0]["%"]
-    assert document["command"] == f"invert3d evaluate clip --quick --seeds 3 4 --out {tmp_path / 'report'}"
+    assert (
+        document["command"]
+        == f"invert3d evaluate clip --quick --seeds 3 4 --towers bundled --out {tmp_path / 'report'}"
+    )
     rows, means = measure_clip(guess, [0, 1], 100)  # type: ignore[arg-type]
     assert all("±" in row["%"] for row in rows) and len(rows) == len(means)
 

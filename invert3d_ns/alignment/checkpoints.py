@@ -119,7 +119,8 @@ def _load(name: str) -> ClipTowers:
         if not (folder / CONFIG).is_file():
             command = "invert3d train clip" + (" --crops" if name == CROPS else "")
             raise InputError(
-                f"this installation has no CLIP {name!r}; reinstall invert3d-ns, run `{command}`, or give another model"
+                f"this installation has no bundled CLIP ({name}); reinstall invert3d-ns, run `{command}`, or give "
+                "another model"
             )
         return load_folder(folder, name)
     if name.startswith(_HUB):

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from invert3d_ns.base.random import random_stream
 from invert3d_ns.metrics.report import mean_and_spread
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def evaluate_clip(towers: ClipTowers, seed: int = 0, count: int = OBJECTS) -> di
         Shares in [0, 1]: objects found first (``recall_1``) and among the first five by their description from four
         views, by one view, and descriptions found by their object; zero-shot accuracy over single views for style,
         class, and for color and pattern where they can be seen; and what retrieval can reach at most, if nothing
-        but what a style hides were mistaken.
+        but what a style hides were mistaken; and recall, style and class of views that are blurred or cropped.
     """
     from invert3d_ns.world.attributes import attribute_prompts
     from invert3d_ns.world.captions import full_description
@@ -98,7 +99,31 @@ def evaluate_clip(towers: ClipTowers, seed: int = 0, count: int = OBJECTS) -> di
                 mine = torch.tensor([item.style == style for item in items])
                 if mine.any():
                     result[f"zero_shot_style_{style.replace(' ', '_')}"] = agree[mine].mean().item()
+    for name, changed in _made_harder(rgb.flatten(0, 1), seed).items():
+        vectors = torch.cat([towers.encode_image(part.to(device)) for part in changed.split(128)])
+        of_object = torch.nn.functional.normalize(vectors.unflatten(0, views.shape[:2]).mean(1), dim=-1)
+        result[f"recall_1_{name}"] = among_best(words @ of_object.T).float().mean().item()
+        for key in ("style", "class"):
+            prompts, truth = attribute_prompts()[key], tables[key][0]
+            named = towers.classify(vectors, list(prompts.values())).argmax(1).cpu().unflatten(0, views.shape[:2])
+            answers = torch.tensor([list(prompts).index(t) for t in truth])[:, None]
+            result[f"zero_shot_{key}_{name}"] = (named == answers).float().mean().item()
     return result
+
+
+def _made_harder(images: Float[Tensor, "B 3 H W"], seed: int) -> dict[str, Float[Tensor, "B 3 H W"]]:
+    """Views as large splats and small crops show them: blurred by one or two pixels, or slanted, of half a side."""
+    from torchvision.transforms.functional import gaussian_blur
+
+    from invert3d_ns.alignment.augmentation import apply_crops, draw_crops
+
+    generator = random_stream("crops of an evaluation of CLIP", seed)
+    crops = draw_crops(len(images), generator, side=(0.5, 0.5), perspective=0.4)
+    return {
+        "blurred_by_1": gaussian_blur(images, [9, 9], [1.0, 1.0]),
+        "blurred_by_2": gaussian_blur(images, [9, 9], [2.0, 2.0]),
+        "crops": apply_crops(images, crops, images.shape[-1]),
+    }
 
 
 def among_best(scores: Float[Tensor, "N N"], best: int = 1) -> Bool[Tensor, " N"]:
