@@ -119,7 +119,8 @@ def _train_flags() -> frozenset[str]:
     """Every flag of ``ns-train``'s methods, of every kind of guidance, too."""
     printed = io.StringIO()
     guided = [["ge3d", f"pipeline.guidance:{kind}"] for kind in GUIDANCE_CONFIGS]
-    for words in (["invert3d"], ["ge3d"], ["a3d"], ["a3d-nerf"], *guided):
+    methods = [[specification.removesuffix("_edit").replace("_", "-")] for specification in _method_names()]
+    for words in (*methods, *guided):
         with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
             tyro.cli(_methods(), args=[*words, "--help"])
     return frozenset(re.findall(r"--[a-z][a-z0-9.-]*", printed.getvalue()))
