@@ -85,7 +85,8 @@ def write_joint_outputs(pipeline: JointPipeline, run: Run) -> StyleOutputs:
     from invert3d_ns.base.metrics import psnr
 
     data: Any = pipeline.datamanager
-    dataset, model = data.train_dataset, pipeline.model
+    dataset = data.train_dataset
+    model: Any = pipeline.model
     model.eval()
     count = len(dataset)
     photographs, drawn = [], []
