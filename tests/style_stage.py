@@ -64,6 +64,7 @@ class Scene(StylizationPipeline):
         self.output_folder = folder
         self.towers: list[Any] = [Tower()]
         self._noun, self.negative_prompt = "a chair", ""
+        self._views = {}
         self.panel, self.queue = InversionPanel("Run"), ActionQueue(self)
         self.observers, self.phases, self.current = [], [], None
         self.begin_live_styles(RATES)

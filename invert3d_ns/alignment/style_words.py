@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -69,12 +70,13 @@ def parse_weighted(texts: Sequence[str]) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for text in texts:
-        words, colon, number = text.rpartition(":")
-        try:
-            weight = float(number) if colon else 1.0
-        except ValueError:
-            words, weight = text, 1.0
-        words = (words if colon and words else text).strip() if weight != 1.0 or colon else text.strip()
+        words, weight = text, 1.0
+        before, colon, number = text.rpartition(":")
+        if colon:
+            with suppress(ValueError):
+                weight = float(number)
+                words = before or text
+        words = words.strip()
         found[words] = found.get(words, 0.0) + weight
     return found
 

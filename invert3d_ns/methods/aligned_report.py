@@ -19,9 +19,7 @@ from invert3d_ns.base.pictures import tile
 from invert3d_ns.base.provenance import provenance
 from invert3d_ns.guidance.configs import guidance_name
 from invert3d_ns.runs.report import print_lines, write_metrics
-from invert3d_ns.scenes.blending import SameEverywhere, vertex
 from invert3d_ns.scenes.rendering import render_orbit
-from invert3d_ns.scenes.run_objects import object_file
 
 if TYPE_CHECKING:
     from invert3d_ns.methods.aligned import AlignedPipeline
@@ -97,26 +95,8 @@ def write_outputs(pipeline: AlignedPipeline, run: Run) -> AlignedOutputs:
         "prior": {"name": info.name, "fingerprint": info.fingerprint},
         **provenance(str(pipeline.device)),
     }
-    files = write_objects(pipeline, run.folder / OBJECTS)
+    files = pipeline.write_objects(run.folder / OBJECTS)
     return AlignedOutputs(views_path, files, write_metrics(run.folder, document), document, picture)
-
-
-def write_objects(pipeline: AlignedPipeline, folder: Path) -> list[Path]:
-    """Write the splats of every object, in one order.
-
-    Raises:
-        InputError: a file cannot be written.
-    """
-    from invert3d_ns.scenes.ply import write_splats
-
-    folder.mkdir(parents=True, exist_ok=True)
-    found = []
-    for index, prompt in enumerate(pipeline.prompts):
-        with pipeline.model.at(SameEverywhere.of(vertex(index, len(pipeline.prompts)))):
-            cloud = pipeline.model.cloud()
-        found.append(folder / object_file(index + 1, prompt))
-        write_splats(found[-1], cloud, up="z")
-    return found
 
 
 def announce(outputs: AlignedOutputs) -> None:

@@ -9,6 +9,7 @@ from invert3d_ns.live.editable_scene import SplatScene
 from invert3d_ns.scenes.blending import Blend, SameEverywhere, along_edges, vertex
 from invert3d_ns.scenes.cloud import SplatCloud
 from invert3d_ns.scenes.latent_splats import LatentSplatModel
+from invert3d_ns.scenes.run_objects import object_file
 
 
 class BlendedScene(SplatScene):
@@ -43,3 +44,18 @@ class BlendedScene(SplatScene):
         from invert3d_ns.runs.turntable import write_turn
 
         write_turn(folder, self.object_at(0), morph=self.along)
+
+    def write_objects(self, folder: Path) -> list[Path]:
+        """Write the splats of every object, in one order; gives the files.
+
+        Raises:
+            InputError: a file cannot be written.
+        """
+        from invert3d_ns.scenes.ply import write_splats
+
+        folder.mkdir(parents=True, exist_ok=True)
+        found = []
+        for index, prompt in enumerate(self.prompts):
+            found.append(folder / object_file(index + 1, prompt))
+            write_splats(found[-1], self.object_at(index).to("cpu"), up="z")
+        return found

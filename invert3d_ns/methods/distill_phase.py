@@ -22,7 +22,7 @@ from invert3d_ns.guidance.configs import guidance_name
 from invert3d_ns.prior.out_of_memory import explain_out_of_memory
 from invert3d_ns.runs.phase import Phase, Run, StepOutput
 from invert3d_ns.runs.resume import flags_of
-from invert3d_ns.runs.splat_fit import SplatSchedulerConfig
+from invert3d_ns.runs.splat_fit import falling_optimizers
 from invert3d_ns.scenes.cameras import FOV_Y, camera_condition, orbit_camera_to_world, random_orbit
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 PICTURE = "Guidance (views above, what they are pulled towards below)"
 """What a run's events call pictures of what guides."""
-DECAY = 0.1
-"""What learning rates fall to, as a share of what they begin with."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ class DistillPhase(Phase):
 
     def optimizers(self, configured: dict[str, Any]) -> Optimizers:
         """The configured optimizer of each group of the splats' parameters; its rate falls to a tenth."""
-        return falling_optimizers(self.pipeline, configured, self.steps)
+        return optimizers_of_splats(self.pipeline, configured, self.steps)
 
     def losses(self, index: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The guidance's terms and the regularizers' at step ``index``."""
@@ -225,12 +223,7 @@ def total_variation(images: Float[Tensor, "N c H W"]) -> Float[Tensor, ""]:
     return images.diff(dim=-1).abs().mean() + images.diff(dim=-2).abs().mean()
 
 
-def falling_optimizers(pipeline: TextToSplatsPipeline, configured: dict[str, Any], steps: int) -> Optimizers:
-    """The configured optimizers of a pipeline's splats, whose rates fall to :data:`DECAY` over ``steps``."""
+def optimizers_of_splats(pipeline: TextToSplatsPipeline, configured: dict[str, Any], steps: int) -> Optimizers:
+    """The configured optimizers of a pipeline's splats, with rates that fall over ``steps``."""
     groups = {name: list(group) for name, group in pipeline.get_param_groups().items() if name != "camera_opt"}
-    chosen = {}
-    for name in groups:
-        optimizer = configured[name]["optimizer"]
-        falling = SplatSchedulerConfig(lr_final=DECAY * optimizer.lr, max_steps=max(steps, 1))
-        chosen[name] = {"optimizer": optimizer, "scheduler": falling}
-    return Optimizers(chosen, groups)
+    return falling_optimizers(groups, configured, steps)

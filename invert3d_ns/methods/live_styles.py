@@ -19,7 +19,7 @@ from invert3d_ns.base.cancellation import Cancelled, Progress, ShouldStop
 from invert3d_ns.base.errors import InputError
 from invert3d_ns.live.panels.style_panel import StylePanel
 from invert3d_ns.methods.blended_scene import BlendedScene
-from invert3d_ns.methods.stylization_report import STYLES, write_styles
+from invert3d_ns.methods.stylization_report import STYLES
 from invert3d_ns.methods.stylize_phase import StylizePhase
 from invert3d_ns.runs.checkpoints import read_checkpoint, write_checkpoint
 from invert3d_ns.runs.phase import StepOutput
@@ -232,7 +232,7 @@ class LiveStyles(BlendedScene):
         if folder is None:
             raise InputError("this scene belongs to no run, so there is no place to save its styles; train it first")
         with self.lock:
-            files = write_styles(self._pipeline, folder / STYLES)
+            files = self.write_objects(folder / STYLES)
         where = f"{len(files)} files, the scene and its styles, are in {folder / STYLES}"
         if not self._made_live:
             return f"{where}."

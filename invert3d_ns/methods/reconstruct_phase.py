@@ -17,7 +17,7 @@ from invert3d_ns.base.cancellation import Cancelled
 from invert3d_ns.base.metrics import ssim
 from invert3d_ns.base.pictures import tile
 from invert3d_ns.base.random import random_stream
-from invert3d_ns.methods.distill_phase import falling_optimizers
+from invert3d_ns.methods.distill_phase import optimizers_of_splats
 from invert3d_ns.runs.phase import Phase, Run, StepOutput
 from invert3d_ns.runs.resume import flags_of
 from invert3d_ns.scenes.cameras import camera_condition, orbit_camera_to_world
@@ -103,7 +103,7 @@ class ReconstructPhase(Phase):
 
     def optimizers(self, configured: dict[str, Any]) -> Optimizers:
         """The configured optimizer of each group of the splats' parameters; its rate falls to a tenth."""
-        return falling_optimizers(self.pipeline, configured, self.steps)
+        return optimizers_of_splats(self.pipeline, configured, self.steps)
 
     def losses(self, index: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Absolute error and structural dissimilarity of one ring of views."""

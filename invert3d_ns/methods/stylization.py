@@ -81,6 +81,7 @@ class StylizationPipeline(LiveStyles, PhasedPipeline):
         self.begin_hosting()
         self.towers: list[ClipTowers] = []
         self._noun = ""
+        self._views: dict[int, StyleViews] = {}
         self.negative_prompt = config.negative_prompt
         self.panel = InversionPanel("Run")
         self.queue = ActionQueue(self)
@@ -143,7 +144,9 @@ class StylizationPipeline(LiveStyles, PhasedPipeline):
     # What the phases use
 
     def style_views(self, seed: int) -> StyleViews:
-        """Cameras, and the scene as it was from them."""
+        """Cameras, and the scene as it was from them; the same for every style, and kept."""
+        if seed in self._views:
+            return self._views[seed]
         settings = self.config.cameras
         size = settings.size or 2 * max(max(towers.size) for towers in self.towers)
         surroundings = bool(self.model.metadata.get("surroundings", False))
@@ -155,7 +158,8 @@ class StylizationPipeline(LiveStyles, PhasedPipeline):
             groups = of_one_size(data.train_dataset.cameras, size)
         behind = self.model.metadata.get("image_background")
         background = self.model.background_color if behind is None else torch.as_tensor(behind, dtype=torch.float32)
-        return StyleViews(source, groups, background)
+        self._views[seed] = StyleViews(source, groups, background)
+        return self._views[seed]
 
     def style_loss(self, prompt: str) -> StyleLoss:
         """What pulls views towards a style's words."""
@@ -205,13 +209,22 @@ class StylizationPipeline(LiveStyles, PhasedPipeline):
         """
         from invert3d_ns.alignment.checkpoints import load_clip
         from invert3d_ns.base.english import with_article
-        from invert3d_ns.words.description import UNNAMED, describe_splats
+        from invert3d_ns.words.description import UNNAMED
 
         if not self._noun:
-            object_alone = not self.model.metadata.get("surroundings", False)
-            found = describe_splats(load_clip("bundled", self.device), self.object_at(0)).noun if object_alone else ""
-            self._noun = with_article(found or UNNAMED)
+            alone = self.is_object_alone()
+            self._noun = with_article(self.describe(load_clip("bundled", self.device)) if alone else UNNAMED)
         return self._noun
+
+    def is_object_alone(self) -> bool:
+        """Whether the scene is an object without surroundings, of which CLIP can say what it is."""
+        return not self.model.metadata.get("surroundings", False)
+
+    def describe(self, towers: ClipTowers) -> str:
+        """What the scene is, in CLIP's word."""
+        from invert3d_ns.words.description import describe_splats
+
+        return describe_splats(towers, self.object_at(0)).noun
 
     def chosen_splats(self, views: StyleViews) -> Float[Tensor, " N"] | None:
         """1 for the splats that a style may change, 0 for others; None for all.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from invert3d_ns.methods.stylization_settings import JointSettings, StylizationS
 from invert3d_ns.runs.phase import Phase, Run
 from invert3d_ns.runs.resume import flags_of
 from invert3d_ns.runs.splat_fit import OPTIMIZERS, SplatFit
+
+if TYPE_CHECKING:
+    from invert3d_ns.alignment.clip import ClipTowers
 
 LEAST_CROP = 12
 """Pixels of the side of the smallest crop that CLIP is asked about."""
@@ -90,24 +93,20 @@ class JointPipeline(StylizationPipeline):
             return 0.0
         return config.k * (min(done / config.grow, 1.0) if config.grow else 1.0)
 
-    def noun(self) -> str:
-        """See :meth:`StylizationPipeline.noun`; seen in the photographs, since there are no splats yet."""
-        from invert3d_ns.alignment.checkpoints import load_clip
-        from invert3d_ns.base.english import with_article
-        from invert3d_ns.words.description import UNNAMED, describe_views
+    def is_object_alone(self) -> bool:
+        """Whether photographs show an object alone, cut out."""
+        return super().is_object_alone() and bool(self.model.metadata.get("has_alpha", False))
 
-        if not self._noun:
-            data: Any = self.datamanager
-            alone = not self.model.metadata.get("surroundings", False) and self.model.metadata.get("has_alpha", False)
-            found = UNNAMED
-            if alone:
-                count = len(data.train_dataset)
-                shown = [data.train_dataset[index]["image"] for index in range(0, count, max(count // 8, 1))]
-                size = min(shown[0].shape[:2])
-                views = torch.stack([image[:size, :size, :3].permute(2, 0, 1).float() for image in shown])
-                found = describe_views(load_clip("bundled", self.device), views.to(self.device)).noun
-            self._noun = with_article(found)
-        return self._noun
+    def describe(self, towers: ClipTowers) -> str:
+        """What photographs show, in CLIP's word, since there are no splats yet."""
+        from invert3d_ns.words.description import describe_views
+
+        data: Any = self.datamanager
+        count = len(data.train_dataset)
+        shown = [data.train_dataset[index]["image"] for index in range(0, count, max(count // 8, 1))]
+        size = min(shown[0].shape[:2])
+        views = torch.stack([image[:size, :size, :3].permute(2, 0, 1).float() for image in shown])
+        return describe_views(towers, views.to(self.device)).noun
 
     # Checkpoints
 

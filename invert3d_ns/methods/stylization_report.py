@@ -18,9 +18,10 @@ from invert3d_ns.base.files import atomic_path
 from invert3d_ns.base.pictures import tile
 from invert3d_ns.base.provenance import provenance
 from invert3d_ns.runs.report import print_lines, write_metrics
-from invert3d_ns.scenes.run_objects import object_file
 
 if TYPE_CHECKING:
+    from invert3d_ns.alignment.clip import ClipTowers
+    from invert3d_ns.alignment.style_words import StyleWords
     from invert3d_ns.methods.stylization import StylizationPipeline
     from invert3d_ns.methods.stylization_joint import JointPipeline
     from invert3d_ns.runs.phase import Run
@@ -59,7 +60,10 @@ def write_outputs(pipeline: StylizationPipeline, run: Run) -> StyleOutputs:
     Raises:
         InputError: a file cannot be written.
     """
+    from invert3d_ns.alignment.checkpoints import load_clip
+
     views = pipeline.style_views(run.seed)
+    judge = load_clip("bundled", views.source.means.device)
     total = len(views.groups[0])
     rows = torch.arange(_VIEWS) * max(total // _VIEWS, 1) % total
     objects = [pipeline.object_at(index) for index in range(len(pipeline.prompts))]
@@ -67,12 +71,12 @@ def write_outputs(pipeline: StylizationPipeline, run: Run) -> StyleOutputs:
         shown = [views.render(cloud, 0, rows)[0].clamp(0, 1) for cloud in objects]
     styles = {
         prompt: {
-            **_measure(pipeline, prompt, shown[0], after),
+            **_measure(judge, pipeline.words_of(prompt), shown[0], after),
             "geometry_unchanged": same_geometry(cloud, objects[0]),
         }
         for prompt, after, cloud in zip(pipeline.prompts[1:], shown[1:], objects[1:], strict=True)
     }
-    return _write(pipeline, run, shown, styles, write_styles(pipeline, run.folder / STYLES))
+    return _write(pipeline, run, shown, styles, pipeline.write_objects(run.folder / STYLES))
 
 
 @torch.no_grad()
@@ -82,6 +86,7 @@ def write_joint_outputs(pipeline: JointPipeline, run: Run) -> StyleOutputs:
     Raises:
         InputError: a file cannot be written.
     """
+    from invert3d_ns.alignment.checkpoints import load_clip
     from invert3d_ns.base.metrics import psnr
 
     data: Any = pipeline.datamanager
@@ -90,19 +95,22 @@ def write_joint_outputs(pipeline: JointPipeline, run: Run) -> StyleOutputs:
     model.eval()
     count = len(dataset)
     photographs, drawn = [], []
-    for index in range(0, count, max(count // _VIEWS, 1)):
+    for index in range(0, count, max(count // _VIEWS, 1))[:_VIEWS]:
         camera = dataset.cameras[index : index + 1].to(pipeline.device)
         drawn.append(model.get_outputs(camera)["rgb"].permute(2, 0, 1)[:3])
         photographs.append(dataset[index]["image"].permute(2, 0, 1)[:3].float().to(pipeline.device))
     size = min(min(image.shape[1:]) for image in photographs)
     before, after = (
-        torch.stack([torch.nn.functional.interpolate(image[None], (size, size))[0] for image in images][:_VIEWS])
+        torch.stack([torch.nn.functional.interpolate(image[None], (size, size))[0] for image in images])
         for images in (photographs, drawn)
     )
     (prompt,) = pipeline.prompts
     after = after.clamp(0, 1)
-    found = {**_measure(pipeline, prompt, before, after), "psnr_to_images": round(psnr(after, before), 2)}
-    files = write_styles(pipeline, run.folder / STYLES)
+    found = {
+        **_measure(load_clip("bundled", before.device), pipeline.words_of(prompt), before, after),
+        "psnr_to_images": round(psnr(after, before), 2),
+    }
+    files = pipeline.write_objects(run.folder / STYLES)
     return _write(pipeline, run, [before, after], {prompt: found}, files)
 
 
@@ -113,14 +121,12 @@ def same_geometry(cloud: SplatCloud, other: SplatCloud) -> bool:
 
 @torch.no_grad()
 def _measure(
-    pipeline: StylizationPipeline, prompt: str, before: Float[Tensor, "F 3 H W"], after: Float[Tensor, "F 3 H W"]
+    judge: ClipTowers, words: StyleWords, before: Float[Tensor, "F 3 H W"], after: Float[Tensor, "F 3 H W"]
 ) -> dict[str, Any]:
     """How near a style came to its words, in the eyes of a tower that is not followed unless it was asked for."""
-    from invert3d_ns.alignment.checkpoints import load_clip
     from invert3d_ns.alignment.style_words import encode_words
 
-    judge = load_clip("bundled", before.device)
-    asked, source = encode_words(judge, pipeline.words_of(prompt))
+    asked, source = encode_words(judge, words)
     was, became = judge.encode_image(before), judge.encode_image(after)
     way = torch.nn.functional.cosine_similarity(became - was, (asked - source)[None], dim=-1)
     return {
@@ -152,22 +158,6 @@ def _write(
         **provenance(str(pipeline.device)),
     }
     return StyleOutputs(views_path, files, write_metrics(run.folder, document), document, picture)
-
-
-def write_styles(pipeline: StylizationPipeline, folder: Path) -> list[Path]:
-    """Write the splats of the scene as it was and of every style, in one order.
-
-    Raises:
-        InputError: a file cannot be written.
-    """
-    from invert3d_ns.scenes.ply import write_splats
-
-    folder.mkdir(parents=True, exist_ok=True)
-    found = []
-    for index, prompt in enumerate(pipeline.prompts):
-        found.append(folder / object_file(index + 1, prompt))
-        write_splats(found[-1], pipeline.object_at(index).to("cpu"), up="z")
-    return found
 
 
 def announce(outputs: StyleOutputs) -> None:

@@ -16,7 +16,7 @@ from invert3d_ns.base.pictures import tile
 from invert3d_ns.base.random import random_stream
 from invert3d_ns.runs.phase import Phase, Run, StepOutput
 from invert3d_ns.runs.resume import flags_of
-from invert3d_ns.runs.splat_fit import SplatSchedulerConfig
+from invert3d_ns.runs.splat_fit import falling_optimizers
 from invert3d_ns.scenes.blending import SameEverywhere, vertex
 from invert3d_ns.scenes.rasterization import SH_C0
 from invert3d_ns.scenes.runs import OWN
@@ -31,8 +31,6 @@ PICTURE = "The style (views above, as they were below)"
 """What a run's events call pictures of the views."""
 COLORS = ("features_dc", "features_rest")
 """Groups of the splats that a style changes in any case."""
-DECAY = 0.1
-"""What learning rates fall to, as a share of what they begin with."""
 
 
 class StylizePhase(Phase):
@@ -110,15 +108,10 @@ class StylizePhase(Phase):
 
     def optimizers(self, configured: dict[str, Any]) -> Optimizers:
         """The configured optimizer of each group that the style may change; its rate falls to a tenth."""
-        groups, chosen = {}, {}
-        for name in (*COLORS, *self.pipeline.config.free):
-            group = name + OWN
-            groups[group] = [self.pipeline.model.gauss_params[group]]
-            optimizer = configured[group]["optimizer"]
-            falling = SplatSchedulerConfig(lr_final=DECAY * optimizer.lr, max_steps=max(self.steps, 1))
-            chosen[group] = {"optimizer": optimizer, "scheduler": falling}
-        self.pipeline.model.train_only(*groups)
-        return Optimizers(chosen, groups)
+        model = self.pipeline.model
+        names = [name + OWN for name in (*COLORS, *self.pipeline.config.free)]
+        model.train_only(*names)
+        return falling_optimizers({name: [model.gauss_params[name]] for name in names}, configured, self.steps)
 
     def losses(self, index: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The style's terms, and those that keep the scene, at step ``index``."""
@@ -136,11 +129,11 @@ class StylizePhase(Phase):
             terms["background"] = keep.background * ((images - before).abs() * outside).mean()
         if self.content is not None:
             terms["content"] = keep.content * self.content(images, before)
-        change = {name: getattr(cloud, name) - getattr(self.views.source, name) for name in COLORS}
+        was = self.views.source
         if keep.color:
-            terms["color"] = keep.color * (SH_C0 * change["features_dc"]).square().mean()
-        if keep.harmonics and change["features_rest"].numel():
-            terms["harmonics"] = keep.harmonics * change["features_rest"].square().mean()
+            terms["color"] = keep.color * (SH_C0 * (cloud.features_dc - was.features_dc)).square().mean()
+        if keep.harmonics and cloud.features_rest.numel():
+            terms["harmonics"] = keep.harmonics * (cloud.features_rest - was.features_rest).square().mean()
         self._latest = images.detach(), before
         return terms, {}
 

@@ -10,6 +10,7 @@ from nerfstudio.engine.callbacks import TrainingCallbackLocation
 from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from torch import Tensor
+from torch.nn import Parameter
 
 from invert3d_ns.base.ranges import Range, above, at_least
 from invert3d_ns.runs.phase import Phase, Run, StepOutput
@@ -61,6 +62,20 @@ def rates(**learning_rates: float) -> dict[str, Any]:
         name: {"optimizer": SplatOptimizerConfig(lr=rate, eps=1e-15), "scheduler": None}
         for name, rate in learning_rates.items()
     }
+
+
+DECAY = 0.1
+"""What learning rates fall to in :func:`falling_optimizers`, as a share of what they begin with."""
+
+
+def falling_optimizers(groups: dict[str, list[Parameter]], configured: dict[str, Any], steps: int) -> Optimizers:
+    """The configured optimizers of groups of parameters, whose rates fall to :data:`DECAY` over ``steps``."""
+    chosen = {}
+    for name in groups:
+        optimizer = configured[name]["optimizer"]
+        falling = SplatSchedulerConfig(lr_final=DECAY * optimizer.lr, max_steps=max(steps, 1))
+        chosen[name] = {"optimizer": optimizer, "scheduler": falling}
+    return Optimizers(chosen, groups)
 
 
 class SplatFit(Phase):
